@@ -1,0 +1,1 @@
+//! What the three binaries share: configuration files, logging, signals, tasks, error chains.

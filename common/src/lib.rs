@@ -1,0 +1,24 @@
+//! What the tiers agree on: ids, documents, rules and their evaluation, trust, transport.
+//!
+//! Nothing here knows a tier. [`schema`], [`rules`], [`version`] and [`tree`] do no I/O and read no clock.
+
+// What is said.
+pub mod id;
+pub mod schema;
+
+// How it is decided.
+pub mod facts;
+pub mod rules;
+pub mod version;
+
+// How it is carried and kept.
+pub mod blobs;
+#[cfg(feature = "store")]
+pub mod store;
+pub mod tree;
+pub mod trust;
+
+// How a process lives.
+pub mod clock;
+pub mod daemon;
+pub mod transport;

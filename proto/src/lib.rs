@@ -1,0 +1,15 @@
+//! The messages of Tierway, generated from `proto/tierway/v1`, and the only conversions to and from them.
+//!
+//! A message lives for one call. What lives longer is a document (`tierway_common::schema`) and
+//! travels in a message as bytes.
+
+/// Generated: messages, clients and servers.
+#[expect(
+    unused_qualifications,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
+pub mod v1 {
+    tonic::include_proto!("tierway.v1");
+}
