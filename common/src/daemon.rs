@@ -1,1 +1,7 @@
-//! What the three binaries share: configuration files, logging, signals, tasks, error chains.
+//! What the three binaries share: configuration files, logging, stop signals, tasks, error chains.
+
+pub mod chain;
+pub mod config;
+pub mod logging;
+pub mod stop;
+pub mod tasks;

@@ -21,4 +21,5 @@ pub mod trust;
 // How a process lives.
 pub mod clock;
 pub mod daemon;
+pub mod schedule;
 pub mod transport;

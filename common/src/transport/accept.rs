@@ -1,0 +1,276 @@
+//! The accept loop: TLS, who the peer is, HTTP/2, with every limit that the libraries leave open.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use http::{HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
+use tonic::body::Body;
+use tower::{Service, ServiceExt};
+use tracing::{debug, warn};
+
+use super::{identity::PeerIdentity, tls::Identity};
+use crate::daemon::{chain::Chain, stop::Stop};
+
+/// What one door bears. The defaults follow from memory: streams × message size × connections stay
+/// under what a small server has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Open connections.
+    pub connections_max: usize,
+    /// Open connections of one address; generous, since a whole site may come from one.
+    pub connections_per_address_max: usize,
+    /// From accept to the end of the TLS handshake.
+    pub handshake_timeout: Duration,
+    /// A peer without a certificate has this long for all it wants, which is to enrol.
+    pub anonymous_timeout: Duration,
+    /// Open streams of one connection.
+    pub streams_max: u32,
+    /// Requests being answered, over all connections; more are told to come later.
+    pub requests_max: usize,
+    /// From the first byte of a request to the first of its answer.
+    pub answer_timeout: Duration,
+    /// A connection is asked to go after this, so that a revoked or expired certificate stops counting.
+    pub connection_age_max: Duration,
+    /// And is cut this much later.
+    pub connection_grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 20_000,
+            connections_per_address_max: 10_000,
+            handshake_timeout: Duration::from_secs(5),
+            anonymous_timeout: Duration::from_secs(30),
+            streams_max: 64,
+            requests_max: 2_048,
+            answer_timeout: Duration::from_secs(60),
+            connection_age_max: Duration::from_secs(60 * 60),
+            connection_grace: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Bytes of all headers of a request.
+const HEADER_BYTES_MAX: u32 = 8 * 1024;
+/// Unread bytes of one stream: requests are small.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// Unread bytes of a connection.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Bytes of an answer that wait for the peer to read, per stream.
+const SEND_BUFFER: usize = 512 * 1024;
+/// Resets by this side's errors before the connection is given up (RUSTSEC-2024-0003).
+const LOCAL_RESETS_MAX: usize = 64;
+/// Streams reset before they were looked at (rapid reset, CVE-2023-44487).
+const PENDING_RESETS_MAX: usize = 16;
+/// How often a silent peer is asked for a sign of life, and how long it has.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(20));
+
+/// What answers requests: cloned for each.
+pub trait Answer:
+    Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone + Send + 'static
+{
+}
+impl<S> Answer for S where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + 'static
+{
+}
+
+/// Who is connected, for status.
+#[derive(Clone, Debug, Default)]
+pub struct Gauge(Arc<AtomicUsize>);
+
+impl Gauge {
+    /// Open connections.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+struct Held {
+    gauge: Gauge,
+    addresses: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    address: IpAddr,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.gauge.0.fetch_sub(1, Ordering::Relaxed);
+        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = addresses.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                addresses.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// Accepts and answers until `stop`; then lets open requests end within the grace period.
+pub async fn serve(
+    listener: TcpListener,
+    identity: Identity,
+    answer: impl Answer + Sync,
+    limits: Limits,
+    gauge: Gauge,
+    stop: Stop,
+) {
+    let limits = Arc::new(limits);
+    let requests = Arc::new(Semaphore::new(limits.requests_max));
+    let addresses = Arc::new(Mutex::new(HashMap::new()));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            () = stop.wait() => break,
+            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        let (tcp, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors, most likely: the next attempt needs some to be closed first.
+                warn!(error = %error, "could not accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Some(held) = admit(&gauge, &addresses, &limits, peer) else {
+            debug!(%peer, "refused a connection: too many are open");
+            continue;
+        };
+        let (tls, answer) = (identity.server(), answer.clone());
+        let (limits, requests, stop) = (limits.clone(), requests.clone(), stop.clone());
+        connections.spawn(async move {
+            connection(tcp, peer, TlsAcceptor::from(tls), answer, &limits, requests, &stop).await;
+            drop(held);
+        });
+    }
+    drop(listener);
+    let all = async { while connections.join_next().await.is_some() {} };
+    let _ = timeout(limits.connection_grace, all).await;
+}
+
+fn admit(
+    gauge: &Gauge,
+    addresses: &Arc<Mutex<HashMap<IpAddr, usize>>>,
+    limits: &Limits,
+    peer: SocketAddr,
+) -> Option<Held> {
+    let mut by_address = addresses.lock().unwrap_or_else(PoisonError::into_inner);
+    let count = by_address.get(&peer.ip()).copied().unwrap_or(0);
+    if gauge.connections() >= limits.connections_max || count >= limits.connections_per_address_max {
+        return None;
+    }
+    by_address.insert(peer.ip(), count + 1);
+    gauge.0.fetch_add(1, Ordering::Relaxed);
+    Some(Held { gauge: gauge.clone(), addresses: addresses.clone(), address: peer.ip() })
+}
+
+async fn connection(
+    tcp: TcpStream,
+    peer: SocketAddr,
+    acceptor: TlsAcceptor,
+    answer: impl Answer,
+    limits: &Limits,
+    requests: Arc<Semaphore>,
+    stop: &Stop,
+) {
+    let _ = tcp.set_nodelay(true);
+    let stream = match timeout(limits.handshake_timeout, acceptor.accept(tcp)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return debug!(%peer, error = %Chain(&error), "no TLS with a peer"),
+        Err(_) => return debug!(%peer, "a peer took too long for its handshake"),
+    };
+    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let identity = match certificate.map(PeerIdentity::read).transpose() {
+        Ok(identity) => identity.map(Arc::new),
+        Err(error) => return warn!(%peer, error = %Chain(&error), "refused a certificate"),
+    };
+    let age = if identity.is_some() { limits.connection_age_max } else { limits.anonymous_timeout };
+    let answer_timeout = limits.answer_timeout;
+    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        if let Some(identity) = &identity {
+            request.extensions_mut().insert(identity.clone());
+        }
+        respond(request.map(Body::new), answer.clone(), requests.clone(), answer_timeout)
+    });
+    let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams_max)
+        .max_header_list_size(HEADER_BYTES_MAX)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_local_error_reset_streams(LOCAL_RESETS_MAX)
+        .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
+        .keep_alive_interval(KEEP_ALIVE.0)
+        .keep_alive_timeout(KEEP_ALIVE.1)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let end = tokio::select! {
+        end = connection.as_mut() => Some(end),
+        () = tokio::time::sleep(age) => None,
+        () = stop.wait() => None,
+    };
+    let end = match end {
+        Some(end) => end,
+        None => {
+            connection.as_mut().graceful_shutdown();
+            match timeout(limits.connection_grace, connection).await {
+                Ok(end) => end,
+                Err(_) => return debug!(%peer, "cut a connection that would not end"),
+            }
+        }
+    };
+    if let Err(error) = end {
+        debug!(%peer, error = %Chain(&error), "a connection broke");
+    }
+}
+
+type Answered = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+fn respond(
+    request: Request<Body>,
+    answer: impl Answer,
+    requests: Arc<Semaphore>,
+    answer_timeout: Duration,
+) -> Answered {
+    Box::pin(async move {
+        let Ok(_permit) = requests.try_acquire() else {
+            return Ok(later("too many requests are being answered"));
+        };
+        match timeout(answer_timeout, answer.oneshot(request)).await {
+            Ok(response) => response,
+            Err(_) => Ok(later("the request took too long")),
+        }
+    })
+}
+
+/// gRPC's RESOURCE_EXHAUSTED with a hint when to come again.
+fn later(reason: &'static str) -> Response<Body> {
+    let mut response = tonic::Status::resource_exhausted(reason).into_http::<Body>();
+    response.headers_mut().insert("retry-after", HeaderValue::from_static("5"));
+    response
+}

@@ -1,0 +1,132 @@
+//! Channels upward: TLS, optional HTTP proxy, HTTP/2 settings.
+
+use std::{io, sync::Arc, time::Duration};
+
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tonic::transport::{Channel, Endpoint};
+
+use super::{SERVER_NAME, tls::Identity};
+
+/// TCP, proxy and TLS together must be done by then.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// A silent peer is asked for a sign of life this often…
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(60);
+/// …and given up after this.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// What the other side may put into one frame: with 16 KiB, the default, a payload costs 1.3 times the CPU.
+const FRAME_BYTES: u32 = 256 * 1024;
+/// Unread bytes of one stream.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+/// Unread bytes of all streams together.
+const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
+/// Longest answer of a proxy to CONNECT.
+const PROXY_ANSWER_BYTES_MAX: usize = 8 * 1024;
+
+/// How to get to the tier above.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// `host:port`.
+    pub server: String,
+    /// HTTP proxy `host:port` to go through by CONNECT.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<String>,
+}
+
+impl Route {
+    /// Straight to `server`.
+    #[must_use]
+    pub fn direct(server: &str) -> Self {
+        Self { server: server.to_owned(), proxy: None }
+    }
+}
+
+/// A channel that connects when first used and again when broken, each time with the identity as it is then.
+#[must_use]
+pub fn channel(route: Route, identity: &Identity) -> Channel {
+    let identity = identity.clone();
+    connecting(route, move || identity.client())
+}
+
+/// A channel for a machine without identity; see [`super::tls::enrolling`].
+#[must_use]
+pub fn enrolling_channel(route: Route, config: Arc<ClientConfig>) -> Channel {
+    connecting(route, move || config.clone())
+}
+
+fn connecting(
+    route: Route,
+    config: impl Fn() -> Arc<ClientConfig> + Clone + Send + Sync + 'static,
+) -> Channel {
+    // The name is the one in the certificates; where to connect is the connector's affair. The scheme
+    // says `http` because the TLS is ours, not tonic's.
+    Endpoint::from_static("http://upstream.tierway.internal")
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .max_frame_size(FRAME_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .connect_with_connector_lazy(tower::service_fn(move |_| {
+            let (route, config) = (route.clone(), config());
+            async move {
+                let stream = timeout(CONNECT_TIMEOUT, connect(&route, config)).await.map_err(|_| {
+                    io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        format!("no connection to `{}` within {CONNECT_TIMEOUT:?}", route.server),
+                    )
+                })??;
+                Ok::<_, io::Error>(TokioIo::new(stream))
+            }
+        }))
+}
+
+/// One TLS connection.
+///
+/// # Errors
+///
+/// Naming the server (or proxy) that could not be reached, or what was wrong with its certificate.
+pub async fn connect(route: &Route, config: Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
+    let at = |what: &str, error: &io::Error| io::Error::new(error.kind(), format!("{what}: {error}"));
+    let first = route.proxy.as_deref().unwrap_or(&route.server);
+    let mut tcp = TcpStream::connect(first)
+        .await
+        .map_err(|error| at(&format!("could not connect to `{first}`"), &error))?;
+    tcp.set_nodelay(true)?;
+    if let Some(proxy) = &route.proxy {
+        through_proxy(&mut tcp, &route.server).await.map_err(|error| {
+            at(&format!("the proxy `{proxy}` gave no tunnel to `{}`", route.server), &error)
+        })?;
+    }
+    let name = ServerName::try_from(SERVER_NAME).map_err(io::Error::other)?;
+    TlsConnector::from(config)
+        .connect(name, tcp)
+        .await
+        .map_err(|error| at(&format!("no TLS with `{}`", route.server), &error))
+}
+
+async fn through_proxy(tcp: &mut TcpStream, server: &str) -> io::Result<()> {
+    tcp.write_all(format!("CONNECT {server} HTTP/1.1\r\nHost: {server}\r\n\r\n").as_bytes()).await?;
+    let mut answer = Vec::with_capacity(256);
+    // Byte by byte: what follows the empty line belongs to TLS.
+    while !answer.ends_with(b"\r\n\r\n") {
+        if answer.len() == PROXY_ANSWER_BYTES_MAX {
+            return Err(io::Error::other("its answer has no end"));
+        }
+        answer.push(tcp.read_u8().await?);
+    }
+    let line = String::from_utf8_lossy(&answer);
+    let line = line.lines().next().unwrap_or_default();
+    match line.split(' ').nth(1) {
+        Some("200") => Ok(()),
+        _ => Err(io::Error::other(format!("it answered `{line}`"))),
+    }
+}
