@@ -21,5 +21,7 @@ pub mod trust;
 // How a process lives.
 pub mod clock;
 pub mod daemon;
+pub mod enrollment;
+pub mod files;
 pub mod schedule;
 pub mod transport;

@@ -3,6 +3,8 @@
 //! A message lives for one call. What lives longer is a document (`tierway_common::schema`) and
 //! travels in a message as bytes.
 
+pub mod blob_stream;
+
 /// Generated: messages, clients and servers.
 #[expect(
     unused_qualifications,

@@ -68,27 +68,21 @@ pub enum IdentityError {
     },
 }
 
-/// Where an identity is kept, PEM.
+/// Where an identity is kept, PEM. Key and certificate share a file, so that they change together.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct IdentityFiles {
-    /// Leaf first, root last.
-    pub certificate_chain: PathBuf,
-    /// PKCS #8.
-    pub key: PathBuf,
+    /// PKCS #8 key, then the certificate chain: leaf first, root last.
+    pub identity: PathBuf,
     /// The root that peers must chain to.
     pub roots: PathBuf,
 }
 
 impl IdentityFiles {
-    /// `certificate.pem`, `key.pem` and `roots.pem` in `dir`.
+    /// `identity.pem` and `roots.pem` in `dir`.
     #[must_use]
     pub fn in_dir(dir: &Path) -> Self {
-        Self {
-            certificate_chain: dir.join("certificate.pem"),
-            key: dir.join("key.pem"),
-            roots: dir.join("roots.pem"),
-        }
+        Self { identity: dir.join("identity.pem"), roots: dir.join("roots.pem") }
     }
 }
 
@@ -189,15 +183,14 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Identi
 }
 
 fn read(files: &IdentityFiles) -> Result<Current, IdentityError> {
-    let path = &files.certificate_chain;
+    let path = &files.identity;
     let tls = |source| IdentityError::Tls { path: path.clone(), source };
     let chain = read_certificates(path)?;
     let own = PeerIdentity::read(&chain[0])
         .map_err(|source| IdentityError::Holder { path: path.clone(), source })?;
-    let pem =
-        fs::read(&files.key).map_err(|source| IdentityError::Read { path: files.key.clone(), source })?;
+    let pem = fs::read(path).map_err(|source| IdentityError::Read { path: path.clone(), source })?;
     let key = PrivatePkcs8KeyDer::from_pem_slice(&pem)
-        .map_err(|_| IdentityError::Pem { path: files.key.clone(), what: "private key" })?;
+        .map_err(|_| IdentityError::Pem { path: path.clone(), what: "private key" })?;
     let key = PrivateKeyDer::Pkcs8(key);
     let mut roots = RootCertStore::empty();
     for root in read_certificates(&files.roots)? {
