@@ -1,0 +1,282 @@
+//! What this computer is and has, read without starting a program.
+//!
+//! A scan reads below a root directory (`/`, or another system's root), returns the facts and, beside
+//! them, the problems met. A domain that cannot be read in full is [`Domain::Failed`]: a fact is either
+//! what the files say or it is missing, it is never guessed. Which rules are true is decided elsewhere.
+
+pub mod linux;
+
+use std::{collections::BTreeSet, fmt, path::Path};
+
+use tierway_common::{
+    facts::{Domain, Facts},
+    rules::expr::Expr,
+};
+
+/// Files that the rules of all catalogues together may ask for. Each costs an open and a stat in every
+/// scan: 10,000 take about 50 ms.
+pub const FILES_MAX: usize = 10_000;
+
+/// A sentence without a period about something that could not be read or is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem(pub String);
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What the rules ask for beyond the domains that are always read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Absolute paths.
+    files: BTreeSet<String>,
+    /// Those of `files` whose SHA-256 is compared.
+    hashed: BTreeSet<String>,
+    /// Paths that [`FILES_MAX`] left no place for.
+    refused: usize,
+}
+
+impl Asked {
+    /// Adds what one rule reads. Rules come checked for depth, see `rules::check`.
+    pub fn add(&mut self, rule: &Expr) {
+        match rule {
+            Expr::All(parts) | Expr::Any(parts) => parts.iter().for_each(|part| self.add(part)),
+            Expr::Not(part) => self.add(part),
+            Expr::File(test) => {
+                if self.files.len() >= FILES_MAX && !self.files.contains(&test.path) {
+                    self.refused += 1;
+                    return;
+                }
+                self.files.insert(test.path.clone());
+                if test.sha256.is_some() {
+                    self.hashed.insert(test.path.clone());
+                }
+            }
+            Expr::Const(_)
+            | Expr::Os(_)
+            | Expr::Package(_)
+            | Expr::Registry(_)
+            | Expr::Update(_)
+            | Expr::Flag(_)
+            | Expr::Number(_) => {}
+        }
+    }
+
+    /// Adds what `other` asks for.
+    pub fn merge(&mut self, other: &Self) {
+        for path in &other.files {
+            if self.files.len() >= FILES_MAX && !self.files.contains(path) {
+                self.refused += 1;
+                continue;
+            }
+            self.files.insert(path.clone());
+            if other.hashed.contains(path) {
+                self.hashed.insert(path.clone());
+            }
+        }
+        self.refused += other.refused;
+    }
+}
+
+/// Collects the facts and problems of one scan.
+#[derive(Debug, Default)]
+struct Collected {
+    facts: Facts,
+    problems: Vec<Problem>,
+}
+
+impl Collected {
+    fn set(&mut self, key: impl Into<String>, value: impl Into<String>) {
+        self.facts.values.insert(key.into(), value.into());
+    }
+
+    fn domain(&mut self, name: &str, domain: Domain) {
+        if let Domain::Failed { reason, .. } = &domain {
+            self.problems.push(Problem(reason.clone()));
+        }
+        self.facts.domains.insert(name.to_owned(), domain);
+    }
+}
+
+/// Reads the system below `root`: the domains `os`, `package:deb`, `flag` and, as far as `asked`, `file`.
+///
+/// `machine` is what `uname -m` says; it stands in for the architecture only where the system's own files
+/// do not name it. Links inside another root are followed inside that root. A root without dpkg has an empty
+/// `package:deb` domain that is complete.
+#[must_use]
+pub fn scan(root: &Path, asked: &Asked, machine: &str) -> (Facts, Vec<Problem>) {
+    let mut collected = Collected::default();
+    let root = match linux::root::Root::open(root) {
+        Ok(root) => root,
+        Err(error) => {
+            let reason = format!("could not open the root `{}`: {error}", root.display());
+            for name in ["os", "package:deb", "file", "flag"] {
+                collected.facts.domains.insert(
+                    name.to_owned(),
+                    Domain::Failed { source: root.display().to_string(), reason: reason.clone() },
+                );
+            }
+            collected.problems.push(Problem(reason));
+            return (collected.facts, collected.problems);
+        }
+    };
+    let native = linux::dpkg::scan(&root, &mut collected);
+    linux::os::scan(&root, native.as_deref(), machine, &mut collected);
+    linux::flags::scan(&root, &mut collected);
+    linux::files::scan(&root, asked, &mut collected);
+    (collected.facts, collected.problems)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use tierway_common::rules::expr::FileTest;
+
+    use super::*;
+
+    const OS_RELEASE: &str = "ID=debian\nVERSION_ID=\"12\"\nVERSION_CODENAME=bookworm\n";
+
+    fn package(name: &str, version: &str, architecture: &str, status: &str) -> String {
+        format!("Package: {name}\nStatus: {status}\nArchitecture: {architecture}\nVersion: {version}\n\n")
+    }
+
+    fn root(status: &str) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for directory in ["etc", "usr/lib", "var/lib/dpkg", "run"] {
+            fs::create_dir_all(root.path().join(directory)).unwrap();
+        }
+        fs::write(root.path().join("usr/lib/os-release"), OS_RELEASE).unwrap();
+        symlink("/usr/lib/os-release", root.path().join("etc/os-release")).unwrap();
+        fs::write(root.path().join("var/lib/dpkg/status"), status).unwrap();
+        root
+    }
+
+    fn value<'a>(facts: &'a Facts, key: &str) -> Option<&'a str> {
+        facts.values.get(key).map(String::as_str)
+    }
+
+    #[test]
+    fn a_system_is_read_as_it_is() {
+        let status = package("dpkg", "1.21.22", "amd64", "install ok installed")
+            + &package("tzdata", "2025b-0+deb12u2", "all", "hold ok installed")
+            + &package("broken", "2", "amd64", "install ok half-configured")
+            + &package("gone", "1", "amd64", "deinstall ok config-files")
+            + &package("libc6", "2.36-9", "i386", "install ok installed");
+        let root = root(&status);
+        fs::write(root.path().join("run/reboot-required"), "").unwrap();
+        let (facts, problems) = scan(root.path(), &Asked::default(), "aarch64");
+        for (key, wanted) in [
+            ("os:family", Some("debian")),
+            ("os:version", Some("12")),
+            ("os:codename", Some("bookworm")),
+            ("os:architecture", Some("amd64")),
+            ("package:deb:tzdata:all", Some("2025b-0+deb12u2")),
+            ("package:deb:broken:amd64", Some("2")),
+            ("package:deb:libc6:i386", Some("2.36-9")),
+            ("package:deb:gone:amd64", None),
+            ("flag:hold:tzdata", Some("true")),
+            ("flag:hold:dpkg", None),
+            ("flag:incomplete:broken", Some("true")),
+            ("flag:reboot-pending", Some("true")),
+        ] {
+            assert_eq!(value(&facts, key), wanted, "{key}");
+        }
+        assert_eq!(problems, [Problem("the package `broken` is half-configured".to_owned())]);
+        assert_eq!(
+            facts.domains["package:deb"],
+            Domain::Complete { source: "/var/lib/dpkg/status".to_owned() }
+        );
+    }
+
+    #[test]
+    fn a_half_read_database_gives_no_package_at_all() {
+        let status = package("a", "1", "amd64", "install ok installed") + "Package: b\nStatus: inst";
+        let (facts, problems) = scan(root(&status).path(), &Asked::default(), "x86_64");
+        let reason = "`/var/lib/dpkg/status` line 7: the file ends in the middle of a line";
+        assert_eq!(
+            facts.domains["package:deb"],
+            Domain::Failed { source: "/var/lib/dpkg/status".to_owned(), reason: reason.to_owned() }
+        );
+        assert_eq!(problems, [Problem(reason.to_owned())]);
+        assert!(!facts.values.keys().any(|key| key.starts_with("package:")));
+        assert_eq!(value(&facts, "os:architecture"), Some("amd64"));
+    }
+
+    #[test]
+    fn a_package_that_is_there_twice_is_refused() {
+        let one = package("a", "1", "amd64", "install ok installed");
+        let (facts, _) = scan(root(&format!("{one}{one}")).path(), &Asked::default(), "x86_64");
+        assert!(matches!(&facts.domains["package:deb"], Domain::Failed { reason, .. }
+            if reason == "`/var/lib/dpkg/status`: the package `a:amd64` is there twice"));
+    }
+
+    #[test]
+    fn an_unreadable_database_is_a_failure_and_a_system_without_dpkg_has_no_packages() {
+        let unreadable = root("");
+        fs::remove_file(unreadable.path().join("var/lib/dpkg/status")).unwrap();
+        let (facts, problems) = scan(unreadable.path(), &Asked::default(), "x86_64");
+        assert!(matches!(&facts.domains["package:deb"], Domain::Failed { reason, .. }
+            if reason.starts_with("could not read `/var/lib/dpkg/status`: ")));
+        assert_eq!(problems.len(), 1);
+
+        fs::remove_dir_all(unreadable.path().join("var/lib/dpkg")).unwrap();
+        let (facts, problems) = scan(unreadable.path(), &Asked::default(), "x86_64");
+        assert!(matches!(facts.domains["package:deb"], Domain::Complete { .. }));
+        assert_eq!(problems, []);
+    }
+
+    #[test]
+    fn only_the_files_that_rules_ask_for_are_looked_at() {
+        let root = root("");
+        fs::write(root.path().join("etc/a"), "abc").unwrap();
+        fs::write(root.path().join("etc/b"), "abc").unwrap();
+        let test = |path: &str, sha256: Option<&str>| {
+            let sha256 = sha256.map(str::to_owned);
+            Expr::File(FileTest { path: path.to_owned(), version: None, size: None, sha256 })
+        };
+        let mut asked = Asked::default();
+        asked.add(&Expr::Not(Box::new(Expr::All(vec![test("/etc/a", Some("00")), test("/etc/c", None)]))));
+        asked.add(&Expr::Any(vec![test("/etc", None), test("C:\\x", None), test("/etc/a/b", None)]));
+        let (facts, problems) = scan(root.path(), &asked, "x86_64");
+        let found: Vec<_> = facts
+            .values
+            .iter()
+            .filter(|(key, _)| key.starts_with("file:"))
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+            .collect();
+        let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(
+            found,
+            [
+                ("file:/etc", "present"),
+                ("file:/etc/a", "present"),
+                ("file:/etc/a#sha256", digest),
+                ("file:/etc/a#size", "3"),
+                ("file:/etc/a/b", "absent"),
+                ("file:/etc/c", "absent"),
+                ("file:C:\\x", "absent"),
+            ]
+        );
+        assert_eq!(problems, []);
+    }
+
+    #[test]
+    fn a_file_too_large_to_digest_has_no_digest_and_is_named() {
+        let root = root("");
+        let file = fs::File::create(root.path().join("large")).unwrap();
+        file.set_len(linux::files::FILE_HASH_BYTES_MAX + 1).unwrap();
+        let mut asked = Asked::default();
+        asked.add(&Expr::File(FileTest {
+            path: "/large".to_owned(),
+            version: None,
+            size: None,
+            sha256: Some("00".to_owned()),
+        }));
+        let (facts, problems) = scan(root.path(), &asked, "x86_64");
+        assert_eq!(value(&facts, "file:/large#sha256"), None);
+        assert_eq!(problems, [Problem("`/large` has 67108865 bytes, too many to digest".to_owned())]);
+    }
+}
