@@ -1,0 +1,573 @@
+//! How machines and operators get their identity, keep it and lose it.
+//!
+//! A token is redeemed in the same batch that records the certificate, so that of many uses at once
+//! only as many succeed as it allows. What a certificate says comes from the token or from the
+//! certificate before, never from the request.
+
+pub mod ca;
+#[cfg(test)]
+mod tests;
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use ring::rand::SecureRandom;
+use tierway_common::{
+    enrollment::{RENEW_CONTEXT, SECRET_BYTES, Token, proof_is_valid},
+    id::{EndpointId, GroupId, RelayId, SiteId, TokenId},
+    schema::Members,
+    store::{StoreError, table},
+    transport::identity::{Holder, PeerIdentity, Role},
+    trust::digest::Digest,
+};
+
+use self::ca::{Authority, CaError, Issued};
+use crate::{
+    model::{Model, RELAYS_MAX, Write},
+    policy::GROUPS_PER_ENDPOINT_MAX,
+    state::{Change, State},
+    store::tables::{self, CertificateRecord, EndpointRecord, KeyBytes, RelayRecord, TokenRecord},
+    text::clean,
+};
+
+/// Tokens kept at once: one for each of a large batch of machines.
+pub const TOKENS_MAX: usize = 10_000;
+/// Uses of one token: a whole site set up from one image.
+pub const TOKEN_USES_MAX: u32 = 100_000;
+/// How long a token is valid unless said otherwise.
+pub const TOKEN_VALID: Duration = Duration::from_secs(24 * 60 * 60);
+/// Longest validity of a token.
+pub const TOKEN_VALID_MAX: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+/// A certificate may be renewed this long after its end: a machine comes back from a long leave.
+pub const RENEW_GRACE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+/// An expired token is kept this long, so that its use can be told from that of an unknown one.
+const TOKEN_KEPT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// Keys of an endpoint whose signature counts: reports signed before a renewal may still be on their way.
+const KEYS_MAX: usize = 3;
+/// Longest host name shown (RFC 1035).
+const NAME_BYTES_MAX: usize = 253;
+/// Longest version shown.
+const VERSION_BYTES_MAX: usize = 64;
+
+/// Why nobody got or lost an identity.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrollError {
+    /// Never made here, or long expired.
+    #[error("token `{0}` is not known here")]
+    TokenUnknown(TokenId),
+    /// Too late.
+    #[error("token `{id}` expired at {at}")]
+    TokenExpired {
+        /// Which.
+        id: TokenId,
+        /// When.
+        at: Timestamp,
+    },
+    /// Used as often as it may.
+    #[error("token `{0}` was used as often as it may be")]
+    TokenUsedUp(TokenId),
+    /// The proof is for another request or made with another secret.
+    #[error("the proof does not belong to token `{0}` and this request")]
+    TokenProof(TokenId),
+    /// The certificate to be renewed was not issued here, or has been gone for long.
+    #[error("certificate `{serial}` was not issued here")]
+    CertificateUnknown {
+        /// Its serial.
+        serial: String,
+    },
+    /// Too long expired to be renewed.
+    #[error("certificate `{serial}` expired at {at}, too long ago to be renewed")]
+    CertificateExpired {
+        /// Its serial.
+        serial: String,
+        /// Its end.
+        at: Timestamp,
+    },
+    /// No longer believed.
+    #[error("`{0}` is revoked")]
+    Revoked(String),
+    /// Not signed with the key of the certificate to be renewed.
+    #[error("the proof does not belong to certificate `{serial}` and this request")]
+    RenewProof {
+        /// Its serial.
+        serial: String,
+    },
+    /// There is no such machine.
+    #[error("`{0}` is not enrolled")]
+    NotEnrolled(String),
+    /// Something asked for is not possible.
+    #[error("`{what}` must be {rule}, found `{found}`")]
+    Invalid {
+        /// Which part.
+        what: &'static str,
+        /// What it must be.
+        rule: String,
+        /// What it is.
+        found: String,
+    },
+    /// One more than there may be.
+    #[error("there may be at most {max} {what}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        max: u64,
+    },
+    /// Making the certificate failed.
+    #[error("could not issue a certificate")]
+    Ca(#[from] CaError),
+    /// The store failed.
+    #[error("could not keep the change")]
+    Store(#[from] StoreError),
+}
+
+/// What a new token shall allow.
+#[derive(Clone, Debug)]
+pub struct NewToken {
+    /// What it makes: endpoint, relay or operator.
+    pub role: Role,
+    /// Where.
+    pub site: SiteId,
+    /// How often.
+    pub uses: u32,
+    /// For how long.
+    pub valid: Duration,
+    /// Where the new machine connects, `host:port`, in order.
+    pub servers: Vec<String>,
+    /// Groups that shall name the new endpoint.
+    pub groups: Vec<GroupId>,
+}
+
+/// A request to redeem a token.
+#[derive(Clone, Copy, Debug)]
+pub struct Redemption<'a> {
+    /// Public part of the token.
+    pub token: &'a TokenId,
+    /// Made with its secret over the request.
+    pub proof: &'a [u8],
+    /// PKCS #10, DER.
+    pub csr_der: &'a [u8],
+    /// As the machine says.
+    pub host_name: &'a str,
+    /// The program's version.
+    pub agent_version: &'a str,
+}
+
+/// Gives out, renews and revokes identities.
+#[derive(Debug)]
+pub struct Enrollment {
+    state: Arc<State>,
+    authority: Authority,
+    root_metadata: Digest,
+    random: Arc<dyn SecureRandom + Send + Sync>,
+}
+
+impl Enrollment {
+    /// On the given state; `root_metadata` is the digest of `1.root.json`.
+    pub fn new(
+        state: Arc<State>,
+        authority: Authority,
+        root_metadata: Digest,
+        random: Arc<dyn SecureRandom + Send + Sync>,
+    ) -> Self {
+        Self { state, authority, root_metadata, random }
+    }
+
+    /// Makes a token. Its text is not kept; the sequence is that of the audit record.
+    ///
+    /// # Errors
+    ///
+    /// [`EnrollError::Invalid`] and [`EnrollError::TooMany`]; those of the store.
+    pub fn create_token(
+        &self,
+        wanted: &NewToken,
+        actor: &str,
+    ) -> Result<(Token, Timestamp, u64), EnrollError> {
+        let NewToken { role, site, uses, valid, servers, groups } = wanted;
+        let invalid = |what, rule: &str, found: String| {
+            Err(EnrollError::Invalid { what, rule: rule.to_owned(), found })
+        };
+        if !matches!(role, Role::Endpoint | Role::Relay | Role::Operator) {
+            return invalid("role", "endpoint, relay or operator", role.as_str().to_owned());
+        }
+        if !(1..=TOKEN_USES_MAX).contains(uses) {
+            return invalid("uses", "between 1 and 100000", uses.to_string());
+        }
+        if valid.is_zero() || *valid > TOKEN_VALID_MAX {
+            return invalid("valid", "between 1 second and 90 days", format!("{valid:?}"));
+        }
+        if servers.is_empty() || servers.len() > 8 || servers.iter().any(|server| !is_address(server)) {
+            return invalid("server", "1 to 8 addresses `host:port`", servers.join(", "));
+        }
+        if groups.len() > GROUPS_PER_ENDPOINT_MAX || (*role != Role::Endpoint && !groups.is_empty()) {
+            return invalid("groups", "at most 64, for an endpoint", groups.len().to_string());
+        }
+        let token = self.new_token(servers.clone())?;
+        let tenant = self.state.tenant();
+        let (expires, sequence) = self.state.change(|model, change| {
+            if let Some(unknown) = groups.iter().find(|group| !is_assignable(model, group)) {
+                let rule = "a group whose members are named".to_owned();
+                return Err(EnrollError::Invalid { what: "group", rule, found: unknown.to_string() });
+            }
+            let parts = table::Key::new().text(tenant.as_str()).done();
+            let kept = table::scan::<tables::Token<'_>>(self.state.store(), &parts, None, TOKENS_MAX)?;
+            if kept.len() >= TOKENS_MAX {
+                return Err(EnrollError::TooMany { what: "tokens", max: TOKENS_MAX as u64 });
+            }
+            let expires = later(change.now, *valid);
+            change.batch.expect_absent(table::full_key(&tables::Token { tenant, id: &token.id }));
+            change.write(Write::Token(TokenRecord {
+                id: token.id.clone(),
+                verifier: token.verifier(),
+                role: *role,
+                site: site.clone(),
+                groups: groups.clone(),
+                uses: *uses,
+                expires,
+                created: change.now,
+                by: actor.to_owned(),
+            }));
+            let detail = format!("role {} site {site} uses {uses} until {expires}", role.as_str());
+            change.audit(actor, "create token", format!("token:{}", token.id), detail);
+            Ok(expires)
+        })?;
+        Ok((token, expires, sequence))
+    }
+
+    fn new_token(&self, servers: Vec<String>) -> Result<Token, EnrollError> {
+        let (mut id, mut secret) = ([0; 8], [0; SECRET_BYTES]);
+        let random = self.random.as_ref();
+        random.fill(&mut id).and_then(|()| random.fill(&mut secret)).map_err(|_| CaError::Random)?;
+        Ok(Token {
+            id: hex::encode(id).parse().map_err(|_| CaError::Random)?,
+            secret,
+            ca_sha256: self.authority.root_digest(),
+            root_sha256: self.root_metadata,
+            servers,
+        })
+    }
+
+    /// Turns a token into an identity, once for each use it has.
+    ///
+    /// # Errors
+    ///
+    /// The `Token…` variants; [`EnrollError::Ca`] for a bad request; those of the store.
+    pub fn redeem(&self, asked: Redemption<'_>) -> Result<Issued, EnrollError> {
+        let tenant = self.state.tenant();
+        let row = tables::Token { tenant, id: asked.token };
+        // Nothing of the request is read before its proof was checked.
+        let seen = table::get(self.state.store(), &row)?
+            .ok_or_else(|| EnrollError::TokenUnknown(asked.token.clone()))?;
+        if !proof_is_valid(&seen.verifier, asked.csr_der, asked.proof) {
+            return Err(EnrollError::TokenProof(asked.token.clone()));
+        }
+        let key = ca::requested_key(asked.csr_der)?;
+        let id = self.new_id()?;
+        let (issued, _) = self.state.change(|model, change| {
+            let mut token = table::get(self.state.store(), &row)?
+                .ok_or_else(|| EnrollError::TokenUnknown(asked.token.clone()))?;
+            if change.now > token.expires {
+                return Err(EnrollError::TokenExpired { id: token.id, at: token.expires });
+            }
+            if token.uses == 0 {
+                return Err(EnrollError::TokenUsedUp(token.id));
+            }
+            let raw = <tables::Token<'_> as table::Table>::encode(&token)?;
+            change.batch.expect_equals(table::full_key(&row), raw);
+            token.uses -= 1;
+            let id = match token.role {
+                Role::Operator => clean(asked.host_name, NAME_BYTES_MAX),
+                _ => id,
+            };
+            let holder = Holder { tenant: tenant.clone(), site: token.site.clone(), role: token.role, id };
+            let issued = self.issue(&holder, key, change)?;
+            enrolled(model, change, &token, &holder, &issued, asked)?;
+            let detail = format!("site {} certificate {}", token.site, issued.serial);
+            let object = format!("{}:{}", token.role.as_str(), holder.id);
+            change.audit(&format!("token:{}", token.id), "enroll", object, detail);
+            change.write(Write::Token(token));
+            Ok(issued)
+        })?;
+        Ok(issued)
+    }
+
+    fn new_id(&self) -> Result<String, EnrollError> {
+        let mut bytes = [0; 16];
+        self.random.fill(&mut bytes).map_err(|_| CaError::Random)?;
+        Ok(uuid::Builder::from_random_bytes(bytes).into_uuid().to_string())
+    }
+
+    fn issue(&self, holder: &Holder, key: KeyBytes, change: &mut Change) -> Result<Issued, EnrollError> {
+        holder.to_string().parse::<Holder>().map_err(|_| EnrollError::Invalid {
+            what: "name",
+            rule: "letters, digits and `-_.+~:@`".to_owned(),
+            found: holder.id.clone(),
+        })?;
+        let issued = self.authority.issue(holder, key, change.now, self.random.as_ref())?;
+        let row = tables::Certificate { tenant: self.state.tenant(), serial: &issued.serial };
+        change.batch.expect_absent(table::full_key(&row));
+        change.write(Write::Certificate(CertificateRecord {
+            serial: issued.serial.clone(),
+            identity: holder.id.clone(),
+            role: holder.role,
+            site: holder.site.clone(),
+            key: issued.key,
+            fingerprint: issued.fingerprint,
+            issued: change.now,
+            expires: issued.expires,
+            revoked: None,
+        }));
+        Ok(issued)
+    }
+
+    /// Issues a certificate without a token: central's own, and the first operator's.
+    ///
+    /// # Errors
+    ///
+    /// [`EnrollError::Ca`] for a bad request; those of the store.
+    pub fn issue_directly(
+        &self,
+        role: Role,
+        site: &SiteId,
+        id: &str,
+        csr_der: &[u8],
+    ) -> Result<Issued, EnrollError> {
+        let key = ca::requested_key(csr_der)?;
+        let tenant = self.state.tenant().clone();
+        let holder = Holder { tenant, site: site.clone(), role, id: id.to_owned() };
+        let (issued, _) = self.state.change(|_, change| {
+            let issued = self.issue(&holder, key, change)?;
+            let object = format!("{}:{id}", role.as_str());
+            change.audit("central", "issue certificate", object, format!("certificate {}", issued.serial));
+            Ok::<_, EnrollError>(issued)
+        })?;
+        Ok(issued)
+    }
+
+    /// A new certificate for the holder of `certificate_der`, who proves it with the key of that one.
+    ///
+    /// # Errors
+    ///
+    /// The `Certificate…` and `Renew…` variants, [`EnrollError::Revoked`], [`EnrollError::Ca`]; those of the store.
+    pub fn renew(&self, certificate_der: &[u8], csr_der: &[u8], proof: &[u8]) -> Result<Issued, EnrollError> {
+        let tenant = self.state.tenant();
+        let read = PeerIdentity::read(&rustls_pki_types::CertificateDer::from(certificate_der));
+        let serial = read.map(|read| read.serial).unwrap_or_default();
+        let row = tables::Certificate { tenant, serial: &serial };
+        let unknown = || EnrollError::CertificateUnknown { serial: serial.clone() };
+        let record = table::get(self.state.store(), &row)?.ok_or_else(unknown)?;
+        if record.fingerprint != Digest::of(certificate_der) {
+            return Err(unknown());
+        }
+        let message = [RENEW_CONTEXT, csr_der].concat();
+        ring::signature::UnparsedPublicKey::new(&ring::signature::ED25519, record.key.0)
+            .verify(&message, proof)
+            .map_err(|_| EnrollError::RenewProof { serial: serial.clone() })?;
+        let key = ca::requested_key(csr_der)?;
+        let (issued, _) = self.state.change(|model, change| {
+            if model.is_revoked(&serial) || is_revoked(model, &record) {
+                return Err(EnrollError::Revoked(record.identity.clone()));
+            }
+            if change.now > later(record.expires, RENEW_GRACE) {
+                return Err(EnrollError::CertificateExpired { serial: serial.clone(), at: record.expires });
+            }
+            let id = record.identity.clone();
+            let holder = Holder { tenant: tenant.clone(), site: record.site.clone(), role: record.role, id };
+            let issued = self.issue(&holder, key, change)?;
+            renewed(model, change, &record, &issued);
+            let object = format!("{}:{}", record.role.as_str(), record.identity);
+            change.audit(&object.clone(), "renew", object, format!("certificate {}", issued.serial));
+            Ok(issued)
+        })?;
+        Ok(issued)
+    }
+
+    /// Stops believing an endpoint or a relay: all its certificates are refused from now on. Returns the
+    /// sequence of the audit record.
+    ///
+    /// # Errors
+    ///
+    /// [`EnrollError::NotEnrolled`], [`EnrollError::Revoked`] when it already is; those of the store.
+    pub fn revoke(&self, identity: &str, reason: &str, actor: &str) -> Result<u64, EnrollError> {
+        let certificates = self.certificates_of(identity)?;
+        let ((), sequence) = self.state.change(|model, change| {
+            let endpoint = identity.parse().ok().and_then(|id| model.endpoint_by_id(&id));
+            let relay = identity.parse().ok().and_then(|id| model.relays().get(&id));
+            let (kind, revoked) = match (endpoint, relay) {
+                (Some(endpoint), _) => ("endpoint", endpoint.revoked),
+                (None, Some(relay)) => ("relay", relay.revoked),
+                (None, None) => return Err(EnrollError::NotEnrolled(identity.to_owned())),
+            };
+            if revoked {
+                return Err(EnrollError::Revoked(identity.to_owned()));
+            }
+            for record in certificates {
+                change.write(Write::Certificate(CertificateRecord { revoked: Some(change.now), ..record }));
+            }
+            if let Some(endpoint) = endpoint {
+                let record =
+                    EndpointRecord { revoked: true, keys: vec![], ..EndpointRecord::clone(endpoint) };
+                change.write(Write::Endpoint(Arc::new(record)));
+            } else if let Some(relay) = relay {
+                change.write(Write::Relay(Arc::new(RelayRecord {
+                    revoked: true,
+                    ..RelayRecord::clone(relay)
+                })));
+            }
+            change.audit(actor, "revoke", format!("{kind}:{identity}"), clean(reason, 1_000));
+            Ok(())
+        })?;
+        Ok(sequence)
+    }
+
+    fn certificates_of(&self, identity: &str) -> Result<Vec<CertificateRecord>, StoreError> {
+        let parts = table::Key::new().text(self.state.tenant().as_str()).done();
+        let mut found = Vec::new();
+        table::for_each::<tables::Certificate<'_>, StoreError>(self.state.store(), &parts, |_, record| {
+            if record.identity == identity && record.revoked.is_none() {
+                found.push(record);
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// Forgets tokens and certificates that nobody can use any more; how many.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub fn retain(&self) -> Result<usize, StoreError> {
+        let (store, now) = (self.state.store(), self.state.now());
+        let parts = table::Key::new().text(self.state.tenant().as_str()).done();
+        let mut gone = Vec::new();
+        table::for_each::<tables::Token<'_>, StoreError>(store, &parts, |_, token| {
+            if now > later(token.expires, TOKEN_KEPT) {
+                gone.push(Write::NoToken(token.id));
+            }
+            Ok(())
+        })?;
+        table::for_each::<tables::Certificate<'_>, StoreError>(store, &parts, |_, record| {
+            if now > later(record.expires, RENEW_GRACE) {
+                gone.push(Write::NoCertificate(record.serial));
+            }
+            Ok(())
+        })?;
+        let count = gone.len();
+        self.state.change(|_, change| {
+            gone.into_iter().for_each(|write| change.write(write));
+            Ok::<_, StoreError>(())
+        })?;
+        Ok(count)
+    }
+
+    /// The authority that signs.
+    #[must_use]
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+}
+
+fn enrolled(
+    model: &Model,
+    change: &mut Change,
+    token: &TokenRecord,
+    holder: &Holder,
+    issued: &Issued,
+    asked: Redemption<'_>,
+) -> Result<(), EnrollError> {
+    let name = clean(asked.host_name, NAME_BYTES_MAX);
+    let name = if name.is_empty() { holder.id.clone() } else { name };
+    let agent_version = clean(asked.agent_version, VERSION_BYTES_MAX);
+    let invalid_id = |_| EnrollError::NotEnrolled(holder.id.clone());
+    match token.role {
+        Role::Endpoint => {
+            let max = u64::from(crate::model::ENDPOINTS_MAX);
+            let number = model.next_endpoint().ok_or(EnrollError::TooMany { what: "endpoints", max })?;
+            let id: EndpointId = holder.id.parse().map_err(invalid_id)?;
+            let groups = token.groups.iter().filter(|group| is_assignable(model, group));
+            change.write(Write::Endpoint(Arc::new(EndpointRecord {
+                number,
+                id,
+                name,
+                site: token.site.clone(),
+                groups: groups.cloned().collect(),
+                rule_groups: vec![],
+                enrolled_at: change.now,
+                serial: issued.serial.clone(),
+                certificate_expires: issued.expires,
+                keys: vec![issued.key],
+                revoked: false,
+                last_report: None,
+                agent_version,
+                states_sequence: 0,
+                inventory_sequence: 0,
+                resync_states: false,
+                resync_inventory: false,
+                assessed: false,
+                dictionary_version: 0,
+                estimated_for: 0,
+                reboot_pending: false,
+                problems: vec![],
+                facts: None,
+            })));
+        }
+        Role::Relay => {
+            if model.relays().len() >= RELAYS_MAX {
+                return Err(EnrollError::TooMany { what: "relays", max: RELAYS_MAX as u64 });
+            }
+            let id: RelayId = holder.id.parse().map_err(invalid_id)?;
+            change.write(Write::Relay(Arc::new(RelayRecord {
+                id,
+                name,
+                site: token.site.clone(),
+                enrolled_at: change.now,
+                serial: issued.serial.clone(),
+                certificate_expires: issued.expires,
+                key: issued.key,
+                revoked: false,
+                agent_version,
+                last_seen: None,
+                timestamp_version: 0,
+                health: tables::RelayHealth::default(),
+            })));
+        }
+        Role::Operator | Role::Central => {}
+    }
+    Ok(())
+}
+
+fn renewed(model: &Model, change: &mut Change, before: &CertificateRecord, issued: &Issued) {
+    if let Some(endpoint) = before.identity.parse().ok().and_then(|id| model.endpoint_by_id(&id)) {
+        let mut record = EndpointRecord::clone(endpoint);
+        record.keys.insert(0, issued.key);
+        record.keys.truncate(KEYS_MAX);
+        (record.serial, record.certificate_expires) = (issued.serial.clone(), issued.expires);
+        change.write(Write::Endpoint(Arc::new(record)));
+    }
+    if let Some(relay) = before.identity.parse().ok().and_then(|id| model.relays().get(&id)) {
+        let mut record = RelayRecord::clone(relay);
+        (record.serial, record.certificate_expires) = (issued.serial.clone(), issued.expires);
+        record.key = issued.key;
+        change.write(Write::Relay(Arc::new(record)));
+    }
+}
+
+fn is_revoked(model: &Model, record: &CertificateRecord) -> bool {
+    let endpoint = record.identity.parse().ok().and_then(|id| model.endpoint_by_id(&id));
+    let relay = record.identity.parse().ok().and_then(|id| model.relays().get(&id));
+    endpoint.is_some_and(|endpoint| endpoint.revoked) || relay.is_some_and(|relay| relay.revoked)
+}
+
+fn is_assignable(model: &Model, group: &GroupId) -> bool {
+    model.policy().groups().get(group).is_some_and(|group| group.members == Members::Assigned)
+}
+
+fn is_address(text: &str) -> bool {
+    text.len() <= 300
+        && text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+}
+
+fn later(at: Timestamp, by: Duration) -> Timestamp {
+    at.checked_add(by).unwrap_or(Timestamp::MAX)
+}

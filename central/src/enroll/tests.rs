@@ -1,0 +1,306 @@
+use std::sync::Barrier;
+
+use jiff::SignedDuration;
+use ring::rand::SystemRandom;
+use tierway_common::{
+    clock::Clock,
+    enrollment::Applicant,
+    schema::Group,
+    store::{Store, memory::MemoryStore, sled_store::SledStore},
+};
+
+use super::*;
+
+struct Site {
+    clock: Clock,
+    state: Arc<State>,
+    enrollment: Enrollment,
+}
+
+fn site_on(store: Arc<dyn Store>) -> Site {
+    let clock = Clock::manual("2026-11-20T10:00:00Z".parse().unwrap());
+    let random: Arc<dyn SecureRandom + Send + Sync> = Arc::new(SystemRandom::new());
+    let (root, issuing) = ca::create(clock.now(), random.as_ref()).unwrap();
+    let authority = Authority::open(&root.certificate_pem, &issuing).unwrap();
+    let state = Arc::new(State::open("default".parse().unwrap(), store, clock.clone()).unwrap());
+    let enrollment = Enrollment::new(state.clone(), authority, Digest::of(b"1.root.json"), random);
+    Site { clock, state, enrollment }
+}
+
+fn site() -> Site {
+    site_on(Arc::new(MemoryStore::new()))
+}
+
+impl Site {
+    fn token(&self, role: Role, uses: u32) -> Token {
+        let wanted = NewToken {
+            role,
+            site: "lyon".parse().unwrap(),
+            uses,
+            valid: TOKEN_VALID,
+            servers: vec!["central.example:7443".to_owned()],
+            groups: vec![],
+        };
+        self.enrollment.create_token(&wanted, "operator:admin").unwrap().0
+    }
+
+    fn redeem(&self, token: &Token) -> Result<(Issued, ring::signature::Ed25519KeyPair), EnrollError> {
+        let (csr, key) = csr();
+        let issued = self.enrollment.redeem(Redemption {
+            token: &token.id,
+            proof: &token.proof(&csr),
+            csr_der: &csr,
+            host_name: "web-1\x1b[2J",
+            agent_version: "0.1.0",
+        })?;
+        Ok((issued, key))
+    }
+}
+
+/// A request, and its key for proofs of renewal.
+fn csr() -> (Vec<u8>, ring::signature::Ed25519KeyPair) {
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    let pair = ring::signature::Ed25519KeyPair::from_pkcs8_maybe_unchecked(key.serialized_der()).unwrap();
+    let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap().der().to_vec();
+    (csr, pair)
+}
+
+fn renewal(
+    site: &Site,
+    current: &Issued,
+    key: &ring::signature::Ed25519KeyPair,
+) -> Result<Issued, EnrollError> {
+    let (csr, _) = csr();
+    let proof = key.sign(&[RENEW_CONTEXT, &csr].concat());
+    site.enrollment.renew(&current.chain[0], &csr, proof.as_ref())
+}
+
+fn identity(issued: &Issued) -> PeerIdentity {
+    PeerIdentity::read(&issued.chain[0].clone().into()).unwrap()
+}
+
+#[test]
+fn a_token_for_an_endpoint_gives_an_endpoint_of_its_site_with_the_key_of_the_request() {
+    let site = site();
+    let (issued, _) = site.redeem(&site.token(Role::Endpoint, 1)).unwrap();
+    let holder = identity(&issued).holder;
+    assert_eq!((holder.role, holder.site.as_str()), (Role::Endpoint, "lyon"));
+    let model = site.state.model();
+    let record = model.endpoint_by_id(&holder.id.parse().unwrap()).unwrap();
+    assert_eq!((record.name.as_str(), record.keys.as_slice()), ("web-1[2J", &[issued.key][..]));
+    assert_eq!(model.sites()[&"lyon".parse().unwrap()].len(), 1);
+}
+
+#[test]
+fn of_a_hundred_parallel_uses_of_one_token_exactly_one_gets_a_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    let stores: [Arc<dyn Store>; 2] =
+        [Arc::new(MemoryStore::new()), Arc::new(SledStore::open(dir.path()).unwrap())];
+    for store in stores {
+        let site = site_on(store);
+        let token = site.token(Role::Endpoint, 1);
+        let barrier = Barrier::new(100);
+        let won = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..100)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let (csr, _) = csr();
+                        let proof = token.proof(&csr);
+                        barrier.wait();
+                        site.enrollment.redeem(Redemption {
+                            token: &token.id,
+                            proof: &proof,
+                            csr_der: &csr,
+                            host_name: "web",
+                            agent_version: "",
+                        })
+                    })
+                })
+                .collect();
+            let results: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+            let used_up = |r: &&Result<_, _>| matches!(r, Err(EnrollError::TokenUsedUp(_)));
+            assert_eq!(results.iter().filter(used_up).count(), 99);
+            results.into_iter().filter(Result::is_ok).count()
+        });
+        assert_eq!((won, site.state.model().active().len()), (1, 1));
+        assert_eq!(site.enrollment.certificates_of("nobody").unwrap().len(), 0);
+        let parts = table::Key::new().text("default").done();
+        let kept = table::scan::<tables::Certificate<'_>>(site.state.store(), &parts, None, 10).unwrap();
+        assert_eq!(kept.len(), 1);
+    }
+}
+
+#[test]
+fn a_token_that_is_unknown_expired_used_up_or_not_proven_says_which_it_is() {
+    let site = site();
+    let token = site.token(Role::Endpoint, 2);
+    let other = site.token(Role::Endpoint, 1);
+    let (csr, _) = csr();
+    let asked = |token: &TokenId, proof: &[u8]| {
+        let asked = Redemption { token, proof, csr_der: &csr, host_name: "", agent_version: "" };
+        site.enrollment.redeem(asked).unwrap_err().to_string()
+    };
+    assert_eq!(asked(&"f00".parse().unwrap(), &[]), "token `f00` is not known here");
+    assert!(asked(&token.id, &other.proof(&csr)).starts_with("the proof does not belong to token"));
+    assert!(asked(&token.id, &token.proof(b"another request")).starts_with("the proof does not belong"));
+    site.redeem(&token).unwrap();
+    site.redeem(&token).unwrap();
+    assert!(asked(&token.id, &token.proof(&csr)).ends_with("was used as often as it may be"));
+    site.clock.advance(SignedDuration::from_hours(25));
+    assert_eq!(
+        asked(&other.id, &other.proof(&csr)),
+        format!("token `{}` expired at 2026-11-21T10:00:00Z", other.id)
+    );
+}
+
+#[test]
+fn what_a_token_may_allow_is_limited() {
+    let site = site();
+    let good = NewToken {
+        role: Role::Endpoint,
+        site: "lyon".parse().unwrap(),
+        uses: 1,
+        valid: TOKEN_VALID,
+        servers: vec!["central.example:7443".to_owned()],
+        groups: vec![],
+    };
+    let cases = [
+        (NewToken { role: Role::Central, ..good.clone() }, "role"),
+        (NewToken { uses: 0, ..good.clone() }, "uses"),
+        (NewToken { uses: TOKEN_USES_MAX + 1, ..good.clone() }, "uses"),
+        (NewToken { valid: Duration::ZERO, ..good.clone() }, "valid"),
+        (NewToken { valid: TOKEN_VALID_MAX * 2, ..good.clone() }, "valid"),
+        (NewToken { servers: vec!["central".to_owned()], ..good.clone() }, "server"),
+        (NewToken { groups: vec!["nowhere".parse().unwrap()], ..good.clone() }, "group"),
+    ];
+    for (wanted, what) in cases {
+        let error = site.enrollment.create_token(&wanted, "operator:admin").unwrap_err();
+        assert!(error.to_string().starts_with(&format!("`{what}")), "{error}");
+    }
+    assert!(site.enrollment.create_token(&good, "operator:admin").is_ok());
+}
+
+#[test]
+fn an_endpoint_joins_the_groups_its_token_names() {
+    let site = site();
+    let group = Group { id: "pilot".parse().unwrap(), priority: 1, members: Members::Assigned };
+    site.state
+        .change(|_, change| {
+            change.write(Write::Group(group.clone()));
+            Ok::<_, StoreError>(())
+        })
+        .unwrap();
+    let wanted = NewToken {
+        role: Role::Endpoint,
+        site: "lyon".parse().unwrap(),
+        uses: 1,
+        valid: TOKEN_VALID,
+        servers: vec!["[::1]:7443".to_owned()],
+        groups: vec![group.id.clone()],
+    };
+    let (token, ..) = site.enrollment.create_token(&wanted, "operator:admin").unwrap();
+    site.redeem(&token).unwrap();
+    assert_eq!(site.state.model().members()[&group.id].len(), 1);
+}
+
+#[test]
+fn a_renewal_is_for_the_same_holder_and_needs_the_current_key() {
+    let site = site();
+    let (first, key) = site.redeem(&site.token(Role::Relay, 1)).unwrap();
+    let second = renewal(&site, &first, &key).unwrap();
+    assert_eq!(identity(&second).holder, identity(&first).holder);
+    assert_ne!(second.serial, first.serial);
+    let (_, stranger) = csr();
+    assert!(matches!(renewal(&site, &first, &stranger), Err(EnrollError::RenewProof { .. })));
+    let forged = Issued { chain: vec![vec![0; 300]], ..first };
+    assert!(matches!(renewal(&site, &forged, &key), Err(EnrollError::CertificateUnknown { .. })));
+    let relays = site.state.model().relays().values().cloned().collect::<Vec<_>>();
+    assert_eq!((relays.len(), relays[0].serial.as_str()), (1, second.serial.as_str()));
+}
+
+#[test]
+fn an_expired_certificate_can_be_renewed_for_ninety_days_and_then_is_forgotten() {
+    let site = site();
+    let (first, key) = site.redeem(&site.token(Role::Endpoint, 1)).unwrap();
+    site.clock.advance(SignedDuration::from_hours(24 * (30 + 89)));
+    assert_eq!(renewal(&site, &first, &key).unwrap().serial.len(), 32);
+    site.clock.advance(SignedDuration::from_hours(24 * 2));
+    assert!(matches!(renewal(&site, &first, &key), Err(EnrollError::CertificateExpired { .. })));
+    assert_eq!(site.enrollment.retain().unwrap(), 2, "the first certificate and the token");
+    assert!(matches!(renewal(&site, &first, &key), Err(EnrollError::CertificateUnknown { .. })));
+    assert_eq!(site.enrollment.retain().unwrap(), 0);
+}
+
+#[test]
+fn reports_signed_before_a_renewal_still_count_and_those_of_a_revoked_endpoint_do_not() {
+    let site = site();
+    let (first, key) = site.redeem(&site.token(Role::Endpoint, 1)).unwrap();
+    let second = renewal(&site, &first, &key).unwrap();
+    let id = identity(&first).holder.id;
+    let record = || site.state.model().endpoint_by_id(&id.parse().unwrap()).unwrap().clone();
+    assert_eq!(record().keys, [second.key, first.key]);
+    site.enrollment.revoke(&id, "stolen", "operator:admin").unwrap();
+    assert!(record().revoked && record().keys.is_empty());
+    let model = site.state.model();
+    assert!(model.is_revoked(&first.serial) && model.is_revoked(&second.serial));
+    assert!(model.active().is_empty() && model.sites()[&"lyon".parse().unwrap()].is_empty());
+    drop(model);
+    assert!(matches!(renewal(&site, &first, &key), Err(EnrollError::Revoked(_))));
+    assert!(matches!(site.enrollment.revoke(&id, "", "operator:admin"), Err(EnrollError::Revoked(_))));
+    assert!(matches!(site.enrollment.revoke("x", "", "operator:admin"), Err(EnrollError::NotEnrolled(_))));
+}
+
+#[test]
+fn revocation_goes_into_the_policy_catalogue_and_every_step_into_the_audit_log() {
+    let site = site();
+    let (first, _) = site.redeem(&site.token(Role::Endpoint, 1)).unwrap();
+    let id = identity(&first).holder.id;
+    site.enrollment.revoke(&id, "stolen", "operator:admin").unwrap();
+    let tenant = site.state.tenant();
+    let document =
+        |key: &str| table::get(site.state.store(), &tables::PendingPolicy { tenant, key }).unwrap();
+    assert!(document(&format!("revoked/{}", first.serial)).unwrap().unwrap().contains(&id));
+    assert_eq!(document(&format!("endpoint/{id}")), Some(None), "no longer assigned");
+    let log = crate::audit::list(site.state.store(), tenant, 0, 10).unwrap();
+    let actions: Vec<_> = log.iter().map(|record| record.action.as_str()).collect();
+    assert_eq!(actions, ["revoke", "enroll", "create token"]);
+    assert_eq!(crate::audit::verify(site.state.store(), tenant).unwrap().broken, None);
+}
+
+#[test]
+fn after_a_restart_everything_is_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let (id, serial) = {
+        let site = site_on(Arc::new(SledStore::open(dir.path()).unwrap()));
+        let (kept, _) = site.redeem(&site.token(Role::Endpoint, 1)).unwrap();
+        let (gone, _) = site.redeem(&site.token(Role::Endpoint, 1)).unwrap();
+        site.enrollment.revoke(&identity(&gone).holder.id, "", "operator:admin").unwrap();
+        (identity(&kept).holder.id, gone.serial)
+    };
+    let site = site_on(Arc::new(SledStore::open(dir.path()).unwrap()));
+    let model = site.state.model();
+    assert_eq!((model.active().len(), model.endpoints().count()), (1, 2));
+    assert!(model.endpoint_by_id(&id.parse().unwrap()).is_some() && model.is_revoked(&serial));
+    assert_eq!(model.next_endpoint(), Some(2));
+}
+
+#[test]
+fn an_applicants_request_is_what_redeem_expects() {
+    let site = site();
+    let token = site.token(Role::Endpoint, 1);
+    let applicant = Applicant::new().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let issued = site
+        .enrollment
+        .redeem(Redemption {
+            token: &token.id,
+            proof: &token.proof(applicant.csr_der()),
+            csr_der: applicant.csr_der(),
+            host_name: "web",
+            agent_version: "0.1.0",
+        })
+        .unwrap();
+    let files = applicant.keep(&issued.chain, dir.path()).unwrap();
+    assert!(tierway_common::transport::tls::Identity::load(&files).is_ok());
+    assert_eq!(Digest::of(issued.chain.last().unwrap()), token.ca_sha256);
+}

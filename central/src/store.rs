@@ -1,0 +1,4 @@
+//! Where central keeps what it knows: [`tables`] is the data model.
+
+pub mod chunked;
+pub mod tables;

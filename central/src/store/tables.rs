@@ -1,0 +1,477 @@
+//! The data model: every table of central, its key and what a row holds.
+//!
+//! The tenant is the first part of every key. Rows are JSON unless said otherwise. What is kept in
+//! memory besides is in [`crate::model`], and is rebuilt from these rows at start.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tierway_common::{
+    id::{CatalogueId, EndpointId, GroupId, RelayId, SiteId, SourceId, TenantId, TokenId, UpdateId},
+    rules::expr::Expr,
+    schema::{Approval as ApprovalDocument, CatalogueKind, Group as GroupDocument, Severity},
+    store::{
+        StoreError,
+        table::{Key, Table},
+    },
+    transport::identity::Role,
+    trust::digest::Digest,
+};
+
+use super::chunked::Chunked;
+
+trait Part {
+    fn add(&self, key: Key) -> Key;
+}
+macro_rules! text_parts { ($($id:ty),*) => {$(
+    impl Part for $id {
+        fn add(&self, key: Key) -> Key { key.text(self.as_str()) }
+    }
+)*}; }
+text_parts!(CatalogueId, EndpointId, GroupId, RelayId, SourceId, TokenId, UpdateId);
+impl Part for str {
+    fn add(&self, key: Key) -> Key {
+        key.text(self)
+    }
+}
+macro_rules! number_parts { ($($number:ty),*) => {$(
+    impl Part for $number {
+        fn add(&self, key: Key) -> Key { key.number(u64::from(*self)) }
+    }
+)*}; }
+number_parts!(u8, u32, u64);
+
+/// `Name "prefix" { parts } => value`; the borrowed parts first, then numbers.
+macro_rules! tables { ($(
+    $(#[$doc:meta])* $name:ident $prefix:literal { $($text:ident: $text_type:ty),* ; $($number:ident: $number_type:ty),* } => $value:ty;
+)*) => {$(
+    $(#[$doc])*
+    #[derive(Clone, Copy, Debug)]
+    pub struct $name<'a> {
+        /// Whose.
+        pub tenant: &'a TenantId,
+        $(#[doc = concat!("Part of the key: ", stringify!($text), ".")] pub $text: &'a $text_type,)*
+        $(#[doc = concat!("Part of the key: ", stringify!($number), ".")] pub $number: $number_type,)*
+    }
+    impl Table for $name<'_> {
+        const PREFIX: &'static [u8] = $prefix;
+        type Value = $value;
+        fn key(&self) -> Vec<u8> {
+            let key = Key::new().text(self.tenant.as_str());
+            $(let key = self.$text.add(key);)*
+            $(let key = self.$number.add(key);)*
+            key.done()
+        }
+    }
+)*}; }
+
+/// The same for rows that hold bytes, in chunks when `chunk` is a part.
+macro_rules! packed_tables { ($(
+    $(#[$doc:meta])* $name:ident $prefix:literal { $($text:ident: $text_type:ty),* ; $($number:ident: $number_type:ty),* };
+)*) => {$(
+    $(#[$doc])*
+    #[derive(Clone, Copy, Debug)]
+    pub struct $name<'a> {
+        /// Whose.
+        pub tenant: &'a TenantId,
+        $(#[doc = concat!("Part of the key: ", stringify!($text), ".")] pub $text: &'a $text_type,)*
+        $(#[doc = concat!("Part of the key: ", stringify!($number), ".")] pub $number: $number_type,)*
+    }
+    impl Table for $name<'_> {
+        const PREFIX: &'static [u8] = $prefix;
+        type Value = Vec<u8>;
+        fn key(&self) -> Vec<u8> {
+            let key = Key::new().text(self.tenant.as_str());
+            $(let key = self.$text.add(key);)*
+            $(let key = self.$number.add(key);)*
+            key.done()
+        }
+        fn encode(value: &Vec<u8>) -> Result<Vec<u8>, StoreError> {
+            Ok(value.clone())
+        }
+        fn decode(bytes: &[u8]) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+            Ok(bytes.to_vec())
+        }
+    }
+)*}; }
+
+tables! {
+    /// A computer.
+    Endpoint b"endpoint" { id: EndpointId; } => EndpointRecord;
+    /// A relay.
+    Relay b"relay" { id: RelayId; } => RelayRecord;
+    /// An update that is or was in a catalogue; its document is in the catalogue's tree.
+    Update b"update" { id: UpdateId; } => UpdateRecord;
+    /// A catalogue as it is to be published.
+    Catalogue b"catalogue" { id: CatalogueId; } => CatalogueRecord;
+    /// A group of endpoints.
+    Group b"group" { id: GroupId; } => GroupDocument;
+    /// A decision.
+    Approval b"approval" { group: GroupId, update: UpdateId; } => ApprovalDocument;
+    /// A rule that decides by itself, by name.
+    AutoApproval b"auto-approval" { name: str; } => AutoApprovalRecord;
+    /// An enrolment token that can still be used, or was, until retention drops it.
+    Token b"token" { id: TokenId; } => TokenRecord;
+    /// An issued certificate, by serial (lower-case hex).
+    Certificate b"certificate" { serial: str; } => CertificateRecord;
+    /// How a source of updates stands.
+    Source b"source" { name: SourceId; } => SourceRecord;
+    /// When payloads are downloaded.
+    Download b"download" {;} => DownloadRecord;
+    /// A document of the policy catalogue that changed since the last publication: its new text, or
+    /// nothing when it is gone.
+    PendingPolicy b"pending-policy" { key: str; } => Option<String>;
+    /// What is published.
+    Published b"published" {;} => PublishedRecord;
+    /// Up to where published updates were evaluated against reported facts, per catalogue: its root.
+    Exposed b"exposed" {;} => BTreeMap<CatalogueId, Digest>;
+    /// The audit log.
+    Audit b"audit" { ; sequence: u64 } => crate::audit::Record;
+    /// Its newest record, and up to which record retention dropped the oldest.
+    AuditEnds b"audit-ends" {;} => crate::audit::Ends;
+}
+
+packed_tables! {
+    /// The facts an endpoint reported, as zstd of JSON, by endpoint number, in chunks.
+    Facts b"facts" { ; number: u32, chunk: u8 };
+    /// All states of an endpoint, packed ([`crate::compliance::record`]), by endpoint number, in chunks.
+    States b"states" { ; number: u32, chunk: u8 };
+    /// What an update must fetch: 40 bytes for each payload (digest, length big-endian), by update
+    /// number, in chunks.
+    Payloads b"payloads" { ; number: u32, chunk: u8 };
+    /// TUF metadata as published, by file name such as `3.targets.json`, in chunks.
+    Metadata b"metadata" { name: str; chunk: u8 };
+    /// State of the TUF writer that is not in the metadata, as JSON, in chunks.
+    Writer b"writer" { ; chunk: u8 };
+}
+
+macro_rules! chunked { ($($name:ident { $($part:ident),* }),*) => {$(
+    impl Chunked for $name<'_> {
+        fn chunk(&self, chunk: u8) -> Self {
+            Self { tenant: self.tenant, $($part: self.$part,)* chunk }
+        }
+    }
+)*}; }
+chunked!(Facts { number }, States { number }, Payloads { number }, Metadata { name }, Writer {});
+
+/// An Ed25519 public key: 32 bytes, hex in JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct KeyBytes(#[serde(with = "hex::serde")] pub [u8; 32]);
+
+/// What central knows of a computer, without its facts and states.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointRecord {
+    /// Its place in bitmaps and packed tables; never used again for another.
+    pub number: u32,
+    /// Its id.
+    pub id: EndpointId,
+    /// Host name as it says; shown, never trusted.
+    pub name: String,
+    /// From its certificate.
+    pub site: SiteId,
+    /// Groups that name it, ascending.
+    pub groups: Vec<GroupId>,
+    /// Groups whose rule is true for its facts, ascending.
+    #[serde(default)]
+    pub rule_groups: Vec<GroupId>,
+    /// Enrolled when.
+    pub enrolled_at: Timestamp,
+    /// Its newest certificate.
+    pub serial: String,
+    /// That certificate's end.
+    pub certificate_expires: Timestamp,
+    /// Keys whose signature counts, newest first.
+    pub keys: Vec<KeyBytes>,
+    /// No longer believed.
+    pub revoked: bool,
+    /// When its last report was accepted.
+    #[serde(default)]
+    pub last_report: Option<Timestamp>,
+    /// The endpoint program's version.
+    #[serde(default)]
+    pub agent_version: String,
+    /// Highest sequence accepted of the stream `states`.
+    #[serde(default)]
+    pub states_sequence: u64,
+    /// Highest sequence accepted of the stream `inventory`.
+    #[serde(default)]
+    pub inventory_sequence: u64,
+    /// It must send all its states again.
+    #[serde(default)]
+    pub resync_states: bool,
+    /// It must send all its facts again.
+    #[serde(default)]
+    pub resync_inventory: bool,
+    /// Its states say something: it reported them, or central estimated them from its facts.
+    #[serde(default)]
+    pub assessed: bool,
+    /// Timestamp metadata version of its last cycle.
+    #[serde(default)]
+    pub dictionary_version: u64,
+    /// Estimates hold until it reports a cycle with at least this timestamp metadata version; 0: none.
+    #[serde(default)]
+    pub estimated_for: u64,
+    /// It says that it needs a reboot.
+    #[serde(default)]
+    pub reboot_pending: bool,
+    /// What went wrong in its last cycle.
+    #[serde(default)]
+    pub problems: Vec<String>,
+    /// Of the facts it reported last.
+    #[serde(default)]
+    pub facts: Option<FactsSummary>,
+}
+
+/// What is shown of facts without reading them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FactsSummary {
+    /// Of the facts.
+    pub digest: Digest,
+    /// Read when.
+    pub at: Timestamp,
+    /// Such as `debian 12 amd64`.
+    pub os: String,
+    /// Installed packages of all managers.
+    pub packages: u64,
+    /// Domains that could not be read, one sentence each.
+    pub problems: Vec<String>,
+}
+
+/// What central knows of a relay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayRecord {
+    /// Its id.
+    pub id: RelayId,
+    /// Host name as it says.
+    pub name: String,
+    /// From its certificate.
+    pub site: SiteId,
+    /// Joined when.
+    pub enrolled_at: Timestamp,
+    /// Its newest certificate.
+    pub serial: String,
+    /// That certificate's end.
+    pub certificate_expires: Timestamp,
+    /// Key of that certificate.
+    pub key: KeyBytes,
+    /// No longer believed.
+    pub revoked: bool,
+    /// The relay program's version.
+    #[serde(default)]
+    pub agent_version: String,
+    /// Last check-in.
+    #[serde(default)]
+    pub last_seen: Option<Timestamp>,
+    /// Timestamp metadata version it had then.
+    #[serde(default)]
+    pub timestamp_version: u64,
+    /// How it was then.
+    #[serde(default)]
+    pub health: RelayHealth,
+}
+
+/// How a relay is doing, as it says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayHealth {
+    /// Blobs on its disk.
+    pub blob_bytes: u64,
+    /// How many it may have.
+    pub blob_bytes_quota: u64,
+    /// Reports waiting.
+    pub outbox_reports: u64,
+    /// Their bytes.
+    pub outbox_bytes: u64,
+    /// The oldest of them, Unix seconds, 0 for none.
+    pub outbox_oldest: i64,
+    /// Connected now.
+    pub endpoints_connected: u32,
+    /// Seen in the last 24 h.
+    pub endpoints_seen: u32,
+}
+
+/// What lists and rules need of an update without reading its document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpdateRecord {
+    /// Its place in bitmaps and packed records; never used again for another.
+    pub number: u32,
+    /// Its id.
+    pub id: UpdateId,
+    /// One line.
+    pub title: String,
+    /// How bad.
+    pub severity: Severity,
+    /// As in the document.
+    pub released: Timestamp,
+    /// When it came into the catalogue here.
+    pub seen: Timestamp,
+    /// Of the document's bytes.
+    pub document: Digest,
+    /// Newer updates that replace it.
+    #[serde(default)]
+    pub superseded_by: Vec<UpdateId>,
+    /// Of all payloads.
+    pub payload_bytes: u64,
+    /// No longer in the catalogue.
+    #[serde(default)]
+    pub gone: bool,
+}
+
+/// A catalogue as it is to be published.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CatalogueRecord {
+    /// Of its tree.
+    pub root: Digest,
+    /// What it holds.
+    pub kind: CatalogueKind,
+    /// For whom.
+    pub fits: Expr,
+    /// Documents in it.
+    pub documents: u64,
+    /// Last change.
+    pub changed: Timestamp,
+}
+
+/// A rule that approves by itself; every part that is given must hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AutoApprovalRecord {
+    /// Its name.
+    pub name: String,
+    /// For whom it approves.
+    pub group: GroupId,
+    /// Only updates of this catalogue.
+    #[serde(default)]
+    pub catalogue: Option<CatalogueId>,
+    /// Only updates at least this severe.
+    #[serde(default)]
+    pub severity_at_least: Option<Severity>,
+    /// Only updates whose name matches: `*` any text, `?` any character.
+    #[serde(default)]
+    pub matching: Option<String>,
+    /// Only updates released at least so long ago.
+    #[serde(default)]
+    pub age_at_least_seconds: u64,
+}
+
+/// An enrolment token; the secret itself is not kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRecord {
+    /// Its public part.
+    pub id: TokenId,
+    /// What its proofs are checked with: SHA-256 of the secret.
+    pub verifier: Digest,
+    /// What it makes.
+    pub role: Role,
+    /// Where.
+    pub site: SiteId,
+    /// Groups the new endpoint shall be in.
+    pub groups: Vec<GroupId>,
+    /// Uses left.
+    pub uses: u32,
+    /// Not after.
+    pub expires: Timestamp,
+    /// Made when.
+    pub created: Timestamp,
+    /// `operator:<name>`.
+    pub by: String,
+}
+
+/// An issued certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateRecord {
+    /// Lower-case hex.
+    pub serial: String,
+    /// Id of its holder.
+    pub identity: String,
+    /// For what.
+    pub role: Role,
+    /// Where.
+    pub site: SiteId,
+    /// Its key.
+    pub key: KeyBytes,
+    /// SHA-256 of the whole certificate.
+    pub fingerprint: Digest,
+    /// Valid from.
+    pub issued: Timestamp,
+    /// Valid until.
+    pub expires: Timestamp,
+    /// Since when it is not accepted any more.
+    #[serde(default)]
+    pub revoked: Option<Timestamp>,
+}
+
+/// How a source of updates stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceRecord {
+    /// Last time it was read to its end.
+    #[serde(default)]
+    pub last_sync: Option<Timestamp>,
+    /// Why the last try failed, empty if it did not.
+    #[serde(default)]
+    pub last_error: String,
+    /// Updates it gave.
+    #[serde(default)]
+    pub updates: u64,
+    /// The newest date its archive claims.
+    #[serde(default)]
+    pub archive_date: Option<Timestamp>,
+    /// What the source itself wants to remember, such as validators of conditional requests; JSON.
+    #[serde(default)]
+    pub memory: serde_json::Value,
+}
+
+/// What payloads central fetches ahead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum What {
+    /// Of updates that some endpoint needs.
+    #[default]
+    Needed,
+    /// Of updates that are approved for some group.
+    Approved,
+    /// Of every update that is not superseded.
+    All,
+}
+
+impl What {
+    /// All.
+    pub const ALL: [Self; 3] = [Self::Needed, Self::Approved, Self::All];
+
+    /// As in files and on the command line.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Needed => "needed",
+            Self::Approved => "approved",
+            Self::All => "all",
+        }
+    }
+}
+
+/// When payloads are downloaded, as an operator set it; unset parts are as in the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DownloadRecord {
+    /// Daily, or only by hand.
+    #[serde(default)]
+    pub enabled: Option<bool>,
+    /// Minutes after midnight, local time.
+    #[serde(default)]
+    pub at_minutes: Option<u16>,
+    /// Which.
+    #[serde(default)]
+    pub what: Option<What>,
+}
+
+/// What is published.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedRecord {
+    /// Version of the timestamp metadata.
+    pub timestamp_version: u64,
+    /// When the targets last changed.
+    pub changed: Option<Timestamp>,
+    /// Root and number of documents of each published catalogue.
+    pub roots: BTreeMap<CatalogueId, Digest>,
+    /// Roots of the publications before, newest first: endpoints may still be fetching from them.
+    pub before: Vec<BTreeMap<CatalogueId, Digest>>,
+}
