@@ -255,7 +255,8 @@ mod tests {
     #[test]
     fn the_higher_priority_wins_and_of_equals_the_one_that_declines() {
         use Decision::{Approve, Decline};
-        let cases: [(Vec<(&str, Decision)>, Option<Decision>); 5] = [
+        type Case<'a> = (Vec<(&'a str, Decision)>, Option<Decision>);
+        let cases: [Case<'_>; 5] = [
             (vec![], None),
             (vec![("a1", Approve)], Some(Approve)),
             (vec![("a1", Approve), ("b1", Decline)], Some(Decline)),

@@ -1,3 +1,19 @@
 //! Rules: a tree of tests over facts, its value in three-valued logic, and why it has that value.
+//!
+//! [`expr`] is the tree, [`limits`] what a tree may be, [`mod@evaluate`] its value. All of them ask the
+//! same smallest questions, [`atom`], so they cannot differ in what a test means.
 
 pub mod expr;
+pub mod limits;
+
+mod atom;
+
+pub mod evaluate;
+
+#[cfg(test)]
+mod sample;
+
+pub use self::{
+    evaluate::{Truth, Verdict, evaluate, verdict},
+    limits::check,
+};
