@@ -1,0 +1,143 @@
+//! The command line: which nouns there are, and from arguments to an exit code.
+
+use std::ffi::OsString;
+
+use clap::{Parser, Subcommand, error::ErrorKind};
+use tierway_proto::v1::admin_client::AdminClient;
+use tonic::transport::Channel;
+
+use crate::{
+    audit, client, context,
+    contexts::ConnectionArgs,
+    endpoint,
+    environment::Environment,
+    failure::{Exit, Failure},
+    group,
+    output::OutputArgs,
+    patch, policy, relay,
+    screen::Screen,
+    shell, source, status, task, why,
+};
+
+const AFTER_HELP: &str = "\
+Examples:
+  tierctl status --fail-under 95                  how the fleet stands; exit code 3 below 95 %
+  tierctl why web-01 debian-12/openssl_3.0.17-1   why it is needed there, or not
+  tierctl patch list --state needed               what is missing somewhere
+  tierctl patch approve --all-needed              have it installed
+  tierctl relay invite osaka                      two commands for a new site
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 below --fail-under, 4 answered from stale or partial
+knowledge, 5 denied.";
+
+/// Asks and tells a Tierway central
+#[derive(Debug, Parser)]
+#[command(name = "tierctl", version, about, after_help = AFTER_HELP, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    connection: ConnectionArgs,
+    #[command(subcommand)]
+    noun: Noun,
+}
+
+#[derive(Debug, Subcommand)]
+enum Noun {
+    /// How the fleet stands, on one screen
+    Status(status::StatusArgs),
+    /// Why a patch is needed, installed or neither on an endpoint
+    Why(why::WhyArgs),
+    /// Computers that are patched
+    #[command(subcommand)]
+    Endpoint(endpoint::EndpointCommand),
+    /// Updates, and whether they may be installed
+    #[command(subcommand)]
+    Patch(patch::PatchCommand),
+    /// Relays, one or more for each site
+    #[command(subcommand)]
+    Relay(relay::RelayCommand),
+    /// Endpoints that are treated alike
+    #[command(subcommand)]
+    Group(group::GroupCommand),
+    /// What is decided without asking
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
+    /// Where updates come from
+    #[command(subcommand)]
+    Source(source::SourceCommand),
+    /// Central's background work
+    #[command(subcommand)]
+    Task(task::TaskCommand),
+    /// What operators did
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
+    /// Which central, and as whom
+    #[command(subcommand)]
+    Context(context::ContextCommand),
+    /// Prints the completion script of a shell
+    Completions(shell::CompletionsArgs),
+    /// Writes the manual pages into a directory
+    Man(shell::ManArgs),
+}
+
+/// Runs one command line. `dial` makes the connection when the command needs one.
+pub(crate) async fn run<A: Into<OsString> + Clone>(
+    args: impl IntoIterator<Item = A>,
+    screen: &mut Screen<'_>,
+    environment: &Environment,
+    dial: impl AsyncFnOnce(&ConnectionArgs) -> Result<Channel, Failure>,
+) -> Exit {
+    let arguments = match Arguments::try_parse_from(args) {
+        Ok(arguments) => arguments,
+        Err(error) => return unparsed(screen, &error),
+    };
+    screen.options = arguments.output.clone();
+    match dispatch(arguments, screen, environment, dial).await {
+        Ok(exit) => exit,
+        Err(failure) => {
+            screen.out.flush().ok();
+            screen.fail(&failure)
+        }
+    }
+}
+
+async fn dispatch(
+    arguments: Arguments,
+    screen: &mut Screen<'_>,
+    environment: &Environment,
+    dial: impl AsyncFnOnce(&ConnectionArgs) -> Result<Channel, Failure>,
+) -> Result<Exit, Failure> {
+    let Arguments { output: _, connection, noun } = arguments;
+    let connect = async || -> Result<AdminClient<Channel>, Failure> {
+        Ok(AdminClient::new(dial(&connection).await?).max_decoding_message_size(client::ANSWER_BYTES_MAX))
+    };
+    match noun {
+        Noun::Context(command) => context::run(screen, &connection, environment, command),
+        Noun::Completions(args) => shell::completions(screen, args),
+        Noun::Man(args) => shell::man(screen, &args),
+        Noun::Status(args) => status::run(screen, &mut connect().await?, args).await,
+        Noun::Why(args) => why::run(screen, &mut connect().await?, args).await,
+        Noun::Endpoint(command) => endpoint::run(screen, &mut connect().await?, command).await,
+        Noun::Patch(command) => patch::run(screen, &mut connect().await?, command).await,
+        Noun::Relay(command) => relay::run(screen, &mut connect().await?, command).await,
+        Noun::Group(command) => group::run(screen, &mut connect().await?, command).await,
+        Noun::Policy(command) => policy::run(screen, &mut connect().await?, command).await,
+        Noun::Source(command) => source::run(screen, &mut connect().await?, command).await,
+        Noun::Task(command) => task::run(screen, &mut connect().await?, command).await,
+        Noun::Audit(command) => audit::run(screen, &mut connect().await?, command).await,
+    }
+}
+
+/// Help and version go to standard output and are no failure; the rest is wrong usage.
+fn unparsed(screen: &mut Screen<'_>, error: &clap::Error) -> Exit {
+    let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    let colours = screen.colour && if asked_for { screen.terminals.out } else { screen.terminals.err };
+    let text = if colours { error.render().ansi().to_string() } else { error.render().to_string() };
+    let stream = if asked_for { &mut *screen.out } else { &mut *screen.err };
+    match stream.write_all(text.as_bytes()).and_then(|()| stream.flush()) {
+        _ if !asked_for => Exit::Usage,
+        Ok(()) => Exit::Ok,
+        Err(error) => screen.fail(&Failure::Write(error)),
+    }
+}

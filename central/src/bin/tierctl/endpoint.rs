@@ -1,0 +1,340 @@
+//! `tierctl endpoint`: the computers that are patched.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use tierway_proto::v1;
+
+use crate::{
+    client::{Central, Cursor, PAGE_ROWS},
+    confirm::{ConfirmArgs, confirm},
+    failure::{Exit, Failure},
+    output::{
+        Format,
+        listing::{self, Column, Listing, Shape},
+        sheet::{Sheet, changed, section},
+        table::Tint,
+        value::Value,
+    },
+    screen::{Screen, harmless},
+    watch::{self, WatchArgs},
+};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EndpointCommand {
+    /// Lists them by name
+    List(ListArgs),
+    /// Shows one with its patches
+    Show {
+        /// Name or id
+        endpoint: String,
+    },
+    /// Tells one to check in now
+    CheckNow {
+        /// Name or id
+        endpoint: String,
+    },
+    /// Makes a token with which new endpoints enrol
+    Token(TokenArgs),
+    /// Refuses one from now on; it must enrol again
+    Revoke(RevokeArgs),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Only of this site
+    #[arg(long, value_name = "NAME")]
+    site: Option<String>,
+    /// Only of this group
+    #[arg(long, value_name = "NAME")]
+    group: Option<String>,
+    /// Only those with this in their name
+    #[arg(long, value_name = "TEXT")]
+    name: Option<String>,
+    /// Only those that need a patch
+    #[arg(long)]
+    needing: bool,
+    #[command(flatten)]
+    watch: WatchArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenArgs {
+    /// Site the endpoints belong to
+    #[arg(long, value_name = "NAME")]
+    site: String,
+    /// Group the endpoints join, may be given again
+    #[arg(long = "group", value_name = "NAME")]
+    groups: Vec<String>,
+    #[command(flatten)]
+    use_: TokenUse,
+}
+
+/// How a token may be used; the same for endpoints and relays.
+#[derive(Debug, Args)]
+pub(crate) struct TokenUse {
+    /// How many machines may use it
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    uses: u32,
+    /// For how long
+    #[arg(long, value_name = "DURATION", default_value = "1day", value_parser = humantime::parse_duration)]
+    valid: Duration,
+    /// Where the machines connect, such as the relay of their site [default: central]
+    #[arg(long, value_name = "HOST:PORT")]
+    server: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RevokeArgs {
+    /// Name or id
+    endpoint: String,
+    /// Why, for the audit log
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    reason: String,
+    #[command(flatten)]
+    confirm: ConfirmArgs,
+}
+
+const ENDPOINTS: Shape<v1::Endpoint> = Shape {
+    columns: &[
+        Column::new("name", |row| Value::text(&row.name)),
+        Column::new("site", |row| Value::text(&row.site)),
+        Column::new("os", |row| Value::text(&row.os)),
+        Column::new("needed", |row| Value::Count(row.needed)),
+        Column::wide("needed_approved", |row| Value::Count(row.needed_approved)),
+        Column::new("installed", |row| Value::Count(row.installed)),
+        Column::new("failed", |row| Value::Count(row.failed)),
+        Column::new("unknown", |row| Value::Count(row.unknown)),
+        Column::new("reboot_pending", |row| Value::Flag(row.reboot_pending)),
+        Column::new("last_report", |row| Value::Time(row.last_report)),
+        Column::wide("groups", |row| Value::Names(row.groups.clone())),
+        Column::wide("agent_version", |row| Value::text(&row.agent_version)),
+        Column::wide("enrolled_at", |row| Value::Time(row.enrolled_at)),
+        Column::wide("revoked", |row| Value::Flag(row.revoked)),
+        Column::wide("id", |row| Value::text(&row.id)),
+    ],
+    tint: |row| match row {
+        _ if row.revoked => Tint::Faint,
+        _ if row.failed > 0 => Tint::Bad,
+        _ if row.needed > 0 || row.reboot_pending => Tint::Warn,
+        _ => Tint::Plain,
+    },
+};
+
+fn times(patch: &v1::EndpointPatch) -> v1::PatchTimes {
+    patch.times.unwrap_or_default()
+}
+
+const PATCHES: Shape<v1::EndpointPatch> = Shape {
+    columns: &[
+        Column::new("patch", |row| Value::text(&row.patch)),
+        Column::new("severity", |row| Value::text(&row.severity)),
+        Column::new("state", |row| Value::text(&row.state)),
+        Column::new("approved", |row| Value::Flag(row.approved)),
+        Column::new("detected", |row| Value::Time(times(row).detected)),
+        Column::wide("authorized", |row| Value::Time(times(row).authorized)),
+        Column::new("applied", |row| Value::Time(times(row).applied)),
+        Column::wide("title", |row| Value::text(&row.title)),
+        Column::new("detail", |row| Value::text(&row.detail)),
+    ],
+    tint: |row| state_tint(&row.state),
+};
+
+/// How a state strikes the eye.
+pub(crate) fn state_tint(state: &str) -> Tint {
+    match state {
+        "failed" => Tint::Bad,
+        "needed" | "unknown" | "reboot pending" => Tint::Warn,
+        "not applicable" => Tint::Faint,
+        _ => Tint::Plain,
+    }
+}
+
+pub(crate) async fn run(
+    screen: &mut Screen<'_>,
+    central: &mut Central,
+    command: EndpointCommand,
+) -> Result<Exit, Failure> {
+    match command {
+        EndpointCommand::List(args) => {
+            watch::repeat(screen, args.watch, async |screen| list(screen, central, &args).await).await
+        }
+        EndpointCommand::Show { endpoint } => show(screen, central, endpoint).await,
+        EndpointCommand::CheckNow { endpoint } => check_now(screen, central, endpoint).await,
+        EndpointCommand::Token(args) => token(screen, central, args).await,
+        EndpointCommand::Revoke(args) => revoke(screen, central, args).await,
+    }
+}
+
+async fn list(screen: &mut Screen<'_>, central: &mut Central, args: &ListArgs) -> Result<Exit, Failure> {
+    let mut listing = Listing::new(&ENDPOINTS, &screen.options)?;
+    let mut cursor = Cursor::default();
+    loop {
+        let request = v1::ListEndpointsRequest {
+            site: args.site.clone(),
+            group: args.group.clone(),
+            name: args.name.clone(),
+            needing: args.needing.then_some(true),
+            limit: PAGE_ROWS,
+            after: cursor.after(),
+        };
+        let answer = central.list_endpoints(request).await.map_err(Failure::call("list endpoints"))?;
+        let v1::ListEndpointsResponse { endpoints, next } = answer.into_inner();
+        for endpoint in &endpoints {
+            listing.push(screen, endpoint)?;
+        }
+        if !cursor.advance(next)? {
+            break;
+        }
+    }
+    listing.finish(screen)?;
+    Ok(Exit::Ok)
+}
+
+async fn show(screen: &mut Screen<'_>, central: &mut Central, name: String) -> Result<Exit, Failure> {
+    let what = format!("show endpoint `{name}`");
+    let answer = central
+        .get_endpoint(v1::GetEndpointRequest { name_or_id: name })
+        .await
+        .map_err(Failure::call(what))?;
+    let v1::EndpointDetail { endpoint, patches, facts_digest, packages, problems, certificate_expires, tags } =
+        answer.into_inner();
+    if screen.options.output == Format::Csv {
+        listing::write_all(screen, &PATCHES, &patches)?;
+        return Ok(Exit::Ok);
+    }
+    let v1::Endpoint {
+        id,
+        name,
+        site,
+        os,
+        agent_version,
+        enrolled_at,
+        last_report,
+        needed,
+        needed_approved,
+        installed,
+        failed,
+        unknown,
+        revoked,
+        reboot_pending,
+        groups,
+    } = endpoint.unwrap_or_default();
+    let sheet = Sheet::new([
+        ("name", Value::Text(name)),
+        ("id", Value::Text(id)),
+        ("site", Value::Text(site)),
+        ("groups", Value::Names(groups)),
+        ("tags", Value::Names(tags)),
+        ("os", Value::Text(os)),
+        ("agent_version", Value::Text(agent_version)),
+        ("enrolled_at", Value::Time(enrolled_at)),
+        ("certificate_expires", Value::Time(certificate_expires)),
+        ("revoked", Value::Flag(revoked)),
+        ("last_report", Value::Time(last_report)),
+        ("packages", Value::Count(packages)),
+        ("facts_digest", Value::Text(facts_digest)),
+        ("needed", Value::Count(needed)),
+        ("needed_approved", Value::Count(needed_approved)),
+        ("installed", Value::Count(installed)),
+        ("failed", Value::Count(failed)),
+        ("unknown", Value::Count(unknown)),
+        ("reboot_pending", Value::Flag(reboot_pending)),
+    ])
+    .with_json("problems", serde_json::json!(problems))
+    .with_rows("patches", &PATCHES, &patches)?;
+    sheet.write(screen)?;
+    if matches!(screen.options.output, Format::Table | Format::Wide) {
+        for problem in &problems {
+            writeln!(screen.out, "problem: {}", harmless(problem))?;
+        }
+        section(screen, "", &PATCHES, &patches)?;
+    }
+    Ok(Exit::Ok)
+}
+
+async fn check_now(screen: &mut Screen<'_>, central: &mut Central, name: String) -> Result<Exit, Failure> {
+    let request = v1::CheckEndpointNowRequest { name_or_id: name.clone() };
+    let change = central
+        .check_endpoint_now(request)
+        .await
+        .map_err(Failure::call(format!("have endpoint `{name}` check now")))?
+        .into_inner();
+    let sentence = format!("told `{name}` to check now");
+    changed(screen, &sentence, [("endpoint", Value::Text(name))], change.audit_sequence)?;
+    Ok(Exit::Ok)
+}
+
+/// Asks for a token of `role`.
+pub(crate) async fn create_token(
+    central: &mut Central,
+    role: &'static str,
+    site: String,
+    groups: Vec<String>,
+    use_: TokenUse,
+) -> Result<v1::CreateTokenResponse, Failure> {
+    let TokenUse { uses, valid, server } = use_;
+    let request = v1::CreateTokenRequest {
+        role: role.to_owned(),
+        site,
+        uses,
+        valid_seconds: valid.as_secs(),
+        server,
+        groups,
+    };
+    let answer = central.create_token(request).await;
+    Ok(answer.map_err(Failure::call(format!("make {role} token")))?.into_inner())
+}
+
+/// Shows a token and the commands, run as root on the new machine, that use it. In tables only the
+/// commands go to standard output, so that they can be piped into a shell over there.
+pub(crate) fn write_token(
+    screen: &mut Screen<'_>,
+    token: v1::CreateTokenResponse,
+    commands: &[String],
+) -> Result<(), Failure> {
+    let v1::CreateTokenResponse { token, expires, audit_sequence } = token;
+    if matches!(screen.options.output, Format::Table | Format::Wide) {
+        let until = Value::Time(expires).long();
+        let number = if commands.len() == 1 { "this" } else { "these" };
+        screen.note(&format!(
+            "run {number} on the new machine as root; the token is valid until {until} (audit {audit_sequence})"
+        ))?;
+        for command in commands {
+            writeln!(screen.out, "{}", harmless(command))?;
+        }
+        screen.out.flush()?;
+        return Ok(());
+    }
+    Sheet::new([
+        ("token", Value::Text(token)),
+        ("expires", Value::Time(expires)),
+        ("audit_sequence", Value::Number(audit_sequence)),
+        ("commands", Value::Json(serde_json::json!(commands))),
+    ])
+    .write(screen)
+}
+
+async fn token(screen: &mut Screen<'_>, central: &mut Central, args: TokenArgs) -> Result<Exit, Failure> {
+    let TokenArgs { site, groups, use_ } = args;
+    let token = create_token(central, "endpoint", site, groups, use_).await?;
+    let commands = [
+        format!("tierway-endpoint enroll {}", token.token),
+        "systemctl enable --now tierway-endpoint".to_owned(),
+    ];
+    write_token(screen, token, &commands)?;
+    Ok(Exit::Ok)
+}
+
+async fn revoke(screen: &mut Screen<'_>, central: &mut Central, args: RevokeArgs) -> Result<Exit, Failure> {
+    let RevokeArgs { endpoint, reason, confirm: asked } = args;
+    confirm(screen, asked, &format!("revoke endpoint `{endpoint}`"), &endpoint)?;
+    let change = central
+        .revoke_endpoint(v1::RevokeEndpointRequest { name_or_id: endpoint.clone(), reason })
+        .await
+        .map_err(Failure::call(format!("revoke endpoint `{endpoint}`")))?
+        .into_inner();
+    let sentence = format!("revoked endpoint `{endpoint}`");
+    changed(screen, &sentence, [("endpoint", Value::Text(endpoint))], change.audit_sequence)?;
+    Ok(Exit::Ok)
+}

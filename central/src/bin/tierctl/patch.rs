@@ -1,0 +1,362 @@
+//! `tierctl patch`: updates, and whether they may be installed.
+
+use clap::{Args, Subcommand, ValueEnum};
+use tierway_common::schema;
+use tierway_proto::v1;
+
+use crate::{
+    client::{Central, Cursor, PAGE_ROWS},
+    endpoint::state_tint,
+    failure::{Exit, Failure},
+    output::{
+        Format,
+        listing::{self, Column, Listing, Shape},
+        sheet::{Sheet, changed},
+        table::Tint,
+        value::{Value, count_text},
+    },
+    screen::{Screen, harmless},
+    watch::{self, WatchArgs},
+};
+
+/// Severities that can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Severity {
+    Critical,
+    Important,
+    Moderate,
+    Low,
+}
+
+impl Severity {
+    /// As in messages.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Critical => schema::Severity::Critical,
+            Self::Important => schema::Severity::Important,
+            Self::Moderate => schema::Severity::Moderate,
+            Self::Low => schema::Severity::Low,
+        }
+        .as_str()
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PatchCommand {
+    /// Lists them by name
+    List(ListArgs),
+    /// Shows one with its rules and payloads
+    Show {
+        /// Name or id
+        patch: String,
+    },
+    /// Has them installed where they are needed
+    Approve(DecideArgs),
+    /// Has them not installed
+    Decline(DecideArgs),
+    /// Takes back what was decided
+    Clear(DecideArgs),
+    /// Lists the endpoints of one
+    Endpoints(EndpointsArgs),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Only those with this in their name
+    #[arg(long, value_name = "TEXT")]
+    name: Option<String>,
+    /// Only of this severity
+    #[arg(long, value_enum)]
+    severity: Option<Severity>,
+    /// Only in this state
+    #[arg(long, value_enum)]
+    state: Option<PatchState>,
+    #[command(flatten)]
+    watch: WatchArgs,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum PatchState {
+    /// Some endpoint needs it
+    Needed,
+    /// Approved for some group
+    Approved,
+    /// Neither approved nor declined
+    Unapproved,
+    /// Some endpoint failed to install it
+    Failed,
+}
+
+impl PatchState {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Needed => "needed",
+            Self::Approved => "approved",
+            Self::Unapproved => "unapproved",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DecideArgs {
+    /// Names or ids
+    #[arg(required_unless_present = "all_needed", conflicts_with = "all_needed")]
+    patches: Vec<String>,
+    /// Every one that some endpoint needs now
+    #[arg(long)]
+    all_needed: bool,
+    /// For this group
+    #[arg(long, value_name = "NAME", default_value = "everyone")]
+    group: String,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct EndpointsArgs {
+    /// Name or id
+    patch: String,
+    /// Only in this state
+    #[arg(long, value_enum)]
+    state: Option<EndpointState>,
+    #[command(flatten)]
+    watch: WatchArgs,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum EndpointState {
+    Needed,
+    Installed,
+    Failed,
+    Unknown,
+    RebootPending,
+    NotApplicable,
+}
+
+impl EndpointState {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Needed => schema::State::Needed,
+            Self::Installed => schema::State::Installed,
+            Self::Failed => schema::State::Failed,
+            Self::Unknown => schema::State::Unknown,
+            Self::RebootPending => schema::State::RebootPending,
+            Self::NotApplicable => schema::State::NotApplicable,
+        }
+        .as_str()
+    }
+}
+
+const PATCHES: Shape<v1::Patch> = Shape {
+    columns: &[
+        Column::new("id", |row| Value::text(&row.id)),
+        Column::new("severity", |row| Value::text(&row.severity)),
+        Column::new("needed", |row| Value::Count(row.endpoints_needed)),
+        Column::new("installed", |row| Value::Count(row.endpoints_installed)),
+        Column::new("failed", |row| Value::Count(row.endpoints_failed)),
+        Column::new("unknown", |row| Value::Count(row.endpoints_unknown)),
+        Column::new("approved", |row| Value::Names(row.approved.clone())),
+        Column::wide("declined", |row| Value::Names(row.declined.clone())),
+        Column::new("payloads", |row| Value::text(&row.payloads)),
+        Column::new("size", |row| Value::Bytes(row.payload_bytes)),
+        Column::new("released", |row| Value::Time(row.released)),
+        Column::wide("superseded_by", |row| Value::Names(row.superseded_by.clone())),
+        Column::data("catalogue", |row| Value::text(&row.catalogue)),
+        Column::wide("title", |row| Value::text(&row.title)),
+    ],
+    tint: |row| match row {
+        _ if !row.superseded_by.is_empty() => Tint::Faint,
+        _ if row.endpoints_failed > 0 => Tint::Bad,
+        _ if row.endpoints_needed > 0 => Tint::Warn,
+        _ => Tint::Plain,
+    },
+};
+
+fn times(row: &v1::PatchEndpoint) -> v1::PatchTimes {
+    row.times.unwrap_or_default()
+}
+
+const ENDPOINTS: Shape<v1::PatchEndpoint> = Shape {
+    columns: &[
+        Column::new("name", |row| Value::text(&row.name)),
+        Column::new("site", |row| Value::text(&row.site)),
+        Column::new("state", |row| Value::text(&row.state)),
+        Column::new("detected", |row| Value::Time(times(row).detected)),
+        Column::new("authorized", |row| Value::Time(times(row).authorized)),
+        Column::new("applied", |row| Value::Time(times(row).applied)),
+        Column::new("detail", |row| Value::text(&row.detail)),
+        Column::wide("id", |row| Value::text(&row.endpoint)),
+    ],
+    tint: |row| state_tint(&row.state),
+};
+
+pub(crate) async fn run(
+    screen: &mut Screen<'_>,
+    central: &mut Central,
+    command: PatchCommand,
+) -> Result<Exit, Failure> {
+    match command {
+        PatchCommand::List(args) => {
+            watch::repeat(screen, args.watch, async |screen| list(screen, central, &args).await).await
+        }
+        PatchCommand::Show { patch } => show(screen, central, patch).await,
+        PatchCommand::Approve(args) => decide(screen, central, args, Decision::Approve).await,
+        PatchCommand::Decline(args) => decide(screen, central, args, Decision::Decline).await,
+        PatchCommand::Clear(args) => decide(screen, central, args, Decision::Clear).await,
+        PatchCommand::Endpoints(args) => {
+            watch::repeat(screen, args.watch, async |screen| endpoints(screen, central, &args).await).await
+        }
+    }
+}
+
+async fn list(screen: &mut Screen<'_>, central: &mut Central, args: &ListArgs) -> Result<Exit, Failure> {
+    let mut listing = Listing::new(&PATCHES, &screen.options)?;
+    let mut cursor = Cursor::default();
+    loop {
+        let request = v1::ListPatchesRequest {
+            name: args.name.clone(),
+            severity: args.severity.map(|severity| severity.as_str().to_owned()),
+            state: args.state.map(|state| state.as_str().to_owned()),
+            limit: PAGE_ROWS,
+            after: cursor.after(),
+        };
+        let answer = central.list_patches(request).await.map_err(Failure::call("list patches"))?;
+        let v1::ListPatchesResponse { patches, next } = answer.into_inner();
+        for patch in &patches {
+            listing.push(screen, patch)?;
+        }
+        if !cursor.advance(next)? {
+            break;
+        }
+    }
+    listing.finish(screen)?;
+    Ok(Exit::Ok)
+}
+
+async fn show(screen: &mut Screen<'_>, central: &mut Central, name: String) -> Result<Exit, Failure> {
+    let what = format!("show patch `{name}`");
+    let answer =
+        central.get_patch(v1::GetPatchRequest { name_or_id: name }).await.map_err(Failure::call(what))?;
+    let v1::PatchDetail { patch, document_json, references, supersedes } = answer.into_inner();
+    let v1::Patch {
+        id,
+        title,
+        severity,
+        catalogue,
+        released,
+        endpoints_needed,
+        endpoints_installed,
+        endpoints_failed,
+        endpoints_unknown,
+        approved,
+        declined,
+        payload_bytes,
+        payloads,
+        superseded_by,
+    } = patch.unwrap_or_default();
+    let document: serde_json::Value = serde_json::from_str(&document_json)
+        .map_err(Failure::local(format!("read the document of `{id}`")))?;
+    Sheet::new([
+        ("id", Value::Text(id)),
+        ("title", Value::Text(title)),
+        ("catalogue", Value::Text(catalogue)),
+        ("severity", Value::Text(severity)),
+        ("released", Value::Time(released)),
+        ("references", Value::Names(references)),
+        ("supersedes", Value::Names(supersedes)),
+        ("superseded_by", Value::Names(superseded_by)),
+        ("approved", Value::Names(approved)),
+        ("declined", Value::Names(declined)),
+        ("needed", Value::Count(endpoints_needed)),
+        ("installed", Value::Count(endpoints_installed)),
+        ("failed", Value::Count(endpoints_failed)),
+        ("unknown", Value::Count(endpoints_unknown)),
+        ("payloads", Value::Text(payloads)),
+        ("size", Value::Bytes(payload_bytes)),
+    ])
+    .with_json("document", document.clone())
+    .write(screen)?;
+    if screen.options.output == Format::Wide {
+        let text =
+            serde_json::to_string_pretty(&document).map_err(Failure::local("write the document as JSON"))?;
+        writeln!(screen.out)?;
+        for line in text.lines() {
+            writeln!(screen.out, "{}", harmless(line))?;
+        }
+        screen.out.flush()?;
+    }
+    Ok(Exit::Ok)
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Decision {
+    Approve,
+    Decline,
+    Clear,
+}
+
+impl Decision {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Approve => "approve",
+            Self::Decline => "decline",
+            Self::Clear => "clear",
+        }
+    }
+
+    fn done(self) -> &'static str {
+        match self {
+            Self::Approve => "approved",
+            Self::Decline => "declined",
+            Self::Clear => "cleared",
+        }
+    }
+}
+
+async fn decide(
+    screen: &mut Screen<'_>,
+    central: &mut Central,
+    args: DecideArgs,
+    decision: Decision,
+) -> Result<Exit, Failure> {
+    let DecideArgs { patches, all_needed, group } = args;
+    let request = v1::DecidePatchesRequest {
+        patches,
+        all_needed,
+        group: group.clone(),
+        decision: decision.as_str().to_owned(),
+    };
+    let what = format!("{} patches for group `{group}`", decision.as_str());
+    let answer = central.decide_patches(request).await.map_err(Failure::call(what))?;
+    let v1::DecidePatchesResponse { audit_sequence, patches } = answer.into_inner();
+    if matches!(screen.options.output, Format::Table | Format::Wide) {
+        for patch in &patches {
+            writeln!(screen.out, "{}", harmless(patch))?;
+        }
+    }
+    let plural = if patches.len() == 1 { "patch" } else { "patches" };
+    let count = count_text(u64::try_from(patches.len()).unwrap_or(u64::MAX));
+    let sentence = format!("{} {count} {plural} for group `{group}`", decision.done());
+    let fields = [
+        ("decision", Value::text(decision.as_str())),
+        ("group", Value::Text(group)),
+        ("patches", Value::Names(patches)),
+    ];
+    changed(screen, &sentence, fields, audit_sequence)?;
+    Ok(Exit::Ok)
+}
+
+async fn endpoints(
+    screen: &mut Screen<'_>,
+    central: &mut Central,
+    args: &EndpointsArgs,
+) -> Result<Exit, Failure> {
+    let request = v1::ListPatchEndpointsRequest {
+        patch: args.patch.clone(),
+        state: args.state.map(|state| state.as_str().to_owned()),
+    };
+    let what = format!("list the endpoints of patch `{}`", args.patch);
+    let answer = central.list_patch_endpoints(request).await.map_err(Failure::call(what))?;
+    let v1::ListPatchEndpointsResponse { endpoints } = answer.into_inner();
+    listing::write_all(screen, &ENDPOINTS, &endpoints)?;
+    Ok(Exit::Ok)
+}

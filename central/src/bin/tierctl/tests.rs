@@ -1,0 +1,349 @@
+//! From a command line to the requests central gets, the text that is printed, and the exit code.
+
+mod fake;
+
+use std::io::Cursor;
+
+use jiff::Timestamp;
+use tierway_common::clock::Clock;
+use tierway_proto::v1;
+
+use self::fake::{Fake, NOW_MS};
+use crate::{
+    cli,
+    environment::Environment,
+    failure::Failure,
+    screen::{Screen, Terminals},
+};
+
+/// What came of a command line.
+#[derive(Debug)]
+struct Ran {
+    exit: u8,
+    out: String,
+    err: String,
+    asked: Vec<String>,
+}
+
+/// A person at a terminal, or a program.
+#[derive(Clone, Copy, Default)]
+struct Caller {
+    terminals: Terminals,
+    input: &'static str,
+    colour: bool,
+}
+
+async fn run_with(fake: &Fake, caller: Caller, args: &str) -> Ran {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let mut input = Cursor::new(caller.input);
+    let clock = Clock::manual(Timestamp::from_millisecond(NOW_MS).unwrap());
+    let mut screen = Screen::new(&mut out, &mut err, &mut input, caller.terminals, caller.colour, clock);
+    let words = std::iter::once("tierctl").chain(args.split_whitespace());
+    let exit =
+        cli::run(words, &mut screen, &Environment::default(), async |_| Ok::<_, Failure>(fake.serve().await))
+            .await;
+    let asked = fake.asked.lock().unwrap().clone();
+    Ran {
+        exit: exit.code(),
+        out: String::from_utf8(out).unwrap(),
+        err: String::from_utf8(err).unwrap(),
+        asked,
+    }
+}
+
+/// The explanation that the fake gives.
+fn explanation(endpoint: String, patch: String) -> v1::WhyResponse {
+    v1::WhyResponse {
+        endpoint,
+        patch,
+        verdict: "needed".into(),
+        reported_state: "needed".into(),
+        reported_at: NOW_MS - 720_000,
+        applicable_json: String::new(),
+        installed_json: String::new(),
+        summary: "openssl 3.0.16-1 is older than 3.0.17-1".into(),
+        approval: "approved for group `everyone` by operator:ana".into(),
+        would_change: vec!["openssl were at least 3.0.17-1".into()],
+        facts_at: NOW_MS - 720_000,
+        times: Some(v1::PatchTimes {
+            detected: NOW_MS - 18_000_000,
+            authorized: NOW_MS - 12_000_000,
+            applied: 0,
+        }),
+    }
+}
+
+/// Command lines and what comes of them: `$` a command line, `>` a request that central gets, `|` a line of
+/// standard output, `!` one of standard error, `=` the exit code where it is not 0.
+const ANSWERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/bin/tierctl/tests/answers.txt");
+
+fn transcript(args: &str, ran: &Ran) -> String {
+    let mut text = format!("$ tierctl {args}\n");
+    let mut add = |mark: &str, lines: &str| {
+        for line in lines.lines() {
+            text.push_str(format!("{mark} {line}").trim_end());
+            text.push('\n');
+        }
+    };
+    add(">", &ran.asked.join("\n"));
+    add("|", &ran.out);
+    add("!", &ran.err);
+    if ran.exit != 0 {
+        add("=", &ran.exit.to_string());
+    }
+    text
+}
+
+/// With `UPDATE=1` the file is written anew; read the difference before you keep it.
+#[tokio::test]
+async fn each_command_line_has_the_answer_in_the_file() {
+    let expected = std::fs::read_to_string(ANSWERS).unwrap();
+    let (comment, cases) = expected.split_once("\n\n").unwrap();
+    let mut found = vec![comment.to_owned() + "\n"];
+    for case in cases.split("\n\n") {
+        let args = case.lines().next().unwrap().strip_prefix("$ tierctl ").unwrap();
+        let ran = run_with(&Fake::default(), Caller::default(), args).await;
+        found.push(transcript(args, &ran));
+    }
+    let found = found.join("\n");
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(ANSWERS, &found).unwrap();
+        return;
+    }
+    for (found, expected) in found.split("\n\n").zip(expected.split("\n\n")) {
+        assert_eq!(found.trim_end(), expected.trim_end(), "\n{found}\n");
+    }
+}
+
+fn at_terminal(input: &'static str) -> Caller {
+    Caller { terminals: Terminals { input: true, out: true, err: true }, input, colour: true }
+}
+
+#[tokio::test]
+async fn a_revocation_goes_on_only_when_the_name_is_typed_again() {
+    for (input, exit, asked) in [("web-01\n", 0, 1), ("web-02\n", 1, 0), ("", 1, 0), ("yes\n", 1, 0)] {
+        let ran = run_with(&Fake::default(), at_terminal(input), "endpoint revoke web-01").await;
+        assert_eq!((ran.exit, ran.asked.len()), (exit, asked), "{input:?}: {ran:?}");
+        assert!(
+            ran.err.starts_with("This will revoke endpoint `web-01`. Type the name to go on: "),
+            "{ran:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn colours_are_only_for_terminals() {
+    let at = |colour, out| Caller {
+        terminals: Terminals { out, ..Terminals::default() },
+        colour,
+        ..Caller::default()
+    };
+    for (colour, out, coloured) in
+        [(true, true, true), (true, false, false), (false, true, false), (false, false, false)]
+    {
+        let ran = run_with(&Fake::default(), at(colour, out), "status").await;
+        assert_eq!(ran.out.contains('\x1b'), coloured, "colour {colour}, terminal {out}");
+    }
+}
+
+#[tokio::test]
+async fn status_says_by_its_exit_code_what_a_script_must_know() {
+    const DAY: i64 = 86_400_000;
+    for (change, args, exit, said) in [
+        (None, "status --fail-under 94.8", 0, ""),
+        (None, "status --fail-under 94.9", 3, "tierctl: 94.8 % of endpoints comply, below 94.9 %\n"),
+        (
+            Some(v1::FleetStatus { assessed: 0, compliant: 0, ..fake::status() }),
+            "status --fail-under 1%",
+            3,
+            "tierctl: no endpoint has been assessed, below 1 %\n",
+        ),
+        (
+            Some(v1::FleetStatus { dictionary_at: NOW_MS - 3 * DAY, ..fake::status() }),
+            "status --fail-under 90",
+            4,
+            "tierctl: the dictionary is 3d old and has expired\n",
+        ),
+        (
+            Some(v1::FleetStatus { lost: 100, ..fake::status() }),
+            "status -o json",
+            4,
+            "tierctl: 140 of 2,400 endpoints have not reported within their check interval\n",
+        ),
+    ] {
+        let fake = Fake::default();
+        *fake.status.lock().unwrap() = change;
+        let ran = run_with(&fake, Caller::default(), args).await;
+        assert_eq!((ran.exit, ran.err.as_str()), (exit, said), "{args}");
+        assert!(
+            ran.out.contains("2,400 endpoints") || ran.out.contains("\"endpoints\": 2400"),
+            "{}",
+            ran.out
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_broken_audit_log_is_a_failure() {
+    let fake = Fake { broken_at: Some("record 17 does not match its digest".into()), ..Fake::default() };
+    let ran = run_with(&fake, Caller::default(), "audit verify").await;
+    assert_eq!(
+        (ran.exit, ran.out.as_str()),
+        (1, "the audit log is broken: record 17 does not match its digest\n")
+    );
+}
+
+#[tokio::test]
+async fn all_audit_records_come_once_and_in_order_over_several_pages() {
+    let ran = run_with(
+        &Fake::default(),
+        Caller::default(),
+        "audit list --limit 0 -o csv --columns sequence --no-header",
+    )
+    .await;
+    let expected: String = (1..=1_500).rev().map(|sequence| format!("{sequence}\n")).collect();
+    assert_eq!((ran.exit, ran.out), (0, expected));
+}
+
+#[tokio::test(start_paused = true)]
+async fn watching_repeats_the_answer_until_it_fails() {
+    for (caller, between) in [(Caller::default(), "\nFLEET"), (at_terminal(""), "\x1b[H\x1b[2J")] {
+        let fake = Fake { status_answers: 3, ..Fake::default() };
+        let begun = tokio::time::Instant::now();
+        let ran = run_with(&fake, caller, "status --watch 60").await;
+        assert_eq!((ran.exit, ran.asked.len()), (1, 4), "{ran:?}");
+        assert_eq!(ran.err, "tierctl: could not get the status: central is stopping\n");
+        assert_eq!(ran.out.matches("2,400 endpoints").count(), 3);
+        assert!(ran.out.contains(between), "{ran:?}");
+        assert_eq!(begun.elapsed().as_secs(), 180);
+    }
+}
+
+/// A pipe whose reader has gone, as with `| head`.
+struct Closed;
+
+impl std::io::Write for Closed {
+    fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+        Err(std::io::ErrorKind::BrokenPipe.into())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_has_seen_enough_is_no_failure() {
+    let (mut err, mut input) = (Vec::new(), Cursor::new(""));
+    let mut closed = Closed;
+    let clock = Clock::manual(Timestamp::from_millisecond(NOW_MS).unwrap());
+    let mut screen = Screen::new(&mut closed, &mut err, &mut input, Terminals::default(), false, clock);
+    let fake = Fake::default();
+    let exit = cli::run(["tierctl", "endpoint", "list"], &mut screen, &Environment::default(), async |_| {
+        Ok(fake.serve().await)
+    })
+    .await;
+    assert_eq!((exit.code(), err.len()), (0, 0));
+}
+
+#[tokio::test]
+async fn an_identity_that_is_not_there_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("contexts.toml");
+    std::fs::write(
+        &file,
+        "[[context]]\nname = \"a\"\nserver = \"127.0.0.1:1\"\nidentity = \"id.pem\"\nroots = \"roots.pem\"\n",
+    )
+    .unwrap();
+    let (mut out, mut err, mut input) = (Vec::new(), Vec::new(), Cursor::new(""));
+    let mut screen =
+        Screen::new(&mut out, &mut err, &mut input, Terminals::default(), false, Clock::system());
+    let environment = Environment::default();
+    let args = ["tierctl", "task", "list", "--config", file.to_str().unwrap()];
+    let exit = cli::run(args, &mut screen, &environment, async |connection| {
+        crate::client::dial(connection, &environment).await
+    })
+    .await;
+    let err = String::from_utf8(err).unwrap();
+    assert_eq!(exit.code(), 1);
+    assert!(
+        err.starts_with("tierctl: could not use the identity of context `a`: ") && err.contains("id.pem"),
+        "{err}"
+    );
+}
+
+#[tokio::test]
+async fn contexts_are_set_chosen_and_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("contexts.toml");
+    let run = async |args: &str| {
+        let args = args.replace("FILE", file.to_str().unwrap());
+        let ran = run_with(&Fake::default(), Caller::default(), &args).await;
+        (ran.exit, ran.out + &ran.err)
+    };
+    let set = "--identity /op/id.pem --roots /op/roots.pem --config FILE";
+    assert_eq!(
+        run("context show --config FILE").await,
+        (2, "tierctl: no context is chosen; name one\n".into())
+    );
+    assert_eq!(run(&format!("context set a --server a:1 {set}")).await.0, 0);
+    assert_eq!(run(&format!("context set b --server b:2 {set}")).await.0, 0);
+    assert_eq!(
+        run("context use b --config FILE").await,
+        (0, "now using context `b`, central at b:2\n".into())
+    );
+    assert_eq!(
+        run("context list --config FILE").await,
+        (0, "CURRENT  NAME  SERVER\nno       a     a:1\nyes      b     b:2\n".into())
+    );
+    let (exit, shown) = run("context show a -o jsonl --config FILE").await;
+    assert_eq!(exit, 0);
+    assert!(
+        shown.starts_with(r#"{"name":"a","server":"a:1","proxy":"","identity":"/op/id.pem","roots""#),
+        "{shown}"
+    );
+    let (exit, said) = run("context use c --config FILE").await;
+    assert_eq!(exit, 2);
+    assert!(said.ends_with("known: a, b\n"), "{said}");
+}
+
+#[tokio::test]
+async fn a_rule_file_that_is_no_rule_never_reaches_central() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("rule.json");
+    let args = format!("group set debian --rule {}", file.display());
+    std::fs::write(&file, r#"{"os": {"familly": "debian"}}"#).unwrap();
+    let ran = run_with(&Fake::default(), Caller::default(), &args).await;
+    assert_eq!((ran.exit, ran.asked.len()), (1, 0), "{ran:?}");
+    assert!(ran.err.contains("rule.json") && ran.err.contains("familly"), "{}", ran.err);
+
+    std::fs::write(&file, r#"{ "os": {"family": "debian"} }"#).unwrap();
+    let ran = run_with(&Fake::default(), Caller::default(), &args).await;
+    assert_eq!(ran.exit, 0, "{ran:?}");
+    assert!(
+        ran.asked[1].contains(r#"rule_json: Some("{\"os\":{\"family\":\"debian\"}}")"#),
+        "{:?}",
+        ran.asked
+    );
+}
+
+#[tokio::test]
+async fn completions_and_manual_pages_know_every_noun() {
+    for (shell, sign) in
+        [("bash", "complete -F"), ("zsh", "#compdef tierctl"), ("fish", "complete -c tierctl")]
+    {
+        let ran = run_with(&Fake::default(), Caller::default(), &format!("completions {shell}")).await;
+        assert_eq!(ran.exit, 0);
+        assert!(ran.out.contains(sign) && ran.out.contains("audit"), "{shell}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let ran = run_with(&Fake::default(), Caller::default(), &format!("man {}", dir.path().display())).await;
+    assert_eq!(ran.exit, 0);
+    for page in ["tierctl.1", "tierctl-status.1", "tierctl-policy-auto-set.1", "tierctl-audit-verify.1"] {
+        assert!(dir.path().join(page).exists(), "{page}");
+    }
+}
+
+#[test]
+fn the_command_line_is_declared_without_contradictions() {
+    <cli::Arguments as clap::CommandFactory>::command().debug_assert();
+}
