@@ -1,13 +1,14 @@
 //! Rules: a tree of tests over facts, its value in three-valued logic, and why it has that value.
 //!
-//! [`expr`] is the tree, [`limits`] what a tree may be, [`mod@evaluate`] its value. All of them ask the
+//! [`expr`] is the tree, [`limits`] what a tree may be, [`mod@evaluate`] its value, [`compile`] the same value
+//! for fifty thousand trees at once. All of them ask the
+//! reasons for people, [`compile`] the same value for fifty thousand trees at once. All of them ask the
 //! same smallest questions, [`atom`], so they cannot differ in what a test means.
 
 pub mod expr;
 pub mod limits;
 
 mod atom;
-
 pub mod evaluate;
 
 #[cfg(test)]

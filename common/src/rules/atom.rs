@@ -175,6 +175,20 @@ pub(super) fn unread(facts: &Facts, key: &str) -> Option<String> {
     }
 }
 
+/// The facts under `key`, or, with `instances`, under `key` + an architecture; ascending by key.
+pub(super) fn found<'f>(
+    facts: &'f Facts,
+    key: &str,
+    instances: bool,
+) -> impl Iterator<Item = (&'f str, &'f str)> {
+    facts
+        .values
+        .range::<str, _>((Bound::Included(key), Bound::Unbounded))
+        .map(|(found, value)| (found.as_str(), value.as_str()))
+        .take_while(move |(found, _)| if instances { found.starts_with(key) } else { *found == key })
+        .filter(move |(found, _)| !instances || !found[key.len()..].contains(':'))
+}
+
 impl Check<'_> {
     /// The answer for a value that was found under `key`.
     pub(super) fn answer(&self, key: &str, value: &str) -> Truth {
@@ -230,15 +244,7 @@ impl<'a> Atom<'a> {
 
     /// The facts that it reads, ascending by key.
     pub(super) fn found<'f>(&self, facts: &'f Facts) -> impl Iterator<Item = (&'f str, &'f str)> {
-        let from = (Bound::Included(self.key.as_str()), Bound::Unbounded);
-        facts
-            .values
-            .range::<str, _>(from)
-            .map(|(key, value)| (key.as_str(), value.as_str()))
-            .take_while(
-                |(found, _)| if self.instances { found.starts_with(&self.key) } else { *found == self.key },
-            )
-            .filter(|(found, _)| !self.instances || !found[self.key.len()..].contains(':'))
+        found(facts, &self.key, self.instances)
     }
 
     fn new(key: String, check: Check<'a>) -> Self {
