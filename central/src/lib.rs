@@ -1,6 +1,6 @@
 //! Central gathers updates, publishes what was approved, and knows every computer.
 //!
-//! Down: `sources` → `catalog` → [`policy`] → `publish`. Up: `inventory` → [`compliance`].
+//! Down: [`sources`] → `catalog` → [`policy`] → `publish`. Up: `inventory` → [`compliance`].
 //! [`state`] keeps what is known, on disk and in memory as one; `rpc` is the door.
 
 // What is kept.
@@ -18,3 +18,4 @@ pub mod compliance;
 
 // Down.
 pub mod policy;
+pub mod sources;

@@ -1,0 +1,365 @@
+//! Fetching from vendors over HTTP: conditional, bounded, resumable, never for ever.
+//!
+//! Nothing that is fetched is believed here; who asked for it checks signature or digest.
+
+use std::{future::Future, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use reqwest::{StatusCode, header};
+use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
+use tracing::debug;
+
+/// Slowest rate that is still called progress, in bytes per second: below it a server only holds us.
+const RATE_MIN: u64 = 2048;
+
+/// Time that any request may take on top of its bytes at [`RATE_MIN`].
+const GRACE: Duration = Duration::from_secs(60);
+
+/// Longest wait between two attempts.
+const DELAY_MAX: Duration = Duration::from_secs(60);
+
+/// A fetch that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The client cannot be made from the configuration.
+    #[error("the HTTP client cannot be set up")]
+    Client {
+        /// Why.
+        source: reqwest::Error,
+    },
+    /// The server could not be asked.
+    #[error("could not reach `{url}`")]
+    Connect {
+        /// What was asked for.
+        url: String,
+        /// Why.
+        source: reqwest::Error,
+    },
+    /// The answer broke off.
+    #[error("the answer for `{url}` broke off after {bytes} bytes")]
+    Cut {
+        /// What was asked for.
+        url: String,
+        /// How much had come.
+        bytes: u64,
+        /// Why.
+        source: Option<reqwest::Error>,
+    },
+    /// The answer has a status that helps nobody.
+    #[error("`{url}` was answered with status {status}")]
+    Status {
+        /// What was asked for.
+        url: String,
+        /// HTTP status.
+        status: u16,
+    },
+    /// More came than may come.
+    #[error("the answer for `{url}` is longer than {bytes_max} bytes")]
+    TooLong {
+        /// What was asked for.
+        url: String,
+        /// The limit.
+        bytes_max: u64,
+    },
+    /// It took too long.
+    #[error("`{url}` did not come within {seconds} s")]
+    Slow {
+        /// What was asked for.
+        url: String,
+        /// How long was waited.
+        seconds: u64,
+    },
+}
+
+impl FetchError {
+    /// Whether the same request may succeed a moment later.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::Cut { .. } | Self::Slow { .. } => true,
+            Self::Status { status, .. } => *status >= 500 || matches!(status, 408 | 425 | 429),
+            Self::Client { .. } | Self::TooLong { .. } => false,
+        }
+    }
+}
+
+/// What a server said of one version of a file, to be shown to it the next time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Validators {
+    /// `ETag`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
+    /// `Last-Modified`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_modified: Option<String>,
+}
+
+/// How often to try, and how long to wait between.
+#[derive(Clone, Copy, Debug)]
+pub struct Retry {
+    /// Attempts without any progress before giving up, the first included.
+    pub attempts: u32,
+    /// Wait after the first failure; doubles from failure to failure up to one minute.
+    pub delay: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { attempts: 5, delay: Duration::from_secs(1) }
+    }
+}
+
+impl Retry {
+    /// The wait after that many failures in a row (from 1), `None` when it is time to give up.
+    #[must_use]
+    pub fn wait(&self, failures: u32) -> Option<Duration> {
+        let doubled = self.delay.saturating_mul(1 << failures.saturating_sub(1).min(16));
+        (failures < self.attempts).then_some(doubled.min(DELAY_MAX))
+    }
+}
+
+/// The beginning of an answer.
+#[derive(Debug)]
+pub enum Answer<B> {
+    /// 304: what the validators describe is still current.
+    NotModified,
+    /// 404 or 410.
+    Absent,
+    /// The file, or the rest of it.
+    Found {
+        /// Position of the first byte that comes.
+        offset: u64,
+        /// For the next time.
+        validators: Validators,
+        /// The bytes.
+        body: B,
+    },
+}
+
+/// An answer's bytes.
+pub trait Body: Send {
+    /// The next bytes, never empty; `None` when the answer is complete.
+    fn chunk(&mut self) -> impl Future<Output = Result<Option<Bytes>, FetchError>> + Send;
+}
+
+/// The outside world, as far as it answers GET.
+pub trait Fetch: Send + Sync {
+    /// The bytes of an answer.
+    type Body: Body;
+
+    /// Asks for `url` from `offset` on. `validators` are sent for a whole file only.
+    ///
+    /// # Errors
+    ///
+    /// [`FetchError`] for anything but a file, a missing file, or an unchanged one.
+    fn get(
+        &self,
+        url: &str,
+        validators: Option<&Validators>,
+        offset: u64,
+    ) -> impl Future<Output = Result<Answer<Self::Body>, FetchError>> + Send;
+}
+
+/// [`Fetch`] over the network.
+#[derive(Clone, Debug)]
+pub struct HttpFetch {
+    client: reqwest::Client,
+}
+
+impl HttpFetch {
+    /// A client that goes through `proxy` (`http://…`, `socks5://…`), or else through what the system's
+    /// environment names. `idle` bounds connecting and the silence between two pieces of an answer.
+    ///
+    /// # Errors
+    ///
+    /// [`FetchError::Client`] when the proxy cannot be understood.
+    pub fn new(proxy: Option<&str>, idle: Duration) -> Result<Self, FetchError> {
+        // Fails when a provider is there already, which is all that matters.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let error = |source| FetchError::Client { source };
+        let builder = || -> Result<reqwest::ClientBuilder, FetchError> {
+            let builder = reqwest::Client::builder()
+                .user_agent(concat!("tierway-central/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(idle)
+                .read_timeout(idle);
+            match proxy {
+                Some(proxy) => Ok(builder.proxy(reqwest::Proxy::all(proxy).map_err(error)?)),
+                None => Ok(builder),
+            }
+        };
+        let client = match builder()?.build() {
+            Ok(client) => client,
+            // A system without a single root certificate: archives over plain HTTP can still be read,
+            // since what they say is signed; over HTTPS every request will fail.
+            Err(_) => builder()?.tls_certs_only([]).build().map_err(error)?,
+        };
+        Ok(Self { client })
+    }
+}
+
+/// The bytes of an answer from the network.
+#[derive(Debug)]
+pub struct HttpBody {
+    url: String,
+    bytes: u64,
+    response: reqwest::Response,
+}
+
+impl Body for HttpBody {
+    async fn chunk(&mut self) -> Result<Option<Bytes>, FetchError> {
+        loop {
+            let chunk = self.response.chunk().await.map_err(|source| FetchError::Cut {
+                url: self.url.clone(),
+                bytes: self.bytes,
+                source: Some(source.without_url()),
+            })?;
+            match chunk {
+                Some(chunk) if chunk.is_empty() => {}
+                Some(chunk) => {
+                    self.bytes += chunk.len() as u64;
+                    return Ok(Some(chunk));
+                }
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+impl Fetch for HttpFetch {
+    type Body = HttpBody;
+
+    async fn get(
+        &self,
+        url: &str,
+        validators: Option<&Validators>,
+        offset: u64,
+    ) -> Result<Answer<HttpBody>, FetchError> {
+        let mut request = self.client.get(url);
+        if offset > 0 {
+            request = request.header(header::RANGE, format!("bytes={offset}-"));
+        } else if let Some(validators) = validators {
+            if let Some(etag) = &validators.etag {
+                request = request.header(header::IF_NONE_MATCH, etag);
+            }
+            if let Some(last_modified) = &validators.last_modified {
+                request = request.header(header::IF_MODIFIED_SINCE, last_modified);
+            }
+        }
+        let response = request
+            .send()
+            .await
+            .map_err(|source| FetchError::Connect { url: url.to_owned(), source: source.without_url() })?;
+        let text = |name| {
+            let value = response.headers().get(name)?;
+            Some(value.to_str().ok()?.to_owned())
+        };
+        let validators = Validators { etag: text(header::ETAG), last_modified: text(header::LAST_MODIFIED) };
+        let status = response.status();
+        let offset = match status {
+            StatusCode::OK => 0,
+            StatusCode::PARTIAL_CONTENT => text(header::CONTENT_RANGE)
+                .and_then(|range| range.strip_prefix("bytes ")?.split('-').next()?.parse().ok())
+                .filter(|begin| *begin <= offset)
+                .ok_or_else(|| FetchError::Status { url: url.to_owned(), status: status.as_u16() })?,
+            StatusCode::NOT_MODIFIED => return Ok(Answer::NotModified),
+            StatusCode::NOT_FOUND | StatusCode::GONE => return Ok(Answer::Absent),
+            _ => return Err(FetchError::Status { url: url.to_owned(), status: status.as_u16() }),
+        };
+        Ok(Answer::Found { offset, validators, body: HttpBody { url: url.to_owned(), bytes: 0, response } })
+    }
+}
+
+/// A whole small file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whole {
+    /// What the validators describe is still current.
+    NotModified,
+    /// There is none.
+    Absent,
+    /// The file.
+    Found {
+        /// All of it.
+        bytes: Bytes,
+        /// For the next time.
+        validators: Validators,
+    },
+}
+
+/// Fetches a whole file of at most `bytes_max` into memory, going on where an answer broke off.
+///
+/// # Errors
+///
+/// The last [`FetchError`], when it does not pass or [`Retry`] gives up.
+pub async fn whole<F: Fetch>(
+    fetch: &F,
+    url: &str,
+    validators: Option<&Validators>,
+    bytes_max: u64,
+    retry: Retry,
+) -> Result<Whole, FetchError> {
+    within(url, bytes_max, async {
+        let mut held = BytesMut::new();
+        let mut failures = 0;
+        loop {
+            let before = held.len();
+            let error = match attempt(fetch, url, validators, bytes_max, &mut held).await {
+                Ok(Some(validators)) => return Ok(Whole::Found { bytes: held.freeze(), validators }),
+                Ok(None) => return Ok(Whole::NotModified),
+                Err(FetchError::Status { status: 404, .. }) => return Ok(Whole::Absent),
+                Err(error) => error,
+            };
+            failures = if held.len() > before { 1 } else { failures + 1 };
+            match retry.wait(failures).filter(|_| error.is_passing()) {
+                Some(wait) => {
+                    debug!(url, failures, held = held.len(), "fetching again");
+                    tokio::time::sleep(wait).await;
+                }
+                None => return Err(error),
+            }
+        }
+    })
+    .await
+}
+
+/// One attempt; the validators when the file is complete, `None` when it was not modified.
+async fn attempt<F: Fetch>(
+    fetch: &F,
+    url: &str,
+    validators: Option<&Validators>,
+    bytes_max: u64,
+    held: &mut BytesMut,
+) -> Result<Option<Validators>, FetchError> {
+    let (offset, validators, mut body) = match fetch.get(url, validators, held.len() as u64).await? {
+        Answer::NotModified => return Ok(None),
+        Answer::Absent => return Err(FetchError::Status { url: url.to_owned(), status: 404 }),
+        Answer::Found { offset, validators, body } => (offset, validators, body),
+    };
+    // The server may begin earlier than asked.
+    held.truncate(usize::try_from(offset).unwrap_or(usize::MAX));
+    while let Some(chunk) = body.chunk().await? {
+        if held.len() as u64 + chunk.len() as u64 > bytes_max {
+            return Err(FetchError::TooLong { url: url.to_owned(), bytes_max });
+        }
+        held.extend_from_slice(&chunk);
+    }
+    Ok(Some(validators))
+}
+
+/// Gives `work` the time that `bytes` may take.
+///
+/// # Errors
+///
+/// [`FetchError::Slow`], or what `work` returns.
+pub async fn within<T>(
+    url: &str,
+    bytes: u64,
+    work: impl Future<Output = Result<T, FetchError>>,
+) -> Result<T, FetchError> {
+    let limit = GRACE + Duration::from_secs(bytes / RATE_MIN);
+    match timeout(limit, work).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(FetchError::Slow { url: url.to_owned(), seconds: limit.as_secs() }),
+    }
+}
