@@ -3,3 +3,6 @@
 
 // What is.
 pub mod scan;
+
+// What is done.
+pub mod install;

@@ -1,0 +1,415 @@
+//! The engine for Debian packages: apt's own resolver over a temporary local repository.
+//!
+//! First apt is asked, with nothing but a list of packages, what it would do; exactly those packages are
+//! fetched and put into the repository; then a fresh scan and apt are asked again, and if the answer is
+//! still the same, it is done. Works on `/` and, through `chroot`, on any other root.
+
+pub mod apt;
+pub mod depends;
+pub mod repository;
+pub mod resolve;
+pub mod world;
+
+use std::{
+    fs::OpenOptions,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustix::{fs::FlockOperation, io::Errno};
+use tierway_common::{
+    daemon::chain::Chain,
+    facts::Facts,
+    schema::{DebPackage, Install, State, Update},
+};
+
+use self::{
+    apt::{Apt, Simulation, Step, complaint},
+    repository::{Repository, RepositoryError, ServicePolicy},
+    resolve::{Offer, Pool, ResolveError, Unmet, resolve, targets},
+    world::World,
+};
+use crate::{
+    install::{
+        Attempted, Fresh, PayloadFetcher, Request,
+        codes::{self, After, Outcome},
+        run::{self, Program, Ran},
+    },
+    scan::linux::root::Root,
+};
+
+/// dpkg's lock that every front end takes first.
+const FRONTEND_LOCK: &str = "var/lib/dpkg/lock-frontend";
+
+/// Names of packages that asked for the reboot.
+const REBOOT_PACKAGES: &str = "/run/reboot-required.pkgs";
+
+/// Times that the answer of apt may change between asking and doing before it is left for later.
+const ROUNDS_MAX: usize = 4;
+
+/// Installs Debian packages below one root.
+#[derive(Clone, Debug)]
+pub struct DebEngine {
+    root: PathBuf,
+    /// For nameless output files.
+    scratch: PathBuf,
+    apt: Apt,
+}
+
+/// Why an attempt ended before the package manager was told to install.
+struct Stop {
+    outcome: Outcome,
+    detail: String,
+}
+
+impl Stop {
+    fn new(outcome: Outcome, detail: impl Into<String>) -> Self {
+        Self { outcome, detail: detail.into() }
+    }
+}
+
+/// What the package manager said when it was told to install.
+struct Said {
+    outcome: Outcome,
+    detail: String,
+    steps: Vec<Step>,
+}
+
+impl DebEngine {
+    /// An engine for the system below `root`; `scratch` is a directory of this program's own.
+    #[must_use]
+    pub fn new(root: &Path, scratch: &Path) -> Self {
+        Self { root: root.to_owned(), scratch: scratch.to_owned(), apt: Apt::new(root) }
+    }
+
+    /// Removes what a crash left below the root, unless a package manager is at work there.
+    ///
+    /// # Errors
+    ///
+    /// When something cannot be looked at or removed.
+    pub fn clean(&self) -> Result<Cleaned, RepositoryError> {
+        let path = self.root.join(FRONTEND_LOCK);
+        let io_error = |source| RepositoryError::Io { path: path.clone(), source };
+        let lock = match OpenOptions::new().read(true).write(true).open(&path) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return repository::clean(&self.root).map(|()| Cleaned::Yes);
+            }
+            Err(error) => return Err(io_error(error)),
+        };
+        match rustix::fs::fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => repository::clean(&self.root).map(|()| Cleaned::Yes),
+            Err(Errno::AGAIN | Errno::ACCESS) => Ok(Cleaned::Busy),
+            Err(error) => Err(io_error(error.into())),
+        }
+    }
+
+    /// Installs one update, if a fresh scan still calls it needed.
+    ///
+    /// `fresh` scans and evaluates the update when it is called: before, right before and after.
+    pub async fn install<P: Pool, F: PayloadFetcher>(
+        &self,
+        request: &Request<'_>,
+        pool: &P,
+        payloads: &F,
+        fresh: &(dyn Fn() -> Fresh + Send + Sync),
+    ) -> Attempted {
+        let before = fresh();
+        // What an earlier attempt left half done is finished even if the versions are the wanted ones.
+        if !is_incomplete(request.update, &before.facts)
+            && let Err(stop) = needed(request, &before)
+        {
+            return Attempted::new(stop.outcome, &stop.detail);
+        }
+        let said = match self.attempt(request, pool, payloads, fresh).await {
+            Ok(said) => said,
+            Err(stop) => return Attempted::new(stop.outcome, &stop.detail),
+        };
+        let pending_before = flag(&before.facts, "reboot-pending");
+        let after = fresh();
+        let asked = flag(&after.facts, "reboot-pending") && (!pending_before || self.asked(&said.steps));
+        let after = After {
+            state: after.state,
+            incomplete: is_incomplete(request.update, &after.facts),
+            reboot_required: asked,
+        };
+        let attempted = Attempted::new(codes::decide(said.outcome, after), &said.detail);
+        Attempted { steps: said.steps, ..attempted }
+    }
+
+    async fn attempt<P: Pool, F: PayloadFetcher>(
+        &self,
+        request: &Request<'_>,
+        pool: &P,
+        payloads: &F,
+        fresh: &(dyn Fn() -> Fresh + Send + Sync),
+    ) -> Result<Said, Stop> {
+        match self.clean() {
+            Ok(Cleaned::Yes) => {}
+            Ok(Cleaned::Busy) => return Err(Stop::new(Outcome::LockBusy, "")),
+            Err(error) => return Err(stop_of(&error)),
+        }
+        let world = self.repaired_world(request).await?;
+        needed(request, &fresh())?;
+        let repository = Arc::new(Repository::create(&self.root).map_err(|error| stop_of(&error))?);
+        let mut prepared: Option<Vec<Step>> = None;
+        let mut world = Some(world);
+        for _ in 0..ROUNDS_MAX {
+            let world = match world.take() {
+                Some(world) => world,
+                None => self.world()?,
+            };
+            let (names, offer, simulation) = self.simulate(request, pool, &world, &repository).await?;
+            if prepared.as_ref() == Some(&simulation.install) {
+                needed(request, &fresh())?;
+                return self.execute(&repository, &names, simulation.install, request).await;
+            }
+            self.prepare(&repository, &offer, &simulation, payloads).await?;
+            needed(request, &fresh())?;
+            prepared = Some(simulation.install);
+        }
+        Err(Stop::new(Outcome::LockBusy, "what is installed changed again and again meanwhile"))
+    }
+
+    /// What is installed, after finishing what was cut off.
+    async fn repaired_world(&self, request: &Request<'_>) -> Result<World, Stop> {
+        let world = self.world()?;
+        if world.incomplete.is_empty() && !self.was_cut_off()? {
+            return Ok(world);
+        }
+        tracing::info!(packages = world.incomplete.len(), "finishing the package manager's interrupted work");
+        let _policy = self.service_policy()?;
+        let ran = self.run(&self.apt.configure_all(request.limit)).await?;
+        let text = ran.errors.text + &ran.output.text;
+        let said = codes::of_program(ran.end, &text);
+        let world = self.world()?;
+        if said == Outcome::LockBusy {
+            return Err(Stop::new(said, complaint(&text, usize::MAX)));
+        }
+        // What was cut off while it was unpacked cannot be configured, only unpacked again, by apt.
+        let unfinished = world.incomplete.values().any(|word| word != "half-installed");
+        if unfinished || said != Outcome::Success {
+            let names = update_names(request.update);
+            let own = world.incomplete.keys().any(|name| names.contains(&name.as_str()));
+            // The failure of another update's package is not held against this one.
+            let outcome = if own && said != Outcome::Success { said } else { Outcome::RepairFailed };
+            let packages: Vec<_> =
+                world.incomplete.iter().map(|(name, word)| format!("`{name}` is {word}")).collect();
+            let detail = format!("{}; {}", packages.join(", "), complaint(&text, usize::MAX));
+            return Err(Stop::new(outcome, detail));
+        }
+        Ok(world)
+    }
+
+    /// Whether dpkg's journal of changes is not empty.
+    fn was_cut_off(&self) -> Result<bool, Stop> {
+        let path = self.root.join("var/lib/dpkg/updates");
+        match std::fs::read_dir(&path) {
+            Ok(mut entries) => Ok(entries.next().is_some()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => {
+                let detail = format!("could not read `{}`: {error}", path.display());
+                Err(Stop::new(Outcome::ScanFailed, detail))
+            }
+        }
+    }
+
+    fn world(&self) -> Result<World, Stop> {
+        let root = Root::open(&self.root).map_err(|error| {
+            let detail = format!("could not open the root `{}`: {error}", self.root.display());
+            Stop::new(Outcome::ScanFailed, detail)
+        })?;
+        World::read(&root).map_err(|error| Stop::new(Outcome::ScanFailed, Chain(&error).to_string()))
+    }
+
+    fn service_policy(&self) -> Result<Option<ServicePolicy>, Stop> {
+        if self.root == Path::new("/") {
+            return Ok(None);
+        }
+        ServicePolicy::place(&self.root).map(Some).map_err(|error| stop_of(&error))
+    }
+
+    /// What apt would do, as arguments for apt, with the packages it chose from.
+    async fn simulate<P: Pool>(
+        &self,
+        request: &Request<'_>,
+        pool: &P,
+        world: &World,
+        repository: &Repository,
+    ) -> Result<(Vec<String>, Offer, Simulation), Stop> {
+        let targets = targets(request.update, world);
+        if targets.is_empty() {
+            return Err(Stop::new(Outcome::NothingToUpgrade, ""));
+        }
+        if let Some(held) = targets.iter().find(|package| world.held.contains(&package.name)) {
+            return Err(Stop::new(Outcome::Held, format!("the package `{}` is held", held.name)));
+        }
+        let names: Vec<_> = targets.iter().map(|package| argument(package)).collect();
+        let offer = resolve(request.update, &targets, request.approved, request.left_out, world, pool)
+            .await
+            .map_err(|error| {
+                let outcome = match &error {
+                    ResolveError::Unavailable(_) => Outcome::PayloadUnavailable,
+                    ResolveError::Malformed { .. } => Outcome::DocumentMalformed,
+                    ResolveError::TooMany { .. } => Outcome::DependencyUnsatisfied,
+                };
+                Stop::new(outcome, Chain(&error).to_string())
+            })?;
+        repository.list(offer.packages.values()).map_err(|error| stop_of(&error))?;
+        let ran = self.run(&self.apt.simulate(&repository.configuration_path(), &names)).await?;
+        let text = format!("{}{}", ran.errors.text, ran.output.text);
+        let outcome = codes::of_program(ran.end, &text);
+        if outcome != Outcome::Success {
+            let said = complaint(&text, usize::MAX);
+            if offer.unmet.is_empty() {
+                return Err(Stop::new(outcome, said));
+            }
+            let missing: Vec<_> = offer.unmet.iter().map(Unmet::to_string).collect();
+            return Err(Stop::new(Outcome::DependencyUnsatisfied, missing.join("; ")));
+        }
+        if !ran.output.whole {
+            return Err(Stop::new(Outcome::DependencyUnsatisfied, "apt would change too many packages"));
+        }
+        let simulation = apt::parse(&ran.output.text)
+            .map_err(|error| Stop::new(Outcome::EngineUnavailable, error.to_string()))?;
+        if !simulation.remove.is_empty() {
+            return Err(Stop::new(Outcome::WouldRemove, simulation.remove.join(", ")));
+        }
+        Ok((names, offer, simulation))
+    }
+
+    /// Fetches what apt chose and puts it into the repository.
+    async fn prepare<F: PayloadFetcher>(
+        &self,
+        repository: &Arc<Repository>,
+        offer: &Offer,
+        simulation: &Simulation,
+        payloads: &F,
+    ) -> Result<(), Stop> {
+        let mut chosen: Vec<DebPackage> = Vec::new();
+        for step in &simulation.install {
+            let key = (step.name.clone(), step.architecture.clone());
+            match offer.packages.get(&key) {
+                Some(package) if package.version == step.to => chosen.push(package.clone()),
+                _ => {
+                    let detail = format!("apt chose `{}` {}, which was not offered", step.name, step.to);
+                    return Err(Stop::new(Outcome::EngineUnavailable, detail));
+                }
+            }
+        }
+        let wanted: Vec<_> = chosen.iter().map(|package| package.payload.clone()).collect();
+        payloads
+            .ensure(&wanted)
+            .await
+            .map_err(|error| Stop::new(Outcome::PayloadUnavailable, Chain(&error).to_string()))?;
+        let mut copies = Vec::with_capacity(chosen.len());
+        for package in chosen {
+            let Some(path) = payloads.path(&package.payload.digest) else {
+                let detail = format!("the package `{}` was fetched and is gone again", package.name);
+                return Err(Stop::new(Outcome::PayloadUnavailable, detail));
+            };
+            copies.push((package, path));
+        }
+        let repository = repository.clone();
+        let copied = tokio::task::spawn_blocking(move || {
+            repository.empty_pool()?;
+            copies.iter().try_for_each(|(package, path)| repository.add(package, path))
+        });
+        match copied.await {
+            Ok(result) => result.map_err(|error| stop_of(&error)),
+            Err(error) => Err(Stop::new(Outcome::EngineUnavailable, error.to_string())),
+        }
+    }
+
+    async fn execute(
+        &self,
+        repository: &Repository,
+        names: &[String],
+        steps: Vec<Step>,
+        request: &Request<'_>,
+    ) -> Result<Said, Stop> {
+        let _policy = self.service_policy()?;
+        tracing::info!(update = %request.update.id, packages = steps.len(), "installing");
+        let program = self.apt.install(&repository.configuration_path(), names, request.limit);
+        let ran = self.run(&program).await?;
+        let text = ran.errors.text + &ran.output.text;
+        let outcome = codes::of_program(ran.end, &text);
+        let detail = if outcome == Outcome::Success { String::new() } else { complaint(&text, usize::MAX) };
+        Ok(Said { outcome, detail, steps })
+    }
+
+    async fn run(&self, program: &Program) -> Result<Ran, Stop> {
+        run::run(program, &self.scratch)
+            .await
+            .map_err(|error| Stop::new(Outcome::EngineUnavailable, Chain(&error).to_string()))
+    }
+
+    /// Whether one of the packages that were changed is among those that asked for a reboot.
+    fn asked(&self, steps: &[Step]) -> bool {
+        let mut text = String::new();
+        // One name a line; a file of 1 MiB is not one.
+        let read = Root::open(&self.root)
+            .and_then(|root| root.file(REBOOT_PACKAGES))
+            .and_then(|file| file.take(1 << 20).read_to_string(&mut text));
+        read.is_ok() && text.lines().any(|line| steps.iter().any(|step| step.name == line.trim()))
+    }
+}
+
+/// What [`DebEngine::clean`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cleaned {
+    /// Nothing is left.
+    Yes,
+    /// A package manager is at work, perhaps the one of an earlier run: nothing was touched.
+    Busy,
+}
+
+fn stop_of(error: &RepositoryError) -> Stop {
+    let outcome = match error {
+        error if error.is_full() => Outcome::NeedsMoreSpace,
+        RepositoryError::Io { .. } | RepositoryError::OutOfRoot { .. } => Outcome::EngineUnavailable,
+        RepositoryError::Field { .. } => Outcome::DocumentMalformed,
+        RepositoryError::Corrupt { .. } => Outcome::PayloadCorrupt,
+    };
+    Stop::new(outcome, Chain(error).to_string())
+}
+
+/// Stops unless a fresh scan calls the update needed.
+fn needed(request: &Request<'_>, fresh: &Fresh) -> Result<(), Stop> {
+    match fresh.state {
+        State::Needed | State::Failed => Ok(()),
+        State::Installed | State::RebootPending | State::NotApplicable => {
+            Err(Stop::new(Outcome::NotNeeded, ""))
+        }
+        State::Unknown => {
+            let detail = format!("whether `{}` is needed is not known any more", request.update.id);
+            Err(Stop::new(Outcome::ScanFailed, detail))
+        }
+    }
+}
+
+/// The package as an argument of apt.
+fn argument(package: &DebPackage) -> String {
+    let DebPackage { name, version, architecture, .. } = package;
+    if architecture == "all" {
+        format!("{name}={version}")
+    } else {
+        format!("{name}:{architecture}={version}")
+    }
+}
+
+fn update_names(update: &Update) -> Vec<&str> {
+    let Install::Deb { packages } = &update.install;
+    packages.iter().map(|package| package.name.as_str()).collect()
+}
+
+fn flag(facts: &Facts, name: &str) -> bool {
+    facts.values.get(&format!("flag:{name}")).is_some_and(|value| value == "true")
+}
+
+/// Whether a package of `update` is unpacked but not fully installed.
+#[must_use]
+pub fn is_incomplete(update: &Update, facts: &Facts) -> bool {
+    update_names(update).into_iter().any(|name| flag(facts, &format!("incomplete:{name}")))
+}

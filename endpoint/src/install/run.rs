@@ -1,0 +1,363 @@
+//! The only module that starts programs.
+//!
+//! A program gets a cleared environment, no input, a process group of its own and a time limit. Its output
+//! goes to files without a name and not to pipes, so that a package manager that is at work when this
+//! process dies goes on to its end; a file that grows beyond its limit is emptied, and the tail is kept.
+//!
+//! What is still running at the limit is asked to stop (SIGTERM) and then stopped (SIGKILL): the whole
+//! group, and descendants that left it.
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsString,
+    fs::{self, File},
+    io::{self, Read, Seek, SeekFrom},
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use rustix::{
+    fs::{Mode, OFlags},
+    process::{Pid, Signal},
+};
+
+/// How often the size of the output is looked at.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+
+/// An output file that grew beyond this is emptied: an upgrade of a whole system prints about 1 MiB.
+pub const OUTPUT_FILE_BYTES_MAX: u64 = 32 << 20;
+
+/// A process that starts others faster than it is found is a hostile one.
+const KILL_ROUNDS: usize = 3;
+
+/// Processes looked at when descendants are collected; Linux has at most 4,194,304.
+const PROCESSES_MAX: usize = 65_536;
+
+/// A program and how it is run.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// Absolute path.
+    pub path: PathBuf,
+    /// Arguments after the program's name.
+    pub arguments: Vec<OsString>,
+    /// The whole environment.
+    pub environment: Vec<(&'static str, OsString)>,
+    /// After which it is stopped.
+    pub limit: Duration,
+    /// Between asking to stop and killing.
+    pub grace: Duration,
+    /// Bytes of the end of each output that are returned.
+    pub tail_bytes_max: usize,
+}
+
+/// How a program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// By itself, with this code.
+    Exited(i32),
+    /// By a signal from elsewhere.
+    Signalled(i32),
+    /// It was stopped at its time limit.
+    TimedOut,
+}
+
+/// What a program left.
+#[derive(Debug)]
+pub struct Ran {
+    /// How it ended.
+    pub end: End,
+    /// The end of its standard output.
+    pub output: Tail,
+    /// The end of its standard error.
+    pub errors: Tail,
+}
+
+/// The end of an output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tail {
+    /// As text, what is not UTF-8 replaced.
+    pub text: String,
+    /// Whether it is all there was.
+    pub whole: bool,
+}
+
+/// A program that could not be run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// No place for its output.
+    #[error("could not make an output file in `{directory}`")]
+    Output {
+        /// Where.
+        directory: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It did not start.
+    #[error("could not start `{program}`")]
+    Start {
+        /// Which.
+        program: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It could not be waited for.
+    #[error("could not wait for `{program}`")]
+    Wait {
+        /// Which.
+        program: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Runs `program` to its end or its time limit. `scratch` holds its nameless output files meanwhile.
+///
+/// When the returned future is dropped the program goes on.
+///
+/// # Errors
+///
+/// When it cannot be started or waited for; how it ended is no error.
+#[expect(clippy::disallowed_methods, reason = "this is the one place")]
+pub async fn run(program: &Program, scratch: &Path) -> Result<Ran, RunError> {
+    let output = Output::new(scratch)?;
+    let errors = Output::new(scratch)?;
+    let start = |source| RunError::Start { program: program.path.clone(), source };
+    let mut child = tokio::process::Command::new(&program.path)
+        .args(&program.arguments)
+        .env_clear()
+        .envs(program.environment.iter().map(|(name, value)| (name, value)))
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::from(output.file.try_clone().map_err(start)?))
+        .stderr(Stdio::from(errors.file.try_clone().map_err(start)?))
+        .process_group(0)
+        .kill_on_drop(false)
+        .spawn()
+        .map_err(start)?;
+    let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    let wait = |source| RunError::Wait { program: program.path.clone(), source };
+
+    let limit = tokio::time::sleep(program.limit);
+    tokio::pin!(limit);
+    let mut watch = tokio::time::interval(WATCH_INTERVAL);
+    let ended = loop {
+        tokio::select! {
+            status = child.wait() => break Some(status.map_err(wait)?),
+            () = &mut limit => break None,
+            _ = watch.tick() => {
+                output.bound();
+                errors.bound();
+            }
+        }
+    };
+    let end = match (ended, group) {
+        (Some(status), _) => end_of(status),
+        (None, None) => End::TimedOut,
+        (None, Some(group)) => {
+            let mut stopped = Stopped::new(group);
+            stopped.signal(Signal::TERM);
+            if tokio::time::timeout(program.grace, child.wait()).await.is_err() {
+                tracing::warn!(program = %program.path.display(), "it did not stop when asked to, killing it");
+            }
+            // Also when the program itself is gone: its descendants may not be. Again, for those that were
+            // started while the table of processes was read.
+            for _ in 0..KILL_ROUNDS {
+                stopped.signal(Signal::KILL);
+            }
+            child.wait().await.map_err(wait)?;
+            End::TimedOut
+        }
+    };
+    Ok(Ran { end, output: output.tail(program.tail_bytes_max), errors: errors.tail(program.tail_bytes_max) })
+}
+
+fn end_of(status: ExitStatus) -> End {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => End::Exited(code),
+        (None, signal) => End::Signalled(signal.unwrap_or(0)),
+    }
+}
+
+/// A file without a name; writes go to its end wherever that is.
+struct Output {
+    file: File,
+}
+
+impl Output {
+    fn new(directory: &Path) -> Result<Self, RunError> {
+        let error = |source| RunError::Output { directory: directory.to_owned(), source };
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = directory.join(format!("output-{}-{number}", std::process::id()));
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::APPEND | OFlags::CLOEXEC;
+        let file =
+            rustix::fs::open(&path, flags, Mode::from(0o600)).map_err(|source| error(source.into()))?;
+        fs::remove_file(&path).map_err(error)?;
+        Ok(Self { file: file.into() })
+    }
+
+    /// Empties a file that grew too large.
+    fn bound(&self) {
+        if self.file.metadata().is_ok_and(|metadata| metadata.len() > OUTPUT_FILE_BYTES_MAX)
+            && let Err(error) = self.file.set_len(0)
+        {
+            tracing::warn!(%error, "could not empty an output file");
+        }
+    }
+
+    fn tail(&self, bytes_max: usize) -> Tail {
+        let read = || -> io::Result<(Vec<u8>, bool)> {
+            let mut file = &self.file;
+            let length = file.metadata()?.len();
+            let from = length.saturating_sub(bytes_max as u64);
+            file.seek(SeekFrom::Start(from))?;
+            let mut bytes = Vec::new();
+            file.take(bytes_max as u64).read_to_end(&mut bytes)?;
+            Ok((bytes, from == 0))
+        };
+        match read() {
+            Ok((bytes, whole)) => Tail { text: String::from_utf8_lossy(&bytes).into_owned(), whole },
+            Err(error) => {
+                tracing::warn!(%error, "could not read a program's output");
+                Tail { text: String::new(), whole: false }
+            }
+        }
+    }
+}
+
+/// A process and when it began, so that a process id that is used again is not taken for it.
+type Process = (Pid, u64);
+
+/// What has to be stopped: a group and the descendants outside of it.
+struct Stopped {
+    group: Pid,
+    descendants: BTreeSet<(i32, u64)>,
+}
+
+impl Stopped {
+    fn new(group: Pid) -> Self {
+        Self { group, descendants: BTreeSet::new() }
+    }
+
+    /// Signals the group and everything that descends from its first process or was seen to before.
+    fn signal(&mut self, signal: Signal) {
+        let table = processes();
+        let mut known: BTreeSet<i32> = [self.group.as_raw_nonzero().get()].into();
+        known.extend(self.descendants.iter().map(|(id, _)| *id));
+        // Parents come after children when ids wrap around, so go on until nothing new is found.
+        loop {
+            let before = known.len();
+            for ((id, began), parent) in &table {
+                if known.contains(parent) && known.insert(id.as_raw_nonzero().get()) {
+                    self.descendants.insert((id.as_raw_nonzero().get(), *began));
+                }
+            }
+            if known.len() == before {
+                break;
+            }
+        }
+        // An error means that it is gone already.
+        _ = rustix::process::kill_process_group(self.group, signal);
+        for (process, _) in &table {
+            if self.descendants.contains(&(process.0.as_raw_nonzero().get(), process.1)) {
+                _ = rustix::process::kill_process(process.0, signal);
+            }
+        }
+    }
+}
+
+/// Every process with its parent's id.
+fn processes() -> Vec<(Process, i32)> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .take(PROCESSES_MAX)
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let id = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
+            let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+            // proc(5): the name in parentheses may hold anything; state is field 3, the parent 4, the start 22.
+            let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+            let parent = fields.nth(1)?.parse().ok()?;
+            let began = fields.nth(17)?.parse().ok()?;
+            Some(((id, began), parent))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str, limit: Duration) -> Program {
+        Program {
+            path: "/bin/sh".into(),
+            arguments: vec!["-c".into(), script.into()],
+            environment: vec![("PATH", "/usr/bin:/bin".into()), ("ONLY", "this".into())],
+            limit,
+            grace: Duration::from_millis(200),
+            tail_bytes_max: 64,
+        }
+    }
+
+    async fn check(script: &str, limit: Duration) -> Ran {
+        let scratch = tempfile::tempdir().unwrap();
+        let ran = run(&shell(script, limit), scratch.path()).await.unwrap();
+        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0, "an output file was left");
+        ran
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn a_program_sees_its_environment_only_and_has_no_input() {
+        let ran =
+            check("env | grep -v -e ^PWD -e ^_ -e ^SHLVL | sort; cat; echo late >&2; exit 3", LONG).await;
+        assert_eq!(ran.end, End::Exited(3));
+        assert_eq!(ran.output, Tail { text: "ONLY=this\nPATH=/usr/bin:/bin\n".to_owned(), whole: true });
+        assert_eq!(ran.errors.text, "late\n");
+    }
+
+    #[tokio::test]
+    async fn of_a_long_output_the_end_is_kept() {
+        let ran = check("for i in 1 2 3 4 5 6 7 8 9; do echo 'a line of text'; done; echo end", LONG).await;
+        assert!(ran.output.text.ends_with("end\n") && ran.output.text.len() == 64 && !ran.output.whole);
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_signalled_is_told_from_one_that_exits() {
+        assert_eq!(check("kill -9 $$", LONG).await.end, End::Signalled(9));
+    }
+
+    #[tokio::test]
+    async fn at_the_limit_descendants_outside_the_group_are_stopped_even_when_they_ignore_the_request() {
+        let directory = tempfile::tempdir().unwrap();
+        let ids = directory.path().join("ids");
+        let script =
+            format!("setsid sh -c 'echo $$ >> {0}; exec sleep 1000' & echo $$ >> {0}; wait", ids.display());
+        let ran = check(&script, Duration::from_millis(700)).await;
+        assert_eq!(ran.end, End::TimedOut);
+        let ids = fs::read_to_string(ids).unwrap();
+        assert_eq!(ids.lines().count(), 2);
+        // A killed process needs a moment to be gone, so each is looked at until it is, or far too long.
+        let gone = |id: &str| {
+            fs::read_to_string(format!("/proc/{id}/stat")).map_or(true, |stat| stat.contains(") Z "))
+        };
+        let all_gone = async {
+            while !ids.lines().all(gone) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(LONG, all_gone).await.expect("a descendant is still running");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_cannot_start_is_named() {
+        let mut program = shell("", LONG);
+        program.path = "/nonexistent/program".into();
+        let error = run(&program, tempfile::tempdir().unwrap().path()).await.unwrap_err();
+        assert_eq!(error.to_string(), "could not start `/nonexistent/program`");
+    }
+}

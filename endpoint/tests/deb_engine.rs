@@ -1,0 +1,493 @@
+//! The Debian engine on a real root, with packages made here.
+//!
+//! `TIERWAY_TEST_ROOT` names the directory of a pristine Debian root (`debootstrap --variant=minbase
+//! bookworm DIR`), of which each test patches a copy. Needs root and the program `chroot`.
+
+#![expect(clippy::unwrap_used, reason = "in a test a failure should end it where it is")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests make packages with dpkg-deb and read where the root is from the environment"
+)]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    fs::File,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use tierway_common::{
+    facts::Facts,
+    rules::expr::Expr,
+    schema::{DebPackage, Install, Payload, PoolEntry, Severity, State, Update},
+    trust::digest::Digest,
+};
+use tierway_endpoint::{
+    install::{
+        Attempted, Fresh, PayloadFetcher, Request, Unavailable,
+        codes::Outcome,
+        deb::{Cleaned, DebEngine, resolve::Pool},
+    },
+    scan::{Asked, scan},
+};
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// A copy of the pristine root, and packages to be installed into it.
+struct System {
+    directory: tempfile::TempDir,
+    blobs: BTreeMap<Digest, PathBuf>,
+    pool: BTreeMap<String, DebPackage>,
+    fetched: Mutex<Vec<Digest>>,
+    /// Run when payloads are fetched: something that happens between decision and installation.
+    meanwhile: Option<Meanwhile>,
+}
+
+type Meanwhile = Box<dyn Fn(&Path) + Send + Sync>;
+
+impl Pool for System {
+    async fn lookup(&self, _architecture: &str, name: &str) -> Result<Option<PoolEntry>, Unavailable> {
+        let entry = |package: &DebPackage| PoolEntry::Package {
+            package: Box::new(package.clone()),
+            providers: Vec::new(),
+        };
+        Ok(self.pool.get(name).map(entry))
+    }
+}
+
+impl PayloadFetcher for System {
+    async fn ensure(&self, payloads: &[Payload]) -> Result<(), Unavailable> {
+        self.fetched.lock().unwrap().extend(payloads.iter().map(|payload| payload.digest));
+        if let Some(meanwhile) = &self.meanwhile {
+            meanwhile(&self.root());
+        }
+        Ok(())
+    }
+
+    fn path(&self, digest: &Digest) -> Option<PathBuf> {
+        self.blobs.get(digest).cloned()
+    }
+}
+
+/// A package to be made: control fields, and files and scripts by path.
+#[derive(Clone, Copy, Default)]
+struct Made<'a> {
+    name: &'a str,
+    version: &'a str,
+    control: &'a [(&'a str, &'a str)],
+    files: &'a [(&'a str, &'a str)],
+}
+
+impl System {
+    /// `None` when there is no pristine root.
+    fn new() -> Option<Self> {
+        let Ok(pristine) = std::env::var("TIERWAY_TEST_ROOT") else {
+            assert!(std::env::var("TIERWAY_REQUIRE").is_err(), "`TIERWAY_TEST_ROOT` is not set");
+            println!("skipped: `TIERWAY_TEST_ROOT` does not name a Debian root");
+            return None;
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("root");
+        fs::create_dir(&root).unwrap();
+        for entry in fs::read_dir(&pristine).unwrap() {
+            let entry = entry.unwrap();
+            let (from, to) = (entry.path(), root.join(entry.file_name()));
+            let (from, to) = (from.to_str().unwrap(), to.to_str().unwrap());
+            // Package managers replace files below `/usr` and never write into them, so links will do.
+            let linked = entry.file_name() == "usr"
+                && Command::new("cp").args(["-al", from, to]).status().unwrap().success();
+            if !linked {
+                run("cp", &["-a", from, to]);
+            }
+        }
+        fs::create_dir(directory.path().join("scratch")).unwrap();
+        Some(Self {
+            directory,
+            blobs: BTreeMap::new(),
+            pool: BTreeMap::new(),
+            fetched: Mutex::default(),
+            meanwhile: None,
+        })
+    }
+
+    fn root(&self) -> PathBuf {
+        self.directory.path().join("root")
+    }
+
+    fn engine(&self) -> DebEngine {
+        DebEngine::new(&self.root(), &self.directory.path().join("scratch"))
+    }
+
+    /// Makes a package and keeps it as a verified file.
+    fn make(&mut self, made: &Made<'_>) -> DebPackage {
+        let tree = tempfile::tempdir().unwrap();
+        fs::set_permissions(tree.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let mut control = format!(
+            "Package: {}\nVersion: {}\nArchitecture: all\nMaintainer: A <a@example.org>\n",
+            made.name, made.version
+        );
+        for (field, value) in made.control {
+            control += &format!("{field}: {value}\n");
+        }
+        control += "Description: a package for tests\n";
+        let mut files = made.files.to_vec();
+        let share = format!("usr/share/{}/version", made.name);
+        files.push((&share, made.version));
+        files.push(("DEBIAN/control", &control));
+        for (path, text) in files {
+            let target = tree.path().join(path);
+            fs::create_dir_all(target.parent().unwrap()).unwrap();
+            fs::write(&target, text).unwrap();
+            let script = path.starts_with("DEBIAN/p");
+            fs::set_permissions(&target, fs::Permissions::from_mode(if script { 0o755 } else { 0o644 }))
+                .unwrap();
+        }
+        let deb = self.directory.path().join(format!("{}_{}.deb", made.name, made.version));
+        let paths = [tree.path().to_str().unwrap(), deb.to_str().unwrap()];
+        run("dpkg-deb", &["--root-owner-group", "-Znone", "-b", paths[0], paths[1]]);
+        let bytes = fs::read(&deb).unwrap();
+        let digest = Digest::of(&bytes);
+        self.blobs.insert(digest, deb);
+        DebPackage {
+            name: made.name.to_owned(),
+            version: made.version.to_owned(),
+            architecture: "all".to_owned(),
+            payload: Payload { digest, bytes: bytes.len() as u64, url: String::new() },
+            control: made.control.iter().map(|(f, v)| ((*f).to_owned(), (*v).to_owned())).collect(),
+        }
+    }
+
+    /// Makes a package and installs it with dpkg.
+    fn installed(&mut self, made: &Made<'_>) {
+        let package = self.make(made);
+        fs::copy(&self.blobs[&package.payload.digest], self.root().join("x.deb")).unwrap();
+        run("chroot", &[self.root().to_str().unwrap(), "dpkg", "-i", "/x.deb"]);
+        fs::remove_file(self.root().join("x.deb")).unwrap();
+    }
+
+    fn facts(&self) -> Facts {
+        scan(&self.root(), &Asked::default(), "x86_64").0
+    }
+
+    fn version(&self, name: &str) -> Option<String> {
+        self.facts().values.get(&format!("package:deb:{name}:all")).cloned()
+    }
+
+    /// Attempts the update; it is needed as long as one of its packages is installed in another version.
+    async fn attempt(&self, update: &Update, others: (&[&Update], &[&Update]), limit: Duration) -> Attempted {
+        let Install::Deb { packages } = &update.install;
+        let fresh = || {
+            let facts = self.facts();
+            let older = packages.iter().any(|package| {
+                let version = facts.values.get(&format!("package:deb:{}:all", package.name));
+                version.is_some_and(|version| *version != package.version)
+            });
+            Fresh { state: if older { State::Needed } else { State::Installed }, facts }
+        };
+        let request = Request { update, approved: others.0, left_out: others.1, limit };
+        let attempted = self.engine().install(&request, self, self, &fresh).await;
+        for left in ["usr/sbin/policy-rc.d", &format!("var/lib/tierway/repo-{}", std::process::id())] {
+            assert!(!self.root().join(left).exists(), "`{left}` was left");
+        }
+        attempted
+    }
+
+    async fn install(&self, update: &Update) -> Attempted {
+        self.attempt(update, (&[], &[]), LIMIT).await
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) {
+    let done = Command::new(program)
+        .args(arguments)
+        .env("LC_ALL", "C")
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+fn update(name: &str, packages: Vec<DebPackage>) -> Update {
+    Update {
+        id: format!("debian-12/{name}").parse().unwrap(),
+        title: name.to_owned(),
+        product: name.to_owned(),
+        version: String::new(),
+        severity: Severity::Important,
+        released: Timestamp::UNIX_EPOCH,
+        references: Vec::new(),
+        applicable: Expr::Const(true),
+        installed: Expr::Const(false),
+        supersedes: Vec::new(),
+        superseded_by: Vec::new(),
+        install: Install::Deb { packages },
+    }
+}
+
+const OLD: Made<'_> = Made { name: "alpha", version: "1.0", control: &[], files: &[] };
+const NEW: Made<'_> = Made { version: "1.1", ..OLD };
+
+#[tokio::test]
+async fn an_approved_update_is_installed_and_its_changed_configuration_file_is_kept() {
+    let Some(mut system) = System::new() else { return };
+    let conffiles = ("DEBIAN/conffiles", "/etc/alpha.conf\n");
+    system.installed(&Made { files: &[conffiles, ("etc/alpha.conf", "old\n")], ..OLD });
+    fs::write(system.root().join("etc/alpha.conf"), "by the administrator\n").unwrap();
+    let new = system.make(&Made { files: &[conffiles, ("etc/alpha.conf", "new\n")], ..NEW });
+    let other = system.make(&Made { name: "alpha-extra", ..NEW });
+    let attempted = system.install(&update("alpha", vec![new.clone(), other])).await;
+    assert_eq!((attempted.outcome, &attempted.detail), (Outcome::Success, &None));
+    assert_eq!(system.version("alpha").as_deref(), Some("1.1"));
+    assert_eq!(system.version("alpha-extra"), None);
+    assert_eq!(fs::read_to_string(system.root().join("etc/alpha.conf")).unwrap(), "by the administrator\n");
+    assert_eq!(*system.fetched.lock().unwrap(), [new.payload.digest], "only what is installed is fetched");
+}
+
+#[tokio::test]
+async fn what_is_not_needed_any_more_right_before_is_not_installed() {
+    let Some(mut system) = System::new() else { return };
+    system.installed(&OLD);
+    let new = system.make(&NEW);
+    let deb = system.blobs[&new.payload.digest].clone();
+    // Someone else installs it while it is fetched.
+    system.meanwhile = Some(Box::new(move |root| {
+        fs::copy(&deb, root.join("x.deb")).unwrap();
+        run("chroot", &[root.to_str().unwrap(), "dpkg", "-i", "/x.deb"]);
+    }));
+    let log = system.root().join("var/log/apt/history.log");
+    let before = fs::metadata(&log).map_or(0, |metadata| metadata.len());
+    let attempted = system.install(&update("alpha", vec![new])).await;
+    assert_eq!(attempted.outcome, Outcome::NotNeeded);
+    assert_eq!(fs::metadata(&log).map_or(0, |metadata| metadata.len()), before, "apt was at work");
+}
+
+#[tokio::test]
+async fn a_new_dependency_comes_along_from_the_pool() {
+    let Some(mut system) = System::new() else { return };
+    system.installed(&OLD);
+    let control = [("Depends", "beta (>= 2)")];
+    let new = system.make(&Made { control: &control, ..NEW });
+    let beta = system.make(&Made { name: "beta", version: "2", ..OLD });
+    system.pool.insert("beta".to_owned(), beta);
+    let attempted = system.install(&update("alpha", vec![new])).await;
+    assert_eq!(attempted.outcome, Outcome::Success, "{:?}", attempted.detail);
+    let steps: Vec<_> = attempted.steps.iter().map(|step| step.name.as_str()).collect();
+    assert_eq!(steps, ["beta", "alpha"]);
+    assert_eq!(system.version("beta").as_deref(), Some("2"));
+}
+
+#[tokio::test]
+async fn a_package_of_an_update_that_is_not_approved_stays_as_it_is() {
+    let Some(mut system) = System::new() else { return };
+    system.installed(&OLD);
+    system.installed(&Made { name: "beta", version: "1", ..OLD });
+    let new = system.make(&Made { control: &[("Depends", "beta (>= 2)")], ..NEW });
+    let beta = system.make(&Made { name: "beta", version: "2", ..OLD });
+    system.pool.insert("beta".to_owned(), beta.clone());
+    let (alpha, beta) = (update("alpha", vec![new]), update("beta", vec![beta]));
+    let attempted = system.attempt(&alpha, (&[], &[&beta]), LIMIT).await;
+    assert_eq!(attempted.outcome, Outcome::DependencyUnsatisfied);
+    let reason = "`alpha 1.1` needs `beta (>= 2)` from the update `debian-12/beta`, which is not approved";
+    assert_eq!(attempted.detail.as_deref(), Some(reason));
+    assert_eq!(system.version("beta").as_deref(), Some("1"));
+    assert!(system.fetched.lock().unwrap().is_empty());
+    // Once it is approved, it comes along.
+    let attempted = system.attempt(&alpha, (&[&beta], &[]), LIMIT).await;
+    assert_eq!(attempted.outcome, Outcome::Success, "{:?}", attempted.detail);
+    assert_eq!(system.version("beta").as_deref(), Some("2"));
+}
+
+#[tokio::test]
+async fn a_dependency_that_is_not_to_be_had_blocks_with_its_name() {
+    let Some(mut system) = System::new() else { return };
+    system.installed(&OLD);
+    let new = system.make(&Made { control: &[("Depends", "gone (>= 2)")], ..NEW });
+    let attempted = system.install(&update("alpha", vec![new])).await;
+    assert_eq!(attempted.outcome, Outcome::DependencyUnsatisfied);
+    let reason = "`alpha 1.1` needs `gone (>= 2)`, which is not to be had";
+    assert_eq!(attempted.detail.as_deref(), Some(reason));
+}
+
+#[tokio::test]
+async fn nothing_is_removed_to_make_place() {
+    let Some(mut system) = System::new() else { return };
+    system.installed(&OLD);
+    system.installed(&Made { name: "beta", version: "1", ..OLD });
+    let new = system.make(&Made { control: &[("Conflicts", "beta")], ..NEW });
+    let attempted = system.install(&update("alpha", vec![new])).await;
+    assert!(
+        matches!(attempted.outcome, Outcome::WouldRemove | Outcome::DependencyUnsatisfied),
+        "{attempted:?}"
+    );
+    assert_eq!(system.version("beta").as_deref(), Some("1"));
+    assert_eq!(system.version("alpha").as_deref(), Some("1.0"));
+}
+
+#[tokio::test]
+async fn a_failed_script_is_told_and_finished_by_the_next_attempt() {
+    let Some(mut system) = System::new() else { return };
+    system.installed(&OLD);
+    let script = ("DEBIAN/postinst", "#!/bin/sh\ntest -e /etc/fixed\n");
+    let alpha = update("alpha", vec![system.make(&Made { files: &[script], ..NEW })]);
+    for _ in 0..2 {
+        let attempted = system.install(&alpha).await;
+        assert_eq!(attempted.outcome, Outcome::ScriptFailed, "{:?}", attempted.detail);
+        let detail = attempted.detail.unwrap();
+        assert!(
+            detail.contains("post-installation script subprocess returned error exit status 1"),
+            "{detail}"
+        );
+    }
+    // Another update waits for it and is not blamed.
+    system.installed_by_hand_fails_for("beta");
+    fs::write(system.root().join("etc/fixed"), "").unwrap();
+    let attempted = system.install(&alpha).await;
+    assert_eq!(attempted.outcome, Outcome::NotNeeded, "{:?}", attempted.detail);
+    assert_eq!(system.facts().values.get("flag:incomplete:alpha"), None);
+}
+
+impl System {
+    /// While a package is half configured, the attempt of another update says so.
+    fn installed_by_hand_fails_for(&mut self, name: &str) {
+        let made = Made { name, version: "2", ..OLD };
+        let new = update(name, vec![self.make(&made)]);
+        let status = self.root().join("var/lib/dpkg/status");
+        let mut text = fs::read_to_string(&status).unwrap();
+        text += &format!(
+            "Package: {name}\nStatus: install ok installed\nMaintainer: a\nArchitecture: all\nVersion: 1\nDescription: x\n\n"
+        );
+        fs::write(&status, text).unwrap();
+        fs::write(self.root().join(format!("var/lib/dpkg/info/{name}.list")), "/.\n").unwrap();
+        let attempted = std::thread::scope(|scope| {
+            let attempt = || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(self.install(&new))
+            };
+            scope.spawn(attempt).join().unwrap()
+        });
+        assert_eq!(attempted.outcome, Outcome::RepairFailed, "{:?}", attempted.detail);
+        assert!(attempted.detail.unwrap().starts_with("`alpha` is half-configured; "));
+    }
+}
+
+#[tokio::test]
+async fn a_script_that_hangs_is_stopped_at_the_limit() {
+    let Some(mut system) = System::new() else { return };
+    system.installed(&OLD);
+    let script = ("DEBIAN/preinst", "#!/bin/sh\nexec sleep 1000\n");
+    let alpha = update("alpha", vec![system.make(&Made { files: &[script], ..NEW })]);
+    let attempted = system.attempt(&alpha, (&[], &[]), Duration::from_secs(3)).await;
+    assert_eq!(attempted.outcome, Outcome::TimedOut);
+    // The repaired package can be upgraded: what was cut off is finished first.
+    let better = update("alpha", vec![system.make(&Made { version: "1.2", ..OLD })]);
+    let attempted = system.install(&better).await;
+    assert_eq!(attempted.outcome, Outcome::Success, "{:?}", attempted.detail);
+    assert_eq!(system.version("alpha").as_deref(), Some("1.2"));
+}
+
+#[tokio::test]
+async fn success_that_changes_nothing_is_not_believed() {
+    let Some(mut system) = System::new() else { return };
+    system.installed(&OLD);
+    let alpha = update("alpha", vec![system.make(&NEW)]);
+    // The rule goes on saying that it is needed.
+    let fresh = || Fresh { state: State::Needed, facts: system.facts() };
+    let request = Request { update: &alpha, approved: &[], left_out: &[], limit: LIMIT };
+    let attempted = system.engine().install(&request, &system, &system, &fresh).await;
+    assert_eq!(attempted.outcome, Outcome::ReportedSuccessStillNeeded);
+    let again = system.engine().install(&request, &system, &system, &fresh).await;
+    assert_eq!(again.outcome, Outcome::NothingToUpgrade);
+}
+
+#[tokio::test]
+async fn a_lock_that_another_program_holds_is_respected() {
+    let Some(mut system) = System::new() else { return };
+    system.installed(&OLD);
+    let alpha = update("alpha", vec![system.make(&NEW)]);
+    let lock = system.root().join("var/lib/dpkg/lock-frontend");
+    let ready = system.directory.path().join("ready");
+    // fcntl locks belong to a process, so another one has to hold it.
+    let script = "import fcntl,sys,os\nf=open(sys.argv[1],'w')\nfcntl.lockf(f,fcntl.LOCK_EX)\n\
+        open(sys.argv[2],'w')\nsys.stdin.read()";
+    let mut holder = Command::new("python3")
+        .args(["-c", script, lock.to_str().unwrap(), ready.to_str().unwrap()])
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    while !ready.exists() {
+        assert!(holder.try_wait().unwrap().is_none(), "the holder of the lock ended");
+        std::thread::yield_now();
+    }
+    assert_eq!(system.engine().clean().unwrap(), Cleaned::Busy);
+    assert_eq!(system.install(&alpha).await.outcome, Outcome::LockBusy);
+    drop(holder.stdin.take());
+    holder.wait().unwrap();
+    assert_eq!(system.install(&alpha).await.outcome, Outcome::Success);
+}
+
+#[tokio::test]
+async fn a_held_package_is_not_touched() {
+    let Some(mut system) = System::new() else { return };
+    system.installed(&OLD);
+    run("chroot", &[system.root().to_str().unwrap(), "apt-mark", "hold", "alpha"]);
+    let alpha = update("alpha", vec![system.make(&NEW)]);
+    let attempted = system.install(&alpha).await;
+    assert_eq!(attempted.outcome, Outcome::Held);
+    assert_eq!(attempted.detail.as_deref(), Some("the package `alpha` is held"));
+}
+
+#[tokio::test]
+async fn a_file_swapped_after_it_was_verified_is_not_installed() {
+    let Some(mut system) = System::new() else { return };
+    system.installed(&OLD);
+    let new = system.make(&NEW);
+    let evil = system.make(&Made { files: &[("etc/evil", "x")], ..Made { version: "1.1.", ..OLD } });
+    let (good, bad) = (system.blobs[&new.payload.digest].clone(), system.blobs[&evil.payload.digest].clone());
+    system.meanwhile = Some(Box::new(move |_| _ = fs::copy(&bad, &good).unwrap()));
+    let attempted = system.install(&update("alpha", vec![new])).await;
+    assert_eq!(attempted.outcome, Outcome::PayloadCorrupt);
+    assert_eq!(system.version("alpha").as_deref(), Some("1.0"));
+}
+
+#[tokio::test]
+async fn a_reboot_is_required_only_when_a_changed_package_asks_for_it() {
+    let Some(mut system) = System::new() else { return };
+    system.installed(&OLD);
+    let script = "#!/bin/sh\nmkdir -p /run; touch /run/reboot-required; echo $DPKG_MAINTSCRIPT_PACKAGE >> /run/reboot-required.pkgs\n";
+    let alpha = update("alpha", vec![system.make(&Made { files: &[("DEBIAN/postinst", script)], ..NEW })]);
+    assert_eq!(system.install(&alpha).await.outcome, Outcome::SuccessRebootRequired);
+    system.installed(&Made { name: "beta", ..OLD });
+    let beta = update("beta", vec![system.make(&Made { name: "beta", ..NEW })]);
+    assert_eq!(system.install(&beta).await.outcome, Outcome::Success);
+}
+
+#[tokio::test]
+async fn no_service_is_started_in_a_root_that_does_not_run() {
+    let Some(mut system) = System::new() else { return };
+    system.installed(&OLD);
+    let script = "#!/bin/sh\n/usr/sbin/policy-rc.d alpha start; echo $? > /policy\n";
+    let alpha = update("alpha", vec![system.make(&Made { files: &[("DEBIAN/postinst", script)], ..NEW })]);
+    assert_eq!(system.install(&alpha).await.outcome, Outcome::Success);
+    assert_eq!(fs::read_to_string(system.root().join("policy")).unwrap(), "101\n");
+}
+
+#[tokio::test]
+async fn fetching_is_asked_for_once_when_nothing_changes_meanwhile() {
+    let Some(mut system) = System::new() else { return };
+    system.installed(&OLD);
+    let calls = std::sync::Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
+    system.meanwhile = Some(Box::new(move |_| _ = counted.fetch_add(1, Ordering::SeqCst)));
+    let alpha = update("alpha", vec![system.make(&NEW)]);
+    assert_eq!(system.install(&alpha).await.outcome, Outcome::Success);
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+    assert!(File::open(system.root().join("var/lib/apt/lists")).is_ok());
+}
