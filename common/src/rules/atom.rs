@@ -98,6 +98,18 @@ impl How {
             Self::Ne => "!=",
         }
     }
+
+    /// The comparison that holds when this one does not.
+    pub(super) fn opposite(self) -> Self {
+        match self {
+            Self::Lt => Self::Ge,
+            Self::Le => Self::Gt,
+            Self::Eq => Self::Ne,
+            Self::Ge => Self::Lt,
+            Self::Gt => Self::Le,
+            Self::Ne => Self::Eq,
+        }
+    }
 }
 
 /// A value as its scale reads it.

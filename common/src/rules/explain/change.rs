@@ -1,0 +1,152 @@
+//! What would have to change for a rule to have another value.
+
+use super::{Explained, Node, Value};
+
+/// Most ways that are told: people look for the nearest, not for all.
+pub const WAYS_MAX: usize = 8;
+
+/// Most steps of one way that are told; a kernel's update replaces some sixty packages at once.
+pub const STEPS_MAX: usize = 6;
+
+/// Changes that together are enough.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Way {
+    steps: Vec<String>,
+    far: Distance,
+}
+
+/// What would turn the rule round, nearest first, each sentence enough by itself: `libssl3 at
+/// 3.0.17-1~deb12u3 or newer`. Of a rule whose value is unknown, the facts that must become known.
+///
+/// To be asked of the whole explanation, before it is pruned. Empty when nothing would.
+#[must_use]
+pub fn would_change(root: &Explained) -> Vec<String> {
+    match root.value {
+        Value::True => sentences(ways(root, false)),
+        Value::False => sentences(ways(root, true)),
+        Value::Unknown => unknown(root),
+    }
+}
+
+/// What would change the verdict that the two rules give.
+pub(super) fn of_verdict(applicable: &Explained, installed: Option<&Explained>) -> Vec<String> {
+    match installed {
+        None => would_change(applicable),
+        Some(installed) if installed.value == Value::Unknown => unknown(installed),
+        Some(installed) => {
+            let mut found = ways(installed, installed.value == Value::False);
+            found.extend(ways(applicable, false));
+            sentences(found)
+        }
+    }
+}
+
+/// How unlikely somebody is to go that way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Distance {
+    Near,
+    /// By removing something.
+    Removal,
+    /// By another operating system; told only where there is no other way.
+    System,
+}
+
+impl Distance {
+    fn of(key: &str, step: &str) -> Self {
+        if key.starts_with("os:") {
+            Self::System
+        } else if step.ends_with(" removed") || step.ends_with(" absent") {
+            Self::Removal
+        } else {
+            Self::Near
+        }
+    }
+}
+
+fn ways(node: &Explained, wanted: bool) -> Vec<Way> {
+    if node.value == Value::from(wanted) {
+        return vec![Way { steps: Vec::new(), far: Distance::Near }];
+    }
+    match node.node {
+        Node::Const => Vec::new(),
+        Node::Fact => {
+            let step = match &node.flip {
+                Some(flip) => flip.clone(),
+                None => format!("{} found {wanted}", node.test),
+            };
+            let far = Distance::of(node.key.as_deref().unwrap_or(""), &step);
+            vec![Way { steps: vec![step], far }]
+        }
+        Node::Not => node.children.first().map_or_else(Vec::new, |child| ways(child, !wanted)),
+        // One part is enough …
+        Node::All | Node::Any if (node.node == Node::Any) == wanted => {
+            let mut found: Vec<Way> = node.children.iter().flat_map(|child| ways(child, wanted)).collect();
+            nearest(&mut found);
+            found
+        }
+        // … or all must be so: of each the nearest way.
+        Node::All | Node::Any => {
+            let mut all = Way { steps: Vec::new(), far: Distance::Near };
+            for child in &node.children {
+                let Some(way) = ways(child, wanted).into_iter().next() else { return Vec::new() };
+                all.far = all.far.max(way.far);
+                for step in way.steps {
+                    if !all.steps.contains(&step) {
+                        all.steps.push(step);
+                    }
+                }
+            }
+            vec![all]
+        }
+    }
+}
+
+/// Sorts by distance, keeps each once and at most [`WAYS_MAX`], and another system only where there is no
+/// other way.
+fn nearest(ways: &mut Vec<Way>) {
+    ways.sort_by_key(|way| (way.far, way.steps.len()));
+    if ways.first().is_some_and(|way| way.far < Distance::System) {
+        ways.retain(|way| way.far < Distance::System);
+    }
+    let mut kept: Vec<Way> = Vec::new();
+    for way in ways.drain(..) {
+        if kept.len() < WAYS_MAX && !kept.contains(&way) {
+            kept.push(way);
+        }
+    }
+    *ways = kept;
+}
+
+fn sentences(mut found: Vec<Way>) -> Vec<String> {
+    nearest(&mut found);
+    found
+        .into_iter()
+        .map(|way| {
+            let told = way.steps.len().min(STEPS_MAX);
+            let text = way.steps[..told].join(" and ");
+            match way.steps.len() - told {
+                0 => text,
+                more => format!("{text} and {more} more"),
+            }
+        })
+        .collect()
+}
+
+/// The facts whose being unknown makes the rule unknown, each once.
+fn unknown(root: &Explained) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut rest = vec![root];
+    while let Some(node) = rest.pop() {
+        if node.value != Value::Unknown || found.len() >= WAYS_MAX {
+            continue;
+        }
+        if let (Node::Fact, Some(key)) = (node.node, &node.key) {
+            let sentence = format!("{key} known");
+            if !found.contains(&sentence) {
+                found.push(sentence);
+            }
+        }
+        rest.extend(node.children.iter().rev());
+    }
+    found
+}
