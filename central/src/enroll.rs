@@ -18,7 +18,7 @@ use tierway_common::{
     schema::Members,
     store::{StoreError, table},
     transport::identity::{Holder, PeerIdentity, Role},
-    trust::digest::Digest,
+    trust::{digest::Digest, keys::PublicKey},
 };
 
 use self::ca::{Authority, CaError, Issued};
@@ -26,7 +26,7 @@ use crate::{
     model::{Model, RELAYS_MAX, Write},
     policy::GROUPS_PER_ENDPOINT_MAX,
     state::{Change, State},
-    store::tables::{self, CertificateRecord, EndpointRecord, KeyBytes, RelayRecord, TokenRecord},
+    store::tables::{self, CertificateRecord, EndpointRecord, RelayRecord, TokenRecord},
     text::clean,
 };
 
@@ -297,7 +297,7 @@ impl Enrollment {
         Ok(uuid::Builder::from_random_bytes(bytes).into_uuid().to_string())
     }
 
-    fn issue(&self, holder: &Holder, key: KeyBytes, change: &mut Change) -> Result<Issued, EnrollError> {
+    fn issue(&self, holder: &Holder, key: PublicKey, change: &mut Change) -> Result<Issued, EnrollError> {
         holder.to_string().parse::<Holder>().map_err(|_| EnrollError::Invalid {
             what: "name",
             rule: "letters, digits and `-_.+~:@`".to_owned(),
@@ -360,9 +360,7 @@ impl Enrollment {
             return Err(unknown());
         }
         let message = [RENEW_CONTEXT, csr_der].concat();
-        ring::signature::UnparsedPublicKey::new(&ring::signature::ED25519, record.key.0)
-            .verify(&message, proof)
-            .map_err(|_| EnrollError::RenewProof { serial: serial.clone() })?;
+        record.key.verify(&message, proof).map_err(|_| EnrollError::RenewProof { serial: serial.clone() })?;
         let key = ca::requested_key(csr_der)?;
         let (issued, _) = self.state.change(|model, change| {
             if model.is_revoked(&serial) || is_revoked(model, &record) {

@@ -15,6 +15,7 @@ pub mod text;
 
 // Up.
 pub mod compliance;
+pub mod inventory;
 
 // Down.
 pub mod policy;

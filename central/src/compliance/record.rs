@@ -7,12 +7,18 @@
 //! varint) · detail index (varint). About 8 bytes for a needed update. Updates that are not named
 //! are not applicable.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use tierway_common::schema::{DETAIL_BYTES_MAX, State};
 
 /// States kept for one endpoint: ten times what a machine with everything installed has today.
 pub const STATES_MAX: usize = 20_000;
+
+/// Bytes of all different details of one endpoint, so that a record always fits into the store.
+pub const DETAILS_BYTES_MAX: usize = 256 * 1024;
 
 const VERSION: u8 = 1;
 
@@ -101,6 +107,19 @@ impl Record {
     /// Keeps the entries for which `keep` is true.
     pub fn retain(&mut self, keep: impl FnMut(&Entry) -> bool) {
         self.entries.retain(keep);
+    }
+
+    /// Leaves out details beyond [`DETAILS_BYTES_MAX`], those of the highest update numbers first.
+    pub fn limit_details(&mut self) {
+        let (mut seen, mut bytes) = (BTreeSet::new(), 0);
+        for entry in &mut self.entries {
+            let Some(detail) = &entry.detail else { continue };
+            if !seen.contains(detail) && bytes + detail.len() > DETAILS_BYTES_MAX {
+                entry.detail = None;
+            } else if seen.insert(detail.clone()) {
+                bytes += detail.len();
+            }
+        }
     }
 
     /// The packed form.

@@ -17,11 +17,9 @@ use tierway_common::{
         SERVER_NAME,
         identity::{Holder, Role},
     },
-    trust::digest::Digest,
+    trust::{digest::Digest, keys::PublicKey},
 };
 use x509_parser::prelude::{FromDer, X509CertificationRequest};
-
-use crate::store::tables::KeyBytes;
 
 /// The root outlives the machines.
 const ROOT_VALID: Duration = Duration::from_secs(20 * 365 * DAY);
@@ -150,7 +148,7 @@ pub struct Issued {
     /// Of the leaf's DER.
     pub fingerprint: Digest,
     /// The key in it.
-    pub key: KeyBytes,
+    pub key: PublicKey,
     /// Valid until, whole seconds.
     pub expires: Timestamp,
 }
@@ -168,11 +166,11 @@ impl std::fmt::Debug for Authority {
     }
 }
 
-struct RequestedKey(KeyBytes);
+struct RequestedKey(PublicKey);
 
 impl PublicKeyData for RequestedKey {
     fn der_bytes(&self) -> &[u8] {
-        &self.0.0
+        self.0.as_bytes()
     }
     fn algorithm(&self) -> &'static SignatureAlgorithm {
         &rcgen::PKCS_ED25519
@@ -217,7 +215,7 @@ impl Authority {
     pub fn issue(
         &self,
         holder: &Holder,
-        key: KeyBytes,
+        key: PublicKey,
         now: Timestamp,
         random: &dyn SecureRandom,
     ) -> Result<Issued, CaError> {
@@ -251,7 +249,7 @@ impl Authority {
 /// # Errors
 ///
 /// [`CaError::Request`], [`CaError::RequestSignature`].
-pub fn requested_key(csr_der: &[u8]) -> Result<KeyBytes, CaError> {
+pub fn requested_key(csr_der: &[u8]) -> Result<PublicKey, CaError> {
     let malformed = |reason: &str| CaError::Request(reason.to_owned());
     if csr_der.len() > CSR_BYTES_MAX {
         return Err(malformed("it is too long"));
@@ -272,7 +270,7 @@ pub fn requested_key(csr_der: &[u8]) -> Result<KeyBytes, CaError> {
     ring::signature::UnparsedPublicKey::new(&ring::signature::ED25519, key)
         .verify(request.certification_request_info.raw, &request.signature_value.data)
         .map_err(|_| CaError::RequestSignature)?;
-    Ok(KeyBytes(key))
+    Ok(PublicKey::from_bytes(key))
 }
 
 #[cfg(test)]
@@ -361,7 +359,7 @@ mod tests {
             let read = PeerIdentity::read(&chain(&issued)[0]).unwrap();
             assert_eq!(read.holder, holder(role));
             assert_eq!((&read.serial, read.not_after), (&issued.serial, issued.expires));
-            assert_eq!(read.public_key, issued.key.0);
+            assert_eq!(read.public_key, issued.key.as_bytes());
             assert_eq!(issued.expires.as_second() - now().as_second(), days * 86_400);
             assert!(verified_as_client(&authority, &issued, now()), "{role:?}");
             assert!(!verified_as_client(&authority, &issued, issued.expires + Duration::from_secs(1)));
@@ -399,7 +397,7 @@ mod tests {
             // Bytes that carry no meaning, such as an unused bit count, may not matter.
             assert!(requested_key(&altered).map_or(true, |key| key == own), "{at}");
         }
-        let key_at = csr.windows(32).position(|window| window == own.0).unwrap();
+        let key_at = csr.windows(32).position(|window| window == own.as_bytes()).unwrap();
         let mut altered = csr.clone();
         altered[key_at] ^= 1;
         assert!(matches!(requested_key(&altered), Err(CaError::RequestSignature)));

@@ -16,7 +16,7 @@ use tierway_common::{
         table::{Key, Table},
     },
     transport::identity::Role,
-    trust::digest::Digest,
+    trust::{digest::Digest, keys::PublicKey},
 };
 
 use super::chunked::Chunked;
@@ -155,11 +155,6 @@ macro_rules! chunked { ($($name:ident { $($part:ident),* }),*) => {$(
 )*}; }
 chunked!(Facts { number }, States { number }, Payloads { number }, Metadata { name }, Writer {});
 
-/// An Ed25519 public key: 32 bytes, hex in JSON.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct KeyBytes(#[serde(with = "hex::serde")] pub [u8; 32]);
-
 /// What central knows of a computer, without its facts and states.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointRecord {
@@ -183,7 +178,7 @@ pub struct EndpointRecord {
     /// That certificate's end.
     pub certificate_expires: Timestamp,
     /// Keys whose signature counts, newest first.
-    pub keys: Vec<KeyBytes>,
+    pub keys: Vec<PublicKey>,
     /// No longer believed.
     pub revoked: bool,
     /// When its last report was accepted.
@@ -255,7 +250,7 @@ pub struct RelayRecord {
     /// That certificate's end.
     pub certificate_expires: Timestamp,
     /// Key of that certificate.
-    pub key: KeyBytes,
+    pub key: PublicKey,
     /// No longer believed.
     pub revoked: bool,
     /// The relay program's version.
@@ -389,7 +384,7 @@ pub struct CertificateRecord {
     /// Where.
     pub site: SiteId,
     /// Its key.
-    pub key: KeyBytes,
+    pub key: PublicKey,
     /// SHA-256 of the whole certificate.
     pub fingerprint: Digest,
     /// Valid from.

@@ -1,0 +1,372 @@
+//! What endpoints say: signed reports in, facts and states out.
+//!
+//! A batch of reports is one commit. Of the stream `states` none may be missing: a gap makes central ask
+//! for everything again, a sequence it has seen changes nothing. Of the stream `inventory` the newest
+//! counts, and a change to facts central does not hold makes it ask for all of them.
+
+pub mod facts;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tierway_common::{
+    facts::Facts,
+    id::EndpointId,
+    schema::{CycleSummary, DETAIL_BYTES_MAX, Decision, Report, State as UpdateState, StateEntry},
+    store::StoreError,
+    transport::identity::{Holder, Role},
+    trust::{
+        digest::Digest,
+        envelope::{Envelope, Header, Stream},
+    },
+};
+use tracing::{debug, warn};
+
+use crate::{
+    compliance::record::{Entry, Record},
+    model::{Model, Write},
+    state::{Change, State},
+    store::tables::EndpointRecord,
+    text::clean,
+};
+
+/// Problems of a cycle that are kept.
+pub const PROBLEMS_MAX: usize = 32;
+/// Bytes of one problem that are kept.
+const PROBLEM_BYTES_MAX: usize = 300;
+/// Bytes of a host name that are kept (RFC 1035).
+const NAME_BYTES_MAX: usize = 253;
+/// Bytes of a version that are kept.
+const VERSION_BYTES_MAX: usize = 64;
+
+/// What became of one envelope.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// On disk here, now or before.
+    Accepted,
+    /// Will never be accepted, for this reason.
+    Refused(String),
+}
+
+/// Envelopes that came together, from whom.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    /// Who carried them: the endpoint itself, or a relay.
+    pub carrier: Holder,
+    /// Encoded.
+    pub envelopes: Vec<Bytes>,
+}
+
+/// Takes reports in.
+#[derive(Clone, Debug)]
+pub struct Inventory {
+    state: Arc<State>,
+}
+
+struct Verified {
+    header: Header,
+    report: Report,
+}
+
+impl Inventory {
+    /// On the given state.
+    #[must_use]
+    pub fn new(state: Arc<State>) -> Self {
+        Self { state }
+    }
+
+    /// Takes in several submissions with as few commits as their size allows. The outcomes are in the order of
+    /// submissions and envelopes; what is accepted is on disk.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store; then nothing may be taken for accepted.
+    pub fn accept(&self, submissions: &[Submission]) -> Result<Vec<Vec<Outcome>>, StoreError> {
+        let mut outcomes = Vec::with_capacity(submissions.len());
+        let mut by_endpoint: BTreeMap<EndpointId, Vec<Verified>> = BTreeMap::new();
+        for Submission { carrier, envelopes } in submissions {
+            let mut of_submission = Vec::with_capacity(envelopes.len());
+            for envelope in envelopes {
+                of_submission.push(match self.verify(carrier, envelope) {
+                    Ok(verified) => {
+                        by_endpoint.entry(verified.header.endpoint.clone()).or_default().push(verified);
+                        Outcome::Accepted
+                    }
+                    Err(reason) => {
+                        warn!(carrier = %carrier, %reason, "refused a report");
+                        Outcome::Refused(reason)
+                    }
+                });
+            }
+            outcomes.push(of_submission);
+        }
+        if !by_endpoint.is_empty() {
+            self.state.change(|model, change| {
+                by_endpoint.iter().try_for_each(|(id, reports)| self.take(model, change, id, reports))
+            })?;
+        }
+        Ok(outcomes)
+    }
+
+    /// Checks everything that does not depend on what came before.
+    fn verify(&self, carrier: &Holder, bytes: &[u8]) -> Result<Verified, String> {
+        let envelope = Envelope::parse(bytes).map_err(|error| error.to_string())?;
+        let header = envelope.header().clone();
+        if header.tenant != *self.state.tenant() {
+            return Err(format!("tenant `{}` is not served here", header.tenant));
+        }
+        if carrier.role == Role::Endpoint && carrier.id != header.endpoint.as_str() {
+            return Err(format!("`{}` may not report for `{}`", carrier.id, header.endpoint));
+        }
+        let keys = match self.state.model().endpoint_by_id(&header.endpoint) {
+            Some(record) if record.revoked => return Err(format!("`{}` is revoked", record.id)),
+            Some(record) => record.keys.clone(),
+            None => return Err(format!("`{}` is not enrolled", header.endpoint)),
+        };
+        let mut reason = "no key is known".to_owned();
+        for key in keys {
+            match envelope.verify(&key) {
+                Ok(report) => return Ok(Verified { header, report }),
+                Err(error) => reason = tierway_common::daemon::chain::Chain(&error).to_string(),
+            }
+        }
+        Err(reason)
+    }
+
+    fn take(
+        &self,
+        model: &Model,
+        change: &mut Change,
+        id: &EndpointId,
+        reports: &[Verified],
+    ) -> Result<(), StoreError> {
+        // Revoked or gone since it was verified: nothing to take in, and nothing to send again.
+        let Some(known) = model.endpoint_by_id(id).filter(|known| !known.revoked) else { return Ok(()) };
+        let mut endpoint = Taking {
+            now: change.now,
+            model,
+            store: &self.state,
+            record: EndpointRecord::clone(known),
+            states: None,
+            facts: None,
+        };
+        for Verified { header, report } in reports {
+            endpoint.report(header, report)?;
+        }
+        let Taking { record, states, facts, .. } = endpoint;
+        if record == **known && states.is_none() && facts.is_none() {
+            return Ok(());
+        }
+        if let Some(facts) = facts
+            && let Some(packed) = facts.packed
+        {
+            change.write(Write::Facts(record.number, packed));
+        }
+        let number = record.number;
+        change.write(Write::Endpoint(Arc::new(record)));
+        if let Some(Changed { old, mut new }) = states {
+            new.limit_details();
+            change.write(Write::States { endpoint: number, old, new: Arc::new(new) });
+        }
+        Ok(())
+    }
+}
+
+struct Changed {
+    old: Arc<Record>,
+    new: Record,
+}
+
+/// One endpoint while its reports are taken in; facts and states are read when first needed.
+struct Taking<'a> {
+    now: Timestamp,
+    model: &'a Model,
+    store: &'a State,
+    record: EndpointRecord,
+    states: Option<Changed>,
+    facts: Option<Held>,
+}
+
+struct Held {
+    facts: Facts,
+    /// Set when they changed.
+    packed: Option<Arc<[u8]>>,
+}
+
+impl Taking<'_> {
+    fn report(&mut self, header: &Header, report: &Report) -> Result<(), StoreError> {
+        let last = match header.stream {
+            Stream::States => &mut self.record.states_sequence,
+            Stream::Inventory => &mut self.record.inventory_sequence,
+        };
+        if header.sequence <= *last {
+            debug!(endpoint = %header.endpoint, sequence = header.sequence, "had this report already");
+            return Ok(());
+        }
+        let gap = header.sequence > *last + 1 && !header.replaces_earlier;
+        *last = header.sequence;
+        self.record.last_report = Some(self.now);
+        match report {
+            Report::Inventory { at, facts } => self.inventory(*at, facts),
+            Report::InventoryDelta { at, base, digest, delta } => {
+                self.inventory_delta(*at, base, digest, delta)?;
+            }
+            Report::States { snapshot, entries } => {
+                self.missed(gap && !snapshot, header);
+                self.states(*snapshot, entries)?;
+            }
+            Report::Cycle(summary) => {
+                self.missed(gap, header);
+                self.cycle(summary)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn missed(&mut self, gap: bool, header: &Header) {
+        if gap {
+            warn!(endpoint = %header.endpoint, sequence = header.sequence, "reports are missing, asking for all states");
+            self.record.resync_states = true;
+        }
+    }
+
+    fn inventory(&mut self, at: Timestamp, facts: &Facts) {
+        self.record.resync_inventory = false;
+        self.keep_facts(at, facts.clone());
+    }
+
+    fn inventory_delta(
+        &mut self,
+        at: Timestamp,
+        base: &Digest,
+        digest: &Digest,
+        delta: &tierway_common::facts::FactsDelta,
+    ) -> Result<(), StoreError> {
+        let held = self.record.facts.as_ref().map(|summary| summary.digest);
+        if held != Some(*base) {
+            self.record.resync_inventory = true;
+            return Ok(());
+        }
+        let mut facts = match self.facts.take() {
+            Some(held) => held.facts,
+            None => match self.store.facts(self.record.number)? {
+                Some(facts) => facts,
+                None => {
+                    self.record.resync_inventory = true;
+                    return Ok(());
+                }
+            },
+        };
+        facts.apply(delta);
+        if facts.digest() == *digest {
+            self.keep_facts(at, facts);
+        } else {
+            warn!(endpoint = %self.record.id, "a change of facts does not give the facts it promises");
+            self.record.resync_inventory = true;
+        }
+        Ok(())
+    }
+
+    fn keep_facts(&mut self, at: Timestamp, facts: Facts) {
+        match facts::pack(&facts) {
+            Ok(packed) => {
+                self.record.facts = Some(facts::summary(&facts, at.min(self.now)));
+                self.record.rule_groups = facts::rule_groups(self.model.policy(), &facts);
+                self.facts = Some(Held { facts, packed: Some(packed) });
+            }
+            Err(error) => {
+                warn!(endpoint = %self.record.id, error = %error, "could not keep the facts");
+                self.record.resync_inventory = true;
+            }
+        }
+    }
+
+    fn changed(&mut self) -> Result<&mut Changed, StoreError> {
+        if self.states.is_none() {
+            let old = Arc::new(self.store.states(self.record.number)?);
+            self.states = Some(Changed { new: Record::clone(&old), old });
+        }
+        // Set just above.
+        Ok(self.states.get_or_insert_with(|| Changed { old: Arc::default(), new: Record::default() }))
+    }
+
+    fn states(&mut self, snapshot: bool, entries: &[StateEntry]) -> Result<(), StoreError> {
+        self.record.assessed = true;
+        let mut before = Record::default();
+        let changed = self.changed()?;
+        if snapshot {
+            before = std::mem::take(&mut changed.new);
+            // What central concluded for updates the endpoint does not know yet stays until its next cycle.
+            changed.new = before.clone();
+            changed.new.retain(|entry| entry.estimated);
+            self.record.resync_states = false;
+        }
+        let mut unknown = 0;
+        for entry in entries {
+            let Some(update) = self.model.update_by_id(&entry.update) else {
+                unknown += 1;
+                continue;
+            };
+            let number = update.number;
+            let changed = self.changed()?;
+            let old = changed.new.get(number).or_else(|| before.get(number)).cloned();
+            let packed = self.entry(number, entry, old.as_ref());
+            if self.changed()?.new.set(packed).is_err() {
+                warn!(endpoint = %self.record.id, update = %entry.update, "too many states, left one out");
+            }
+        }
+        if unknown > 0 {
+            debug!(endpoint = %self.record.id, unknown, "states of updates that are not in any catalogue");
+        }
+        Ok(())
+    }
+
+    fn entry(&self, number: u32, said: &StateEntry, old: Option<&Entry>) -> Entry {
+        let seconds = |at: Timestamp| u32::try_from(at.min(self.now).as_second()).unwrap_or(0);
+        let since = seconds(said.at);
+        let detected = said.detected.map(seconds).or(old.and_then(|old| old.detected));
+        let detected = detected.or((said.state == UpdateState::Needed).then_some(since));
+        let applied = said.applied.map(seconds).or(old.and_then(|old| old.applied));
+        let authorized = old.and_then(|old| old.authorized).or_else(|| {
+            // Settled when applied: the approval may be withdrawn later.
+            let approval = self.model.decision(&self.record, &said.update)?;
+            let approved = approval.decision == Decision::Approve;
+            let at = seconds(approval.at);
+            applied.filter(|applied| approved && at <= *applied).map(|_| at)
+        });
+        let detail = said.detail.as_deref().map(|detail| clean(detail, DETAIL_BYTES_MAX));
+        Entry {
+            update: number,
+            state: said.state,
+            estimated: false,
+            since,
+            detected,
+            authorized,
+            applied,
+            detail: detail.filter(|detail| !detail.is_empty()).map(Into::into),
+        }
+    }
+
+    fn cycle(&mut self, summary: &CycleSummary) -> Result<(), StoreError> {
+        let name = clean(&summary.host_name, NAME_BYTES_MAX);
+        let record = &mut self.record;
+        if !name.is_empty() {
+            record.name = name;
+        }
+        record.agent_version = clean(&summary.agent_version, VERSION_BYTES_MAX);
+        record.dictionary_version = summary.dictionary_version;
+        record.reboot_pending = summary.reboot_pending;
+        record.problems =
+            summary.problems.iter().take(PROBLEMS_MAX).map(|p| clean(p, PROBLEM_BYTES_MAX)).collect();
+        record.assessed = true;
+        if record.estimated_for > 0 && summary.dictionary_version >= record.estimated_for {
+            // It has evaluated what central had only concluded; what it did not name does not apply.
+            record.estimated_for = 0;
+            self.changed()?.new.retain(|entry| !entry.estimated);
+        }
+        Ok(())
+    }
+}

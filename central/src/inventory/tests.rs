@@ -1,0 +1,411 @@
+use jiff::SignedDuration;
+use ring::rand::SystemRandom;
+use tierway_common::{
+    clock::Clock,
+    facts::Domain,
+    id::UpdateId,
+    rules::expr::{Expr, OsTest},
+    schema::{Approval, Group, Members, Severity},
+    store::{Store, memory::MemoryStore, sled_store::SledStore},
+    trust::keys::SigningKey,
+};
+
+use super::*;
+use crate::store::tables::UpdateRecord;
+
+/// A central with two updates and one endpoint that signs with `key`.
+struct Bench {
+    clock: Clock,
+    state: Arc<State>,
+    inventory: Inventory,
+    key: SigningKey,
+}
+
+const ENDPOINT: &str = "e1";
+
+fn update(number: u32, name: &str, now: Timestamp) -> Write {
+    let id: UpdateId = format!("debian-12/{name}").parse().unwrap();
+    Write::Update(Arc::new(UpdateRecord {
+        number,
+        document: Digest::of(name.as_bytes()),
+        id,
+        title: name.to_owned(),
+        severity: Severity::Important,
+        released: now,
+        seen: now,
+        superseded_by: vec![],
+        payload_bytes: 0,
+        gone: false,
+    }))
+}
+
+fn record(key: &SigningKey, now: Timestamp) -> EndpointRecord {
+    EndpointRecord {
+        number: 0,
+        id: ENDPOINT.parse().unwrap(),
+        name: "web-1".to_owned(),
+        site: "lyon".parse().unwrap(),
+        groups: vec![],
+        rule_groups: vec![],
+        enrolled_at: now,
+        serial: "5e".to_owned(),
+        certificate_expires: now,
+        keys: vec![key.public()],
+        revoked: false,
+        last_report: None,
+        agent_version: String::new(),
+        states_sequence: 0,
+        inventory_sequence: 0,
+        resync_states: false,
+        resync_inventory: false,
+        assessed: false,
+        dictionary_version: 0,
+        estimated_for: 0,
+        reboot_pending: false,
+        problems: vec![],
+        facts: None,
+    }
+}
+
+fn bench_on(store: Arc<dyn Store>) -> Bench {
+    let clock = Clock::manual("2026-11-20T10:00:00Z".parse().unwrap());
+    let state = Arc::new(State::open("default".parse().unwrap(), store, clock.clone()).unwrap());
+    let key = SigningKey::generate(&SystemRandom::new()).unwrap();
+    if state.model().active().is_empty() {
+        state
+            .change(|_, change| {
+                change.write(update(0, "a_1", change.now));
+                change.write(update(1, "b_1", change.now));
+                change.write(Write::Endpoint(Arc::new(record(&key, change.now))));
+                Ok::<_, StoreError>(())
+            })
+            .unwrap();
+    }
+    Bench { clock, inventory: Inventory::new(state.clone()), state, key }
+}
+
+fn bench() -> Bench {
+    bench_on(Arc::new(MemoryStore::new()))
+}
+
+fn relay() -> Holder {
+    "spiffe://tierway/tenant/default/site/lyon/relay/r1".parse().unwrap()
+}
+
+impl Bench {
+    fn seal(&self, sequence: u64, replaces_earlier: bool, report: &Report) -> Bytes {
+        let header = Header {
+            tenant: "default".parse().unwrap(),
+            endpoint: ENDPOINT.parse().unwrap(),
+            stream: Stream::of(report),
+            sequence,
+            replaces_earlier,
+            created: self.clock.now(),
+        };
+        Envelope::seal(&self.key, header, report).unwrap().bytes().clone()
+    }
+
+    fn submit(&self, envelopes: Vec<Bytes>) -> Vec<Outcome> {
+        self.inventory.accept(&[Submission { carrier: relay(), envelopes }]).unwrap().remove(0)
+    }
+
+    fn report(&self, sequence: u64, report: &Report) -> Outcome {
+        self.submit(vec![self.seal(sequence, false, report)]).remove(0)
+    }
+
+    fn record(&self) -> EndpointRecord {
+        EndpointRecord::clone(self.state.model().endpoint(0).unwrap())
+    }
+
+    fn states(&self) -> Vec<(u32, UpdateState)> {
+        let record = self.state.states(0).unwrap();
+        record.entries().iter().map(|entry| (entry.update, entry.state)).collect()
+    }
+
+    fn entry(&self, name: &str, state: UpdateState) -> StateEntry {
+        StateEntry {
+            update: format!("debian-12/{name}").parse().unwrap(),
+            state,
+            at: self.clock.now(),
+            detected: None,
+            applied: None,
+            detail: None,
+        }
+    }
+
+    fn transitions(&self, entries: &[(&str, UpdateState)]) -> Report {
+        let entries = entries.iter().map(|(name, state)| self.entry(name, *state)).collect();
+        Report::States { snapshot: false, entries }
+    }
+
+    fn snapshot(&self, entries: &[(&str, UpdateState)]) -> Report {
+        let entries = entries.iter().map(|(name, state)| self.entry(name, *state)).collect();
+        Report::States { snapshot: true, entries }
+    }
+
+    fn cycle(&self, dictionary_version: u64) -> Report {
+        Report::Cycle(CycleSummary {
+            at: self.clock.now(),
+            took_ms: 5,
+            dictionary_version,
+            agent_version: "0.1.0".to_owned(),
+            host_name: "web-1.example\x07".to_owned(),
+            counts: BTreeMap::new(),
+            reboot_pending: true,
+            problems: vec!["x".repeat(1000); 100],
+        })
+    }
+
+    fn how_many(&self, update: u32, state: UpdateState) -> u64 {
+        let model = self.state.model();
+        model.index().how_many(update, state, model.active())
+    }
+}
+
+fn facts(values: &[(&str, &str)]) -> Facts {
+    Facts {
+        domains: [("os".to_owned(), Domain::Complete { source: "/etc/os-release".to_owned() })].into(),
+        values: values.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+    }
+}
+
+use UpdateState::{Installed, Needed, NotApplicable};
+
+#[test]
+fn what_an_endpoint_reports_is_on_disk_and_counted_also_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let bench = bench_on(Arc::new(SledStore::open(dir.path()).unwrap()));
+        let inventory = Report::Inventory { at: bench.clock.now(), facts: facts(&[("os:family", "debian")]) };
+        let envelopes = vec![
+            bench.seal(1, true, &inventory),
+            bench.seal(1, true, &bench.snapshot(&[("a_1", Needed), ("b_1", Installed)])),
+            bench.seal(2, false, &bench.cycle(3)),
+        ];
+        assert_eq!(bench.submit(envelopes), vec![Outcome::Accepted; 3]);
+    }
+    let bench = bench_on(Arc::new(SledStore::open(dir.path()).unwrap()));
+    assert_eq!(bench.states(), [(0, Needed), (1, Installed)]);
+    assert_eq!((bench.how_many(0, Needed), bench.how_many(1, Installed)), (1, 1));
+    let record = bench.record();
+    assert_eq!((record.states_sequence, record.inventory_sequence, record.assessed), (2, 1, true));
+    assert_eq!((record.name.as_str(), record.problems.len()), ("web-1.example", PROBLEMS_MAX));
+    assert_eq!(bench.state.facts(0).unwrap().unwrap(), facts(&[("os:family", "debian")]));
+}
+
+#[test]
+fn a_report_that_comes_twice_is_accepted_and_changes_nothing_the_second_time() {
+    let bench = bench();
+    let first = bench.seal(1, false, &bench.transitions(&[("a_1", Needed)]));
+    let second = bench.seal(2, false, &bench.transitions(&[("a_1", Installed)]));
+    assert_eq!(bench.submit(vec![first.clone(), second.clone()]), vec![Outcome::Accepted; 2]);
+    let before = bench.record();
+    bench.clock.advance(SignedDuration::from_hours(1));
+    assert_eq!(bench.submit(vec![first, second]), vec![Outcome::Accepted; 2]);
+    assert_eq!(bench.record(), before);
+    assert_eq!(bench.states(), [(0, Installed)]);
+}
+
+#[test]
+fn a_gap_makes_central_ask_for_all_states_and_a_snapshot_fills_it() {
+    let bench = bench();
+    bench.report(1, &bench.transitions(&[("a_1", Needed)]));
+    assert_eq!(bench.report(3, &bench.transitions(&[("b_1", Needed)])), Outcome::Accepted);
+    assert!(bench.record().resync_states && bench.state.model().resync().contains(0));
+    bench.report(2, &bench.transitions(&[("a_1", Installed)]));
+    assert_eq!(bench.states(), [(0, Needed), (1, Needed)], "an older one changes nothing any more");
+    bench.report(7, &bench.snapshot(&[("a_1", Installed)]));
+    assert_eq!(bench.states(), [(0, Installed)]);
+    assert!(!bench.record().resync_states && bench.state.model().resync().is_empty());
+}
+
+#[test]
+fn reports_that_a_relay_left_out_because_a_later_one_replaces_them_are_no_gap() {
+    let bench = bench();
+    bench.submit(vec![bench.seal(9, true, &bench.snapshot(&[("a_1", Needed)]))]);
+    assert!(!bench.record().resync_states);
+}
+
+#[test]
+fn a_change_of_facts_is_applied_to_the_facts_it_is_about_and_else_all_are_asked_for() {
+    let bench = bench();
+    let (one, two, three) = (
+        facts(&[("os:family", "debian"), ("package:deb:a:amd64", "1")]),
+        facts(&[("os:family", "debian"), ("package:deb:a:amd64", "2")]),
+        facts(&[("os:family", "debian")]),
+    );
+    let at = bench.clock.now();
+    let delta = |from: &Facts, to: &Facts| Report::InventoryDelta {
+        at,
+        base: from.digest(),
+        digest: to.digest(),
+        delta: from.delta(to),
+    };
+    bench.report(1, &delta(&one, &two));
+    assert!(bench.record().resync_inventory, "nothing is held yet");
+    bench.report(2, &Report::Inventory { at, facts: one.clone() });
+    assert!(!bench.record().resync_inventory);
+    let both = vec![bench.seal(3, false, &delta(&one, &two)), bench.seal(4, false, &delta(&two, &three))];
+    bench.submit(both);
+    assert_eq!(bench.state.facts(0).unwrap().unwrap(), three);
+    assert_eq!(bench.record().facts.unwrap().packages, 0);
+    bench.report(5, &delta(&one, &two));
+    assert!(bench.record().resync_inventory, "of facts that are held no more");
+    assert_eq!(bench.state.facts(0).unwrap().unwrap(), three);
+    let lying =
+        Report::InventoryDelta { at, base: three.digest(), digest: one.digest(), delta: three.delta(&two) };
+    bench.report(6, &lying);
+    assert_eq!(bench.state.facts(0).unwrap().unwrap(), three);
+}
+
+#[test]
+fn facts_decide_which_groups_by_rule_an_endpoint_is_in() {
+    let bench = bench();
+    let rule = Expr::Os(OsTest { family: Some("debian".to_owned()), ..OsTest::default() });
+    let group = Group { id: "debians".parse().unwrap(), priority: 1, members: Members::Rule(rule) };
+    bench
+        .state
+        .change(|_, change| {
+            change.write(Write::Group(group.clone()));
+            Ok::<_, StoreError>(())
+        })
+        .unwrap();
+    for (sequence, family, members) in [(1, "debian", 1), (2, "windows", 0), (3, "debian", 1)] {
+        let facts = facts(&[("os:family", family)]);
+        bench.report(sequence, &Report::Inventory { at: bench.clock.now(), facts });
+        assert_eq!(bench.state.model().members()[&group.id].len(), members, "{family}");
+    }
+}
+
+#[test]
+fn a_report_that_is_not_the_endpoints_own_is_refused_with_its_reason() {
+    let bench = bench();
+    let good = bench.seal(1, false, &bench.transitions(&[("a_1", Needed)]));
+    let stranger = SigningKey::generate(&SystemRandom::new()).unwrap();
+    let seal = |key: &SigningKey, tenant: &str, endpoint: &str| {
+        let header = Header {
+            tenant: tenant.parse().unwrap(),
+            endpoint: endpoint.parse().unwrap(),
+            stream: Stream::States,
+            sequence: 1,
+            replaces_earlier: false,
+            created: bench.clock.now(),
+        };
+        Envelope::seal(key, header, &bench.cycle(1)).unwrap().bytes().clone()
+    };
+    let mut altered = good.to_vec();
+    let last = altered.len() - 80;
+    altered[last] ^= 1;
+    let cases = [
+        (Bytes::from_static(b"nonsense"), "malformed"),
+        (altered.into(), "not signed by `e1`"),
+        (seal(&stranger, "default", ENDPOINT), "not signed by `e1`"),
+        (seal(&bench.key, "other", ENDPOINT), "tenant `other` is not served here"),
+        (seal(&bench.key, "default", "e2"), "`e2` is not enrolled"),
+    ];
+    for (envelope, expected) in cases {
+        let outcome = bench.submit(vec![envelope, good.clone()]);
+        assert!(matches!(&outcome[0], Outcome::Refused(reason) if reason.contains(expected)), "{outcome:?}");
+        assert_eq!(outcome[1], Outcome::Accepted, "the rest of the batch goes on");
+    }
+    let carrier = "spiffe://tierway/tenant/default/site/lyon/endpoint/e9".parse().unwrap();
+    let outcome = bench.inventory.accept(&[Submission { carrier, envelopes: vec![good] }]).unwrap();
+    assert_eq!(outcome[0][0], Outcome::Refused("`e9` may not report for `e1`".to_owned()));
+}
+
+#[test]
+fn a_revoked_endpoint_is_not_believed() {
+    let bench = bench();
+    let envelope = bench.seal(1, false, &bench.transitions(&[("a_1", Needed)]));
+    let revoked = EndpointRecord { revoked: true, ..bench.record() };
+    bench
+        .state
+        .change(|_, change| {
+            change.write(Write::Endpoint(Arc::new(revoked)));
+            Ok::<_, StoreError>(())
+        })
+        .unwrap();
+    assert_eq!(bench.submit(vec![envelope]), [Outcome::Refused("`e1` is revoked".to_owned())]);
+    assert!(bench.states().is_empty());
+}
+
+#[test]
+fn the_time_of_approval_is_settled_when_the_update_is_applied() {
+    let bench = bench();
+    let approved_at = bench.clock.now();
+    let group = Group { id: "all".parse().unwrap(), priority: 0, members: Members::Everyone };
+    let approval = Approval {
+        group: group.id.clone(),
+        update: "debian-12/a_1".parse().unwrap(),
+        decision: Decision::Approve,
+        at: approved_at,
+        by: "operator:admin".to_owned(),
+    };
+    bench
+        .state
+        .change(|_, change| {
+            change.write(Write::Group(group));
+            change.write(Write::Approval(approval.clone()));
+            Ok::<_, StoreError>(())
+        })
+        .unwrap();
+    bench.clock.advance(SignedDuration::from_hours(1));
+    let detected = bench.clock.now();
+    bench.report(1, &bench.transitions(&[("a_1", Needed)]));
+    bench.clock.advance(SignedDuration::from_hours(1));
+    let mut installed = bench.entry("a_1", Installed);
+    installed.applied = Some(bench.clock.now());
+    bench.report(2, &Report::States { snapshot: false, entries: vec![installed] });
+    bench
+        .state
+        .change(|_, change| {
+            change.write(Write::NoApproval(approval.group.clone(), approval.update.clone()));
+            Ok::<_, StoreError>(())
+        })
+        .unwrap();
+    bench.report(3, &bench.transitions(&[("a_1", Installed)]));
+    let states = bench.state.states(0).unwrap();
+    let entry = states.get(0).unwrap();
+    let seconds = |at: Timestamp| Some(u32::try_from(at.as_second()).unwrap());
+    assert_eq!(entry.detected, seconds(detected));
+    assert_eq!(entry.authorized, seconds(approved_at));
+    assert_eq!(entry.applied, seconds(bench.clock.now()));
+}
+
+#[test]
+fn an_estimate_lasts_until_the_endpoint_has_evaluated_the_same_dictionary() {
+    let bench = bench();
+    bench.report(1, &bench.snapshot(&[("a_1", Installed)]));
+    let old = Arc::new(bench.state.states(0).unwrap());
+    let mut new = Record::clone(&old);
+    new.set(Entry { update: 1, state: Needed, estimated: true, ..old.entries()[0].clone() }).unwrap();
+    let record = EndpointRecord { estimated_for: 8, ..bench.record() };
+    bench
+        .state
+        .change(|_, change| {
+            change.write(Write::Endpoint(Arc::new(record)));
+            change.write(Write::States { endpoint: 0, old, new: Arc::new(new) });
+            Ok::<_, StoreError>(())
+        })
+        .unwrap();
+    bench.report(2, &bench.cycle(7));
+    bench.report(3, &bench.snapshot(&[("a_1", Installed)]));
+    assert_eq!(bench.states(), [(0, Installed), (1, Needed)]);
+    bench.report(4, &bench.cycle(8));
+    assert_eq!(bench.states(), [(0, Installed)], "it does not need it after all");
+    assert_eq!((bench.how_many(1, Needed), bench.record().estimated_for), (0, 0));
+}
+
+#[test]
+fn times_in_the_future_count_as_now_and_updates_nobody_published_are_left_out() {
+    let bench = bench();
+    let mut early = bench.entry("a_1", Needed);
+    early.at = bench.clock.now() + SignedDuration::from_hours(24 * 365);
+    let unknown = bench.entry("unpublished_1", Needed);
+    bench.report(1, &Report::States { snapshot: false, entries: vec![early, unknown] });
+    let states = bench.state.states(0).unwrap();
+    assert_eq!(states.entries().len(), 1);
+    assert_eq!(i64::from(states.entries()[0].since), bench.clock.now().as_second());
+    bench.report(2, &bench.transitions(&[("a_1", NotApplicable)]));
+    assert!(bench.states().is_empty());
+}
