@@ -5,7 +5,7 @@ mod fake;
 use std::io::Cursor;
 
 use jiff::Timestamp;
-use tierway_common::clock::Clock;
+use tierway_common::{clock::Clock, facts::Facts, rules::explain::explain_update, schema::Update};
 use tierway_proto::v1;
 
 use self::fake::{Fake, NOW_MS};
@@ -51,20 +51,39 @@ async fn run_with(fake: &Fake, caller: Caller, args: &str) -> Ran {
     }
 }
 
-/// The explanation that the fake gives.
+/// The explanation that the fake gives: an update of three packages, of which one is too old and one is not
+/// there.
 fn explanation(endpoint: String, patch: String) -> v1::WhyResponse {
+    let update: Update = serde_json::from_str(
+        r#"{"id":"debian-12/openssl_3.0.17-1","title":"openssl","product":"openssl","version":"3.0.17-1",
+        "severity":"critical","released":"2026-09-01T00:00:00Z","applicable":{"all":[
+        {"os":{"family":"debian","codename":"bookworm"}},
+        {"any":[{"package":{"manager":"deb","name":"libssl3"}},{"package":{"manager":"deb","name":"openssl"}}]}]},
+        "installed":{"all":[
+        {"not":{"package":{"manager":"deb","name":"libssl3","version":{"lt":"3.0.17-1"}}}},
+        {"not":{"package":{"manager":"deb","name":"openssl","version":{"lt":"3.0.17-1"}}}}]},
+        "install":{"deb":{"packages":[]}}}"#,
+    )
+    .unwrap();
+    let facts: Facts = serde_json::from_str(
+        r#"{"domains":{"os":{"complete":{"source":"/etc/os-release"}},
+        "package:deb":{"complete":{"source":"/var/lib/dpkg/status"}}},
+        "values":{"os:family":"debian","os:codename":"bookworm","package:deb:libssl3:amd64":"3.0.16-1"}}"#,
+    )
+    .unwrap();
+    let explained = explain_update(&update, &facts);
     v1::WhyResponse {
         endpoint,
         patch,
         verdict: "needed".into(),
         reported_state: "needed".into(),
         reported_at: NOW_MS - 720_000,
-        applicable_json: String::new(),
-        installed_json: String::new(),
-        summary: "openssl 3.0.16-1 is older than 3.0.17-1".into(),
+        applicable_json: serde_json::to_string(&explained.applicable).unwrap(),
+        installed_json: serde_json::to_string(&explained.installed.unwrap()).unwrap(),
+        summary: "libssl3 3.0.16-1 is older than 3.0.17-1".into(),
         approval: "approved for group `everyone` by operator:ana".into(),
-        would_change: vec!["openssl were at least 3.0.17-1".into()],
-        facts_at: NOW_MS - 720_000,
+        would_change: explained.would_change,
+        facts_at: NOW_MS - 780_000,
         times: Some(v1::PatchTimes {
             detected: NOW_MS - 18_000_000,
             authorized: NOW_MS - 12_000_000,
