@@ -2,6 +2,7 @@
 
 use std::{error::Error, io, process::ExitCode};
 
+use tierway_common::daemon::chain::Chain;
 use tonic::{Code, Status};
 
 /// Exit codes, the same for every command.
@@ -88,26 +89,13 @@ impl Failure {
         }
     }
 
-    /// The error and its causes, joined with `: `, without repetition.
+    /// The error and its causes, joined with `: `. What a call ended with is the last of them: below it
+    /// tonic only repeats the text.
     pub(crate) fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut next: Option<&(dyn Error + 'static)> = self.source();
-        while let Some(error) = next {
-            let part = match error
-                .downcast_ref::<Status>()
-                .or_else(|| error.downcast_ref::<Box<Status>>().map(|status| &**status))
-            {
-                Some(status) => status_text(status),
-                None => error.to_string(),
-            };
-            // hyper and tonic repeat the text of the error they wrap.
-            if !part.is_empty() && !text.ends_with(&part) {
-                text.push_str(": ");
-                text.push_str(&part);
-            }
-            next = error.source();
+        match self {
+            Self::Call { source, .. } => format!("{self}: {}", status_text(source)),
+            _ => Chain(self).to_string(),
         }
-        text
     }
 }
 

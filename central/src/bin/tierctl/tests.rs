@@ -2,11 +2,24 @@
 
 mod fake;
 
-use std::io::Cursor;
+use std::{io::Cursor, path::Path};
 
 use jiff::Timestamp;
-use tierway_common::{clock::Clock, facts::Facts, rules::explain::explain_update, schema::Update};
-use tierway_proto::v1;
+use tierway_central::enroll::ca::{self, Authority, requested_key};
+use tierway_common::{
+    clock::Clock,
+    daemon::stop::Stop,
+    enrollment::Applicant,
+    facts::Facts,
+    rules::explain::explain_update,
+    schema::Update,
+    transport::{
+        accept,
+        identity::{Holder, Role},
+        tls::{Identity, IdentityFiles},
+    },
+};
+use tierway_proto::v1::{self, admin_server::AdminServer};
 
 use self::fake::{Fake, NOW_MS};
 use crate::{
@@ -265,32 +278,6 @@ async fn a_reader_that_has_seen_enough_is_no_failure() {
 }
 
 #[tokio::test]
-async fn an_identity_that_is_not_there_is_named() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("contexts.toml");
-    std::fs::write(
-        &file,
-        "[[context]]\nname = \"a\"\nserver = \"127.0.0.1:1\"\nidentity = \"id.pem\"\nroots = \"roots.pem\"\n",
-    )
-    .unwrap();
-    let (mut out, mut err, mut input) = (Vec::new(), Vec::new(), Cursor::new(""));
-    let mut screen =
-        Screen::new(&mut out, &mut err, &mut input, Terminals::default(), false, Clock::system());
-    let environment = Environment::default();
-    let args = ["tierctl", "task", "list", "--config", file.to_str().unwrap()];
-    let exit = cli::run(args, &mut screen, &environment, async |connection| {
-        crate::client::dial(connection, &environment).await
-    })
-    .await;
-    let err = String::from_utf8(err).unwrap();
-    assert_eq!(exit.code(), 1);
-    assert!(
-        err.starts_with("tierctl: could not use the identity of context `a`: ") && err.contains("id.pem"),
-        "{err}"
-    );
-}
-
-#[tokio::test]
 async fn contexts_are_set_chosen_and_shown() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("contexts.toml");
@@ -365,4 +352,87 @@ async fn completions_and_manual_pages_know_every_noun() {
 #[test]
 fn the_command_line_is_declared_without_contradictions() {
     <cli::Arguments as clap::CommandFactory>::command().debug_assert();
+}
+
+/// An identity of `role` in `dir`, signed by `authority`.
+fn identity(authority: &Authority, role: Role, dir: &Path) -> IdentityFiles {
+    let applicant = Applicant::new().unwrap();
+    let holder = Holder {
+        tenant: "default".parse().unwrap(),
+        site: "default".parse().unwrap(),
+        role,
+        id: "ana".to_owned(),
+    };
+    let now = Clock::system().now();
+    let key = requested_key(applicant.csr_der()).unwrap();
+    let issued = authority.issue(&holder, key, now, &ring::rand::SystemRandom::new()).unwrap();
+    applicant.keep(&issued.chain, dir).unwrap()
+}
+
+fn authority() -> Authority {
+    let random = ring::rand::SystemRandom::new();
+    let (root, issuing) = ca::create(Clock::system().now(), &random).unwrap();
+    Authority::open(&root.certificate_pem, &issuing).unwrap()
+}
+
+#[tokio::test]
+async fn a_context_leads_to_central_over_tls_and_to_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ours, theirs) = (authority(), authority());
+    let central = identity(&ours, Role::Central, &dir.path().join("central"));
+    identity(&ours, Role::Operator, &dir.path().join("ana"));
+    identity(&theirs, Role::Operator, &dir.path().join("eve"));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let fake = Fake::default();
+    let stop = Stop::new();
+    let serving = tokio::spawn(accept::serve(
+        listener,
+        Identity::load(&central).unwrap(),
+        AdminServer::new(fake.clone()),
+        accept::Limits::default(),
+        accept::Gauge::default(),
+        stop.clone(),
+    ));
+    let file = dir.path().join("contexts.toml");
+    let context = |name: &str, server: &str, identity: &str| {
+        format!(
+            "[[context]]\nname = \"{name}\"\nserver = \"{server}\"\nidentity = \"{identity}/identity.pem\"\n\
+             roots = \"{identity}/roots.pem\"\n"
+        )
+    };
+    let contexts = [
+        context("ana", &address.to_string(), "ana"),
+        context("eve", &address.to_string(), "eve"),
+        context("gone", &gone.to_string(), "ana"),
+        context("lost", &address.to_string(), "nowhere"),
+    ];
+    std::fs::write(&file, contexts.concat()).unwrap();
+    for (name, exit, said) in [
+        ("ana", 0, vec![]),
+        (
+            "eve",
+            1,
+            vec!["could not list tasks: ", &format!("no TLS with `{address}`"), "invalid peer certificate"],
+        ),
+        ("gone", 1, vec!["could not list tasks: ", &format!("could not connect to `{gone}`"), "refused"]),
+        ("lost", 1, vec!["could not use the identity of context `lost`: ", "nowhere/identity.pem"]),
+    ] {
+        let (mut out, mut err, mut input) = (Vec::new(), Vec::new(), Cursor::new(""));
+        let mut screen =
+            Screen::new(&mut out, &mut err, &mut input, Terminals::default(), false, Clock::system());
+        let environment = Environment::default();
+        let args = ["tierctl", "task", "list", "--context", name, "--config", file.to_str().unwrap()];
+        let found = cli::run(args, &mut screen, &environment, async |connection| {
+            crate::client::dial(connection, &environment).await
+        })
+        .await;
+        let (out, err) = (String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap());
+        assert_eq!((found.code(), out.contains("publish")), (exit, exit == 0), "{name}: {err}");
+        assert!(said.iter().all(|part| err.contains(part)), "{name}: {err}");
+    }
+    assert_eq!(fake.asked.lock().unwrap().len(), 1);
+    stop.request();
+    serving.await.unwrap();
 }
