@@ -32,7 +32,7 @@ knowledge, 5 denied.";
 
 /// Asks and tells a Tierway central
 #[derive(Debug, Parser)]
-#[command(name = "tierctl", version, about, after_help = AFTER_HELP, arg_required_else_help = true)]
+#[command(name = "tierctl", version, after_help = AFTER_HELP, arg_required_else_help = true)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     output: OutputArgs,
