@@ -7,17 +7,28 @@ pub mod codes;
 pub mod deb;
 pub mod run;
 
-use std::{future::Future, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, future::Future, path::PathBuf, sync::Arc, time::Duration};
 
 use tierway_common::{
+    clock::Clock,
     facts::Facts,
-    schema::{DETAIL_BYTES_MAX, Payload, State, Update},
+    id::UpdateId,
+    rules::{Verdict, verdict},
+    schema::{DETAIL_BYTES_MAX, Payload, State, StateEntry, Update},
     trust::digest::Digest,
 };
 
-use crate::install::{
-    codes::Outcome,
-    deb::apt::{Step, cut},
+use crate::{
+    install::{
+        codes::Outcome,
+        deb::{
+            DebEngine,
+            apt::{Step, cut},
+            resolve::Pool,
+        },
+    },
+    ledger::{Ledger, journal::JournalError},
+    plan::{Plan, Reason},
 };
 
 /// Something that a verified document names cannot be had now.
@@ -46,6 +57,20 @@ pub struct Fresh {
     pub state: State,
     /// What was read.
     pub facts: Facts,
+}
+
+impl Fresh {
+    /// What facts that were just read say about `update`.
+    #[must_use]
+    pub fn of(update: &Update, facts: Facts) -> Self {
+        let state = match verdict(update, &facts) {
+            Verdict::NotApplicable => State::NotApplicable,
+            Verdict::Needed => State::Needed,
+            Verdict::Installed => State::Installed,
+            Verdict::Unknown { .. } => State::Unknown,
+        };
+        Self { state, facts }
+    }
 }
 
 /// What to install and what is known besides.
@@ -77,4 +102,95 @@ impl Attempted {
         let detail = cut(detail, DETAIL_BYTES_MAX);
         Self { outcome, detail: (!detail.is_empty()).then(|| detail.to_owned()), steps: Vec::new() }
     }
+}
+
+/// With what a plan is executed.
+#[expect(missing_debug_implementations, reason = "it borrows functions")]
+pub struct Means<'a, P, F> {
+    /// Installs.
+    pub engine: &'a DebEngine,
+    /// Where dependencies are looked up.
+    pub pool: &'a P,
+    /// Where packages come from.
+    pub payloads: &'a F,
+    /// Reads the system as it is now.
+    pub scan: &'a (dyn Fn() -> Facts + Send + Sync),
+    /// Tells the time of what is written down.
+    pub clock: &'a Clock,
+    /// For one update, after which the package manager is stopped.
+    pub limit: Duration,
+    /// Asked before each update: false ends the run, as at a shutdown.
+    pub go_on: &'a (dyn Fn() -> bool + Send + Sync),
+}
+
+/// What came of a plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Executed {
+    /// States that changed, in the order in which they did.
+    pub entries: Vec<StateEntry>,
+    /// What was attempted, in its order. An update that came along with an earlier one is not among them.
+    pub attempts: Vec<(UpdateId, Attempted)>,
+}
+
+/// Installs what `plan` says, one update after the other, and writes each attempt down before it begins
+/// and after it ends. Ends early when something is in the way of all the others too.
+///
+/// `updates` are the documents of the plan's updates, those left out included. A fresh scan and
+/// [`Ledger::observe`] should follow.
+///
+/// # Errors
+///
+/// When the ledger cannot be written; nothing is attempted that could not be written down.
+pub async fn execute<P: Pool, F: PayloadFetcher>(
+    plan: &Plan,
+    updates: &BTreeMap<UpdateId, Arc<Update>>,
+    means: &Means<'_, P, F>,
+    ledger: &mut Ledger,
+) -> Result<Executed, JournalError> {
+    let mut executed = Executed::default();
+    let left_out: Vec<&Update> = plan
+        .left_out
+        .iter()
+        .filter(|(_, reason)| !matches!(reason, Reason::Superseded(_)))
+        .filter_map(|(id, _)| updates.get(id).map(Arc::as_ref))
+        .collect();
+    for id in &plan.install {
+        if !(means.go_on)() {
+            break;
+        }
+        let Some(update) = updates.get(id) else {
+            tracing::warn!(update = %id, "the plan names an update without a document");
+            continue;
+        };
+        let before = Fresh::of(update, (means.scan)());
+        if before.state == State::Installed && !deb::is_incomplete(update, &before.facts) {
+            continue;
+        }
+        let approved: Vec<&Update> = plan
+            .install
+            .iter()
+            .filter(|other| *other != id)
+            .filter_map(|other| updates.get(other).map(Arc::as_ref))
+            .collect();
+        let request = Request { update, approved: &approved, left_out: &left_out, limit: means.limit };
+        let fresh = || Fresh::of(update, (means.scan)());
+        ledger.begin(id, means.clock.now())?;
+        let attempted = means.engine.install(&request, means.pool, means.payloads, &fresh).await;
+        let detail = attempted.detail.as_deref();
+        executed.entries.extend(ledger.end(id, means.clock.now(), attempted.outcome, detail)?);
+        let outcome = attempted.outcome;
+        tracing::info!(update = %id, outcome = %outcome.sentence(), detail, "attempted");
+        executed.attempts.push((id.clone(), attempted));
+        let for_all = [
+            Outcome::LockBusy,
+            Outcome::RepairFailed,
+            Outcome::NeedsMoreSpace,
+            Outcome::ScanFailed,
+            Outcome::EngineUnavailable,
+        ];
+        if for_all.contains(&outcome) {
+            break;
+        }
+    }
+    Ok(executed)
 }

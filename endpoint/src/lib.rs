@@ -4,5 +4,10 @@
 // What is.
 pub mod scan;
 
-// What is done.
+// What is to be done, decided without doing anything.
+pub mod plan;
+pub mod policy;
+
+// What is done, and remembered.
 pub mod install;
+pub mod ledger;

@@ -64,6 +64,26 @@ impl Asked {
         }
     }
 
+    /// Adds what compiled rules read, by fact key.
+    pub fn add_keys<'a>(&mut self, keys: impl Iterator<Item = &'a str>) {
+        for path in keys.filter_map(|key| key.strip_prefix("file:")) {
+            // A rule that reads a property of a file reads `file:<path>` too.
+            let base = path.strip_suffix("#sha256");
+            if base.is_none() && (path.ends_with("#size") || path.ends_with("#version")) {
+                continue;
+            }
+            let path = base.unwrap_or(path);
+            if self.files.len() >= FILES_MAX && !self.files.contains(path) {
+                self.refused += 1;
+                continue;
+            }
+            self.files.insert(path.to_owned());
+            if base.is_some() {
+                self.hashed.insert(path.to_owned());
+            }
+        }
+    }
+
     /// Adds what `other` asks for.
     pub fn merge(&mut self, other: &Self) {
         for path in &other.files {
@@ -261,6 +281,15 @@ mod tests {
             ]
         );
         assert_eq!(problems, []);
+    }
+
+    #[test]
+    fn the_keys_of_compiled_rules_ask_for_the_same_files() {
+        let keys = ["file:/a", "file:/a#sha256", "file:/b", "file:/b#size", "package:deb:x:", "os:family"];
+        let mut asked = Asked::default();
+        asked.add_keys(keys.into_iter());
+        assert_eq!(asked.files, ["/a".to_owned(), "/b".to_owned()].into());
+        assert_eq!(asked.hashed, ["/a".to_owned()].into());
     }
 
     #[test]

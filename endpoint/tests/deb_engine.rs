@@ -17,25 +17,34 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tierway_common::{
+    clock::Clock,
     facts::Facts,
-    rules::expr::Expr,
-    schema::{DebPackage, Install, Payload, PoolEntry, Severity, State, Update},
+    id::UpdateId,
+    rules::{
+        expr::{Compare, Expr, Manager, PackageTest},
+        verdict,
+    },
+    schema::{DebPackage, Decision, Install, Payload, PoolEntry, Severity, State, Update},
     trust::digest::Digest,
 };
 use tierway_endpoint::{
     install::{
-        Attempted, Fresh, PayloadFetcher, Request, Unavailable,
+        Attempted, Fresh, Means, PayloadFetcher, Request, Unavailable,
         codes::Outcome,
         deb::{Cleaned, DebEngine, resolve::Pool},
+        execute,
     },
+    ledger::{Conditions, Ledger},
+    plan::{Finding, Limits, plan},
+    policy::Effective,
     scan::{Asked, scan},
 };
 
@@ -480,10 +489,135 @@ async fn no_service_is_started_in_a_root_that_does_not_run() {
 }
 
 #[tokio::test]
+async fn an_installation_goes_on_when_nobody_waits_for_it_any_more() {
+    let Some(mut system) = System::new() else { return };
+    system.installed(&OLD);
+    let script = "#!/bin/sh\ntouch /begun; until test -e /go; do sleep 0.1; done\n";
+    let alpha = update("alpha", vec![system.make(&Made { files: &[("DEBIAN/preinst", script)], ..NEW })]);
+    let fresh = || Fresh { state: State::Needed, facts: system.facts() };
+    let request = Request { update: &alpha, approved: &[], left_out: &[], limit: LIMIT };
+    let engine = system.engine();
+    {
+        let attempt = engine.install(&request, &system, &system, &fresh);
+        tokio::pin!(attempt);
+        let begun = async {
+            while !system.root().join("begun").exists() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            _ = &mut attempt => panic!("it should wait"),
+            () = begun => {}
+        }
+    }
+    // As after a crash: the package manager is at work, and what it works with stays.
+    assert_eq!(engine.clean().unwrap(), Cleaned::Busy);
+    assert_eq!(engine.install(&request, &system, &system, &fresh).await.outcome, Outcome::LockBusy);
+    fs::write(system.root().join("go"), "").unwrap();
+    while engine.clean().unwrap() == Cleaned::Busy {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(system.version("alpha").as_deref(), Some("1.1"));
+    assert!(!system.root().join("usr/sbin/policy-rc.d").exists());
+    assert_eq!(fs::read_dir(system.root().join("var/lib/tierway")).unwrap().count(), 0);
+}
+
+/// An update that the rules call needed while `name` is installed in an older version.
+fn by_rule(name: &str, packages: Vec<DebPackage>, version: &str) -> Update {
+    let test = |version| {
+        Expr::Package(PackageTest {
+            manager: Manager::Deb,
+            name: name.to_owned(),
+            architecture: None,
+            version,
+        })
+    };
+    let installed = test(Some(Compare::Ge(version.to_owned())));
+    Update { applicable: test(None), installed, ..update(name, packages) }
+}
+
+#[tokio::test]
+async fn a_plan_is_executed_written_down_and_confirmed_by_the_next_scan() {
+    let Some(mut system) = System::new() else { return };
+    for name in ["alpha", "beta", "gamma", "delta"] {
+        system.installed(&Made { name, ..OLD });
+    }
+    let new = |name| Made { name, ..NEW };
+    let needs_beta = [("Depends", "beta (>= 1.1)")];
+    let broken = [("DEBIAN/preinst", "#!/bin/sh\nexit 1\n")];
+    let alpha = system.make(&Made { control: &needs_beta, ..new("alpha") });
+    let beta = system.make(&new("beta"));
+    let gamma = system.make(&Made { files: &broken, ..new("gamma") });
+    let delta = system.make(&new("delta"));
+    let updates: BTreeMap<_, _> = [("alpha", alpha), ("beta", beta), ("gamma", gamma), ("delta", delta)]
+        .into_iter()
+        .map(|(name, package)| by_rule(name, vec![package], "1.1"))
+        .map(|update| (update.id.clone(), Arc::new(update)))
+        .collect();
+    let id = |name: &str| format!("debian-12/{name}").parse::<UpdateId>().unwrap();
+    let clock = Clock::manual("2026-11-20T10:00:00Z".parse().unwrap());
+    let ledger = system.directory.path().join("ledger");
+    let (mut ledger, _) = Ledger::open(&ledger).unwrap();
+    let look = |ledger: &mut Ledger| {
+        let facts = system.facts();
+        let verdicts: BTreeMap<_, _> =
+            updates.iter().map(|(id, update)| (id.clone(), verdict(update, &facts))).collect();
+        let entries = ledger.observe(clock.now(), &verdicts, &Conditions::default()).unwrap();
+        (facts, verdicts, entries)
+    };
+    let (facts, verdicts, entries) = look(&mut ledger);
+    assert_eq!(entries.len(), 4);
+
+    let approved = Effective {
+        decision: Decision::Approve,
+        group: "all".parse().unwrap(),
+        by: "operator:ann".to_owned(),
+        at: clock.now(),
+    };
+    let findings: Vec<_> = updates
+        .iter()
+        .map(|(id, update)| Finding {
+            update,
+            verdict: &verdicts[id],
+            decision: (id.name() != "delta").then_some(&approved),
+        })
+        .collect();
+    clock.advance(SignedDuration::from_mins(1));
+    let planned = plan(&findings, ledger.book(), &facts, clock.now(), &Limits::default());
+    assert_eq!(planned.install, [id("alpha"), id("beta"), id("gamma")]);
+    let means = Means {
+        engine: &system.engine(),
+        pool: &system,
+        payloads: &system,
+        scan: &|| system.facts(),
+        clock: &clock,
+        limit: LIMIT,
+        go_on: &|| true,
+    };
+    let executed = execute(&planned, &updates, &means, &mut ledger).await.unwrap();
+    let outcomes: Vec<_> =
+        executed.attempts.iter().map(|(id, attempted)| (id.name(), attempted.outcome)).collect();
+    assert_eq!(outcomes, [("alpha", Outcome::Success), ("gamma", Outcome::ScriptFailed)]);
+
+    clock.advance(SignedDuration::from_mins(1));
+    let (_, _, entries) = look(&mut ledger);
+    let confirmed: Vec<_> = entries.iter().map(|entry| (entry.update.name(), entry.state)).collect();
+    assert_eq!(confirmed, [("beta", State::Installed)]);
+    let record = |name| ledger.book().record(&id(name)).unwrap();
+    assert!(record("alpha").applied.is_some() && record("beta").applied.is_some());
+    assert_eq!(
+        ["alpha", "beta", "gamma", "delta"].map(|name| record(name).state),
+        [State::Installed, State::Installed, State::Failed, State::Needed]
+    );
+    assert_eq!(system.version("gamma").as_deref(), Some("1.0"));
+    assert_eq!(system.version("delta").as_deref(), Some("1.0"));
+}
+
+#[tokio::test]
 async fn fetching_is_asked_for_once_when_nothing_changes_meanwhile() {
     let Some(mut system) = System::new() else { return };
     system.installed(&OLD);
-    let calls = std::sync::Arc::new(AtomicUsize::new(0));
+    let calls = Arc::new(AtomicUsize::new(0));
     let counted = calls.clone();
     system.meanwhile = Some(Box::new(move |_| _ = counted.fetch_add(1, Ordering::SeqCst)));
     let alpha = update("alpha", vec![system.make(&NEW)]);

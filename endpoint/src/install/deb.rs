@@ -179,8 +179,8 @@ impl DebEngine {
             return Ok(world);
         }
         tracing::info!(packages = world.incomplete.len(), "finishing the package manager's interrupted work");
-        let _policy = self.service_policy()?;
-        let ran = self.run(&self.apt.configure_all(request.limit)).await?;
+        let policy = self.service_policy()?;
+        let ran = self.run_with(&self.apt.configure_all(request.limit), None, policy.as_ref()).await?;
         let text = ran.errors.text + &ran.output.text;
         let said = codes::of_program(ran.end, &text);
         let world = self.world()?;
@@ -329,14 +329,28 @@ impl DebEngine {
         steps: Vec<Step>,
         request: &Request<'_>,
     ) -> Result<Said, Stop> {
-        let _policy = self.service_policy()?;
+        let policy = self.service_policy()?;
         tracing::info!(update = %request.update.id, packages = steps.len(), "installing");
         let program = self.apt.install(&repository.configuration_path(), names, request.limit);
-        let ran = self.run(&program).await?;
+        let ran = self.run_with(&program, Some(repository), policy.as_ref()).await?;
         let text = ran.errors.text + &ran.output.text;
         let outcome = codes::of_program(ran.end, &text);
         let detail = if outcome == Outcome::Success { String::new() } else { complaint(&text, usize::MAX) };
         Ok(Said { outcome, detail, steps })
+    }
+
+    /// Runs a program that keeps what it uses if it goes on without us.
+    async fn run_with(
+        &self,
+        program: &Program,
+        repository: Option<&Repository>,
+        policy: Option<&ServicePolicy>,
+    ) -> Result<Ran, Stop> {
+        let used = || repository.map(Repository::in_use).into_iter().chain(policy.map(ServicePolicy::in_use));
+        used().for_each(|in_use| in_use.set(true));
+        let ran = self.run(program).await;
+        used().for_each(|in_use| in_use.set(false));
+        ran
     }
 
     async fn run(&self, program: &Program) -> Result<Ran, Stop> {
@@ -412,4 +426,20 @@ fn flag(facts: &Facts, name: &str) -> bool {
 #[must_use]
 pub fn is_incomplete(update: &Update, facts: &Facts) -> bool {
     update_names(update).into_iter().any(|name| flag(facts, &format!("incomplete:{name}")))
+}
+
+/// A package that `update` would upgrade and that the administrator holds; held at its version or not
+/// installed at all, a package is none of those.
+#[must_use]
+pub fn held<'a>(update: &'a Update, facts: &Facts) -> Option<&'a str> {
+    let Install::Deb { packages } = &update.install;
+    let older = |package: &&DebPackage| {
+        let DebPackage { name, version, architecture, .. } = *package;
+        let installed = facts.values.get(&format!("package:deb:{name}:{architecture}"));
+        installed
+            .and_then(|installed| depends::compare(installed, version))
+            .is_some_and(|order| order.is_lt())
+    };
+    let held = |package: &&DebPackage| flag(facts, &format!("hold:{}", package.name));
+    packages.iter().filter(held).find(older).map(|package| package.name.as_str())
 }

@@ -11,6 +11,7 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use tierway_common::{
@@ -29,6 +30,22 @@ const POLICY_TEXT: &str = "#!/bin/sh\n# Made by tierway-endpoint for the time of
 
 /// A control field of the archive has at most some 60 KiB.
 const FIELD_BYTES_MAX: usize = 256 << 10;
+
+/// Whether a program is using something. One that goes on when the future that waits for it is dropped
+/// keeps what it uses; [`clean`] removes it later.
+#[derive(Debug, Default)]
+pub struct InUse(AtomicBool);
+
+impl InUse {
+    /// Says so.
+    pub fn set(&self, in_use: bool) {
+        self.0.store(in_use, Ordering::SeqCst);
+    }
+
+    fn get(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
 
 /// A repository that could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -81,9 +98,10 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> RepositoryError {
     move |source| RepositoryError::Io { path, source }
 }
 
-/// A repository; it is removed when dropped.
+/// A repository; it is removed when dropped, unless a program is using it.
 #[derive(Debug)]
 pub struct Repository {
+    in_use: InUse,
     /// As seen from outside the root.
     path: PathBuf,
     /// As seen inside the root.
@@ -101,7 +119,8 @@ impl Repository {
         let name = format!("{PREFIX}{}", std::process::id());
         let path = base.join(&name);
         remove(&path)?;
-        let repository = Self { path, inside: format!("/{BASE}/{name}") };
+        let inside = format!("/{BASE}/{name}");
+        let repository = Self { in_use: InUse::default(), path, inside };
         for part in
             ["", "pool", "lists", "lists/partial", "cache", "cache/archives", "cache/archives/partial"]
         {
@@ -116,6 +135,12 @@ impl Repository {
         let source = format!("deb [trusted=yes] file:{} ./\n", repository.inside);
         repository.write("sources.list", source.as_bytes())?;
         Ok(repository)
+    }
+
+    /// Set while a program uses it.
+    #[must_use]
+    pub fn in_use(&self) -> &InUse {
+        &self.in_use
     }
 
     /// The configuration for `apt-get -c`, as seen inside the root.
@@ -224,7 +249,9 @@ impl Repository {
 
 impl Drop for Repository {
     fn drop(&mut self) {
-        if let Err(error) = remove(&self.path) {
+        if !self.in_use.get()
+            && let Err(error) = remove(&self.path)
+        {
             tracing::warn!(%error, path = %self.path.display(), "could not remove a temporary repository");
         }
     }
@@ -317,9 +344,14 @@ fn stanza(text: &mut String, package: &DebPackage) -> Result<(), RepositoryError
     Ok(())
 }
 
-/// Keeps services from being started while it is there; removed when dropped.
+/// Keeps services from being started while it is there; removed when dropped, unless a program is using it.
 #[derive(Debug)]
-pub struct ServicePolicy(Option<PathBuf>);
+pub struct ServicePolicy {
+    /// Set while a program uses it.
+    in_use: InUse,
+    /// `None` when there was one already.
+    path: Option<PathBuf>,
+}
 
 impl ServicePolicy {
     /// Puts a policy into `root` unless there is one already.
@@ -335,18 +367,27 @@ impl ServicePolicy {
         let made = OpenOptions::new().write(true).create_new(true).mode(0o755).open(&path);
         let mut file = match made {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(Self(None)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Ok(Self { in_use: InUse::default(), path: None });
+            }
             Err(error) => return Err(io_error(&path)(error)),
         };
-        let placed = Self(Some(path.clone()));
+        let placed = Self { in_use: InUse::default(), path: Some(path.clone()) };
         file.write_all(POLICY_TEXT.as_bytes()).map_err(io_error(&path))?;
         Ok(placed)
+    }
+
+    /// Set while a program uses it.
+    #[must_use]
+    pub fn in_use(&self) -> &InUse {
+        &self.in_use
     }
 }
 
 impl Drop for ServicePolicy {
     fn drop(&mut self) {
-        if let Some(path) = &self.0
+        if let Some(path) = &self.path
+            && !self.in_use.get()
             && let Err(error) = fs::remove_file(path)
         {
             tracing::warn!(%error, path = %path.display(), "could not remove the service policy");

@@ -1,0 +1,782 @@
+//! What this computer remembers of each update: where it stands, since when, and what was tried.
+//!
+//! [`Book`] is the memory and its rules, pure; [`Ledger`] keeps a book on disk so that it survives a crash
+//! at any moment: an attempt is on disk before it begins, and one that a crash cut off is found open
+//! afterwards and settled by a fresh scan, see [`Ledger::settle`].
+
+pub mod journal;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    path::Path,
+};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tierway_common::{
+    id::UpdateId,
+    rules::Verdict,
+    schema::{DETAIL_BYTES_MAX, State, StateEntry},
+};
+
+use self::journal::{Journal, JournalError};
+use crate::{
+    install::{
+        codes::{Class, Outcome},
+        deb::apt::cut,
+    },
+    scan::Problem,
+};
+
+/// Updates remembered: twice as many as the largest catalogue that is planned for; each takes about
+/// 300 bytes.
+pub const RECORDS_MAX: usize = 100_000;
+
+/// Ended attempts remembered, the latest: at one a day nearly three years.
+pub const HISTORY_MAX: usize = 1_000;
+
+/// What is known of one update.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Where it stands.
+    pub state: State,
+    /// Since when.
+    pub since: Timestamp,
+    /// When it was first found needed, of this time that it is or was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detected: Option<Timestamp>,
+    /// When it was found installed after having been needed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied: Option<Timestamp>,
+    /// Reason or result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Attempts so far.
+    #[serde(default)]
+    pub attempts: u32,
+    /// How the latest attempts failed; `None` when the latest did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing: Option<Failing>,
+    /// When the attempt that is going on began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open: Option<Timestamp>,
+}
+
+/// Attempts in a row that ended alike.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failing {
+    /// How.
+    pub outcome: Outcome,
+    /// How many.
+    pub times: u32,
+    /// When the latest ended.
+    pub ended: Timestamp,
+    /// What it said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// An attempt that ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// Of which update.
+    pub update: UpdateId,
+    /// Begun when.
+    pub began: Timestamp,
+    /// Ended when.
+    pub ended: Timestamp,
+    /// How.
+    pub outcome: Outcome,
+    /// What was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// An attempt begins.
+    Began {
+        /// Of which update.
+        update: UpdateId,
+        /// When.
+        at: Timestamp,
+    },
+    /// The open attempt ended.
+    Ended {
+        /// Of which update.
+        update: UpdateId,
+        /// When.
+        at: Timestamp,
+        /// How.
+        outcome: Outcome,
+        /// What was said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        detail: Option<String>,
+    },
+    /// A scan found the update in a state.
+    Observed {
+        /// Which update.
+        update: UpdateId,
+        /// When.
+        at: Timestamp,
+        /// In which.
+        state: State,
+        /// Why.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        detail: Option<String>,
+    },
+}
+
+/// What a scan says besides the verdicts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Conditions {
+    /// A reboot is needed.
+    pub reboot_pending: bool,
+    /// Updates of which a package is unpacked but not fully installed.
+    pub incomplete: BTreeSet<UpdateId>,
+}
+
+/// All records and the latest attempts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Book {
+    /// By update; one that was never anything but not applicable has none.
+    records: BTreeMap<UpdateId, Record>,
+    /// In the order in which they ended.
+    history: VecDeque<Attempt>,
+}
+
+impl Book {
+    /// What is known of an update.
+    #[must_use]
+    pub fn record(&self, update: &UpdateId) -> Option<&Record> {
+        self.records.get(update)
+    }
+
+    /// All records by update.
+    pub fn records(&self) -> impl Iterator<Item = (&UpdateId, &Record)> {
+        self.records.iter()
+    }
+
+    /// The latest attempts in the order in which they ended, at most [`HISTORY_MAX`].
+    pub fn history(&self) -> impl DoubleEndedIterator<Item = &Attempt> {
+        self.history.iter()
+    }
+
+    /// Updates with an attempt that has not ended.
+    pub fn open(&self) -> impl Iterator<Item = &UpdateId> {
+        self.records.iter().filter(|(_, record)| record.open.is_some()).map(|(update, _)| update)
+    }
+
+    /// The whole book as states, for a snapshot.
+    #[must_use]
+    pub fn entries(&self) -> Vec<StateEntry> {
+        self.records.iter().map(|(update, record)| entry(update, record)).collect()
+    }
+
+    /// Updates by state.
+    #[must_use]
+    pub fn counts(&self) -> BTreeMap<State, u64> {
+        let mut counts = BTreeMap::new();
+        for record in self.records.values() {
+            *counts.entry(record.state).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Takes in what happened; returns the state it led to when that, or its reason, is another than before.
+    pub fn apply(&mut self, event: Event) -> Option<StateEntry> {
+        match event {
+            Event::Began { update, at } => {
+                let record = self.record_at(update, at);
+                record.open = Some(at);
+                record.attempts = record.attempts.saturating_add(1);
+                None
+            }
+            Event::Ended { update, at, outcome, detail } => self.ended(update, at, outcome, detail),
+            Event::Observed { update, at, state, detail } => {
+                if state == State::NotApplicable {
+                    let mut record = self.records.remove(&update)?;
+                    shift(&mut record, at, state, detail);
+                    return Some(entry(&update, &record));
+                }
+                let record = self.record_at(update.clone(), at);
+                if matches!(state, State::Installed | State::RebootPending) {
+                    record.failing = None;
+                }
+                shift(record, at, state, detail).then(|| entry(&update, record))
+            }
+        }
+    }
+
+    fn record_at(&mut self, update: UpdateId, at: Timestamp) -> &mut Record {
+        self.records.entry(update).or_insert_with(|| Record {
+            // Until something else is applied to it right after; never seen outside.
+            state: State::NotApplicable,
+            since: at,
+            detected: None,
+            applied: None,
+            detail: None,
+            attempts: 0,
+            failing: None,
+            open: None,
+        })
+    }
+
+    fn ended(
+        &mut self,
+        update: UpdateId,
+        at: Timestamp,
+        outcome: Outcome,
+        detail: Option<String>,
+    ) -> Option<StateEntry> {
+        let record = self.record_at(update.clone(), at);
+        let began = record.open.take().unwrap_or(at);
+        let text = match &detail {
+            Some(detail) => format!("{}: {detail}", outcome.sentence()),
+            None => outcome.sentence(),
+        };
+        let text = Some(cut(&text, DETAIL_BYTES_MAX).to_owned());
+        let state = match (outcome, outcome.class()) {
+            (Outcome::SuccessRebootRequired, _) => Some(State::RebootPending),
+            (Outcome::NotNeeded, _) => None,
+            (_, Class::Done) => Some(State::Installed),
+            (_, Class::Transient) => Some(State::Needed),
+            (_, Class::Blocked | Class::Failure) => Some(State::Failed),
+        };
+        record.failing = (outcome.class() != Class::Done).then(|| {
+            let before = record.failing.take().filter(|failing| failing.outcome == outcome);
+            let times = before.map_or(1, |failing| failing.times.saturating_add(1));
+            Failing { outcome, times, ended: at, detail: text.clone() }
+        });
+        let shown = if matches!(state, Some(State::Installed)) { None } else { text };
+        let changed = match state {
+            Some(state) => shift(record, at, state, shown).then(|| entry(&update, record)),
+            None => None,
+        };
+        self.history.push_back(Attempt { update, began, ended: at, outcome, detail });
+        while self.history.len() > HISTORY_MAX {
+            self.history.pop_front();
+        }
+        changed
+    }
+
+    /// What a scan at `now` changes: one event for every update that stands elsewhere, or for another
+    /// reason, than the book says. Updates that `verdicts` does not name are not applicable.
+    #[must_use]
+    pub fn compare(
+        &self,
+        now: Timestamp,
+        verdicts: &BTreeMap<UpdateId, Verdict>,
+        conditions: &Conditions,
+    ) -> Vec<Event> {
+        let mut events = Vec::new();
+        let mut observed = |update: &UpdateId, state, detail: Option<String>| {
+            let detail = detail.map(|detail| cut(&detail, DETAIL_BYTES_MAX).to_owned());
+            let same = match self.records.get(update) {
+                Some(record) => record.state == state && record.detail == detail,
+                None => state == State::NotApplicable,
+            };
+            if !same {
+                events.push(Event::Observed { update: update.clone(), at: now, state, detail });
+            }
+        };
+        for (update, verdict) in verdicts {
+            let record = self.records.get(update);
+            // Settled first, see `Ledger::settle`.
+            if record.is_some_and(|record| record.open.is_some()) {
+                continue;
+            }
+            let failing = record.and_then(|record| record.failing.as_ref());
+            let (state, detail) = match verdict {
+                Verdict::NotApplicable => (State::NotApplicable, None),
+                Verdict::Unknown { reason } => (State::Unknown, Some(reason.clone())),
+                Verdict::Needed => needed(failing),
+                Verdict::Installed => match (record, failing) {
+                    (_, Some(failing)) if conditions.incomplete.contains(update) => needed(Some(failing)),
+                    (Some(record), _)
+                        if record.state == State::RebootPending && conditions.reboot_pending =>
+                    {
+                        (State::RebootPending, record.detail.clone())
+                    }
+                    _ => (State::Installed, None),
+                },
+            };
+            observed(update, state, detail);
+        }
+        for (update, record) in &self.records {
+            if !verdicts.contains_key(update) && record.open.is_none() {
+                observed(update, State::NotApplicable, None);
+            }
+        }
+        events
+    }
+}
+
+fn needed(failing: Option<&Failing>) -> (State, Option<String>) {
+    match failing {
+        None => (State::Needed, None),
+        Some(failing) if failing.outcome.class() == Class::Transient => {
+            (State::Needed, failing.detail.clone())
+        }
+        Some(failing) => (State::Failed, failing.detail.clone()),
+    }
+}
+
+/// Brings a record to a state; false when it was there already for the same reason.
+fn shift(record: &mut Record, at: Timestamp, state: State, detail: Option<String>) -> bool {
+    if record.state == state && record.detail == detail {
+        return false;
+    }
+    record.detail = detail;
+    if record.state == state {
+        return true;
+    }
+    match state {
+        State::Needed | State::Failed => {
+            // Needed again after it was there is a new time; from unknown it may be the same one.
+            if record.applied.take().is_some() || record.detected.is_none() {
+                record.detected = Some(at);
+            }
+        }
+        State::Installed | State::RebootPending => {
+            if record.detected.is_some() && record.applied.is_none() {
+                record.applied = Some(at);
+            }
+        }
+        State::Unknown | State::NotApplicable => {}
+    }
+    record.state = state;
+    record.since = at;
+    true
+}
+
+fn entry(update: &UpdateId, record: &Record) -> StateEntry {
+    StateEntry {
+        update: update.clone(),
+        state: record.state,
+        at: record.since,
+        detected: record.detected,
+        applied: record.applied,
+        detail: record.detail.clone(),
+    }
+}
+
+/// A book on disk. One process has it open.
+#[derive(Debug)]
+pub struct Ledger {
+    book: Book,
+    journal: Journal,
+}
+
+impl Ledger {
+    /// Opens the ledger in `directory`, which is made when it is not there. What cannot be read is moved
+    /// aside and told as a problem: the states come back with the next scan.
+    ///
+    /// # Errors
+    ///
+    /// When the file system fails, or another process has it open.
+    pub fn open(directory: &Path) -> Result<(Self, Vec<Problem>), JournalError> {
+        let (journal, book, problems) = Journal::open(directory)?;
+        Ok((Self { book, journal }, problems))
+    }
+
+    /// What is known.
+    #[must_use]
+    pub fn book(&self) -> &Book {
+        &self.book
+    }
+
+    /// Takes in what a scan found; durable when it returns. Returns the states that changed, by update.
+    ///
+    /// # Errors
+    ///
+    /// When the file system fails; then nothing is taken in.
+    pub fn observe(
+        &mut self,
+        now: Timestamp,
+        verdicts: &BTreeMap<UpdateId, Verdict>,
+        conditions: &Conditions,
+    ) -> Result<Vec<StateEntry>, JournalError> {
+        let mut events = self.book.compare(now, verdicts, conditions);
+        let mut room = RECORDS_MAX.saturating_sub(self.book.records.len());
+        let before = events.len();
+        events.retain(|event| {
+            let Event::Observed { update, .. } = event else { return true };
+            if self.book.records.contains_key(update) {
+                return true;
+            }
+            room = match room.checked_sub(1) {
+                Some(room) => room,
+                None => return false,
+            };
+            true
+        });
+        if events.len() < before {
+            tracing::warn!(left_out = before - events.len(), "the ledger has no room for more updates");
+        }
+        self.record(events)
+    }
+
+    /// Writes down that an attempt begins; durable when it returns, so that a crash leaves it open.
+    ///
+    /// # Errors
+    ///
+    /// When the file system fails; then the attempt must not begin.
+    pub fn begin(&mut self, update: &UpdateId, now: Timestamp) -> Result<(), JournalError> {
+        self.record(vec![Event::Began { update: update.clone(), at: now }]).map(|_| ())
+    }
+
+    /// Writes down how the open attempt ended; durable when it returns.
+    ///
+    /// # Errors
+    ///
+    /// When the file system fails; then the attempt stays open.
+    pub fn end(
+        &mut self,
+        update: &UpdateId,
+        now: Timestamp,
+        outcome: Outcome,
+        detail: Option<&str>,
+    ) -> Result<Vec<StateEntry>, JournalError> {
+        let detail = detail.map(|detail| cut(detail, DETAIL_BYTES_MAX).to_owned());
+        self.record(vec![Event::Ended { update: update.clone(), at: now, outcome, detail }])
+    }
+
+    /// Ends attempts that a crash left open, by what a fresh scan says: an update that is installed was
+    /// installed by the attempt, one that is still needed was interrupted. One whose verdict is unknown stays
+    /// open. To be called before anything else is planned, and not while the package manager of the attempt
+    /// may still be at work, see [`crate::install::deb::DebEngine::clean`].
+    ///
+    /// # Errors
+    ///
+    /// When the file system fails; then nothing is ended.
+    pub fn settle(
+        &mut self,
+        now: Timestamp,
+        verdicts: &BTreeMap<UpdateId, Verdict>,
+        conditions: &Conditions,
+    ) -> Result<Vec<StateEntry>, JournalError> {
+        let mut events = Vec::new();
+        for update in self.book.open() {
+            let (outcome, detail) = match verdicts.get(update) {
+                Some(Verdict::Unknown { .. }) => continue,
+                Some(Verdict::Installed) if !conditions.incomplete.contains(update) => {
+                    (Outcome::Success, Some("found installed after an interruption".to_owned()))
+                }
+                Some(Verdict::Needed | Verdict::Installed) => (Outcome::Interrupted, None),
+                Some(Verdict::NotApplicable) | None => (Outcome::NotNeeded, None),
+            };
+            tracing::info!(%update, outcome = %outcome.sentence(), "settled an attempt that was cut off");
+            events.push(Event::Ended { update: update.clone(), at: now, outcome, detail });
+        }
+        self.record(events)
+    }
+
+    fn record(&mut self, events: Vec<Event>) -> Result<Vec<StateEntry>, JournalError> {
+        if events.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.journal.append(&events)?;
+        let entries = events.into_iter().filter_map(|event| self.book.apply(event)).collect();
+        // What was written is safe; a shorter form of it can wait.
+        if let Err(error) = self.journal.compact_if_long(&self.book) {
+            tracing::warn!(%error, "could not compact the ledger");
+        }
+        Ok(entries)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn id(name: &str) -> UpdateId {
+        format!("debian-12/{name}").parse().unwrap()
+    }
+
+    fn at(minute: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + minute * 60).unwrap()
+    }
+
+    fn unknown(reason: &str) -> Verdict {
+        Verdict::Unknown { reason: reason.to_owned() }
+    }
+
+    /// A verdict about the one update `a`.
+    fn about(verdict: Verdict) -> BTreeMap<UpdateId, Verdict> {
+        [(id("a"), verdict)].into()
+    }
+
+    /// What happens to the update `a`, minute by minute.
+    enum Step {
+        Scan(Verdict),
+        ScanReboot(Verdict),
+        ScanIncomplete(Verdict),
+        Attempt(Outcome),
+    }
+
+    /// Plays `steps` one a minute and compares the states told after each: state, minute since, detected,
+    /// applied.
+    fn check(steps: Vec<(Step, Option<(State, i64, Option<i64>, Option<i64>)>)>) {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut ledger, _) = Ledger::open(directory.path()).unwrap();
+        for (minute, (step, expected)) in (0..).zip(steps) {
+            let now = at(minute);
+            let conditions = |reboot_pending, incomplete| Conditions {
+                reboot_pending,
+                incomplete: if incomplete { [id("a")].into() } else { BTreeSet::new() },
+            };
+            let told = match step {
+                Step::Scan(verdict) => ledger.observe(now, &about(verdict), &conditions(false, false)),
+                Step::ScanReboot(verdict) => ledger.observe(now, &about(verdict), &conditions(true, false)),
+                Step::ScanIncomplete(verdict) => {
+                    ledger.observe(now, &about(verdict), &conditions(false, true))
+                }
+                Step::Attempt(outcome) => {
+                    ledger.begin(&id("a"), now).unwrap();
+                    ledger.end(&id("a"), now, outcome, Some("said"))
+                }
+            }
+            .unwrap();
+            let expected = expected.map(|(state, since, detected, applied)| {
+                (state, at(since), detected.map(at), applied.map(at))
+            });
+            let told: Vec<_> =
+                told.iter().map(|entry| (entry.state, entry.at, entry.detected, entry.applied)).collect();
+            assert_eq!(told, expected.into_iter().collect::<Vec<_>>(), "at minute {minute}");
+            let (again, problems) = reopened(directory.path(), &mut ledger);
+            assert_eq!((&again, problems.len()), (&ledger.book, 0), "after reopening at minute {minute}");
+        }
+    }
+
+    /// The book as another process would read it now.
+    fn reopened(directory: &Path, _held: &mut Ledger) -> (Book, Vec<Problem>) {
+        let copy = tempfile::tempdir().unwrap();
+        for entry in fs::read_dir(directory).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+        }
+        let (ledger, problems) = Ledger::open(copy.path()).unwrap();
+        (ledger.book, problems)
+    }
+
+    #[test]
+    fn an_update_has_the_times_at_which_it_was_found_needed_and_installed() {
+        check(vec![
+            (Step::Scan(Verdict::NotApplicable), None),
+            (Step::Scan(Verdict::Needed), Some((State::Needed, 1, Some(1), None))),
+            (Step::Scan(Verdict::Needed), None),
+            (Step::Scan(unknown("x")), Some((State::Unknown, 3, Some(1), None))),
+            (Step::Scan(unknown("y")), Some((State::Unknown, 3, Some(1), None))),
+            (Step::Scan(Verdict::Needed), Some((State::Needed, 5, Some(1), None))),
+            (Step::Attempt(Outcome::Success), Some((State::Installed, 6, Some(1), Some(6)))),
+            (Step::Scan(Verdict::Installed), None),
+            (Step::Scan(unknown("x")), Some((State::Unknown, 8, Some(1), Some(6)))),
+            (Step::Scan(Verdict::Installed), Some((State::Installed, 9, Some(1), Some(6)))),
+            (Step::Scan(Verdict::Needed), Some((State::Needed, 10, Some(10), None))),
+            (Step::Scan(Verdict::Installed), Some((State::Installed, 11, Some(10), Some(11)))),
+            (Step::Scan(Verdict::NotApplicable), Some((State::NotApplicable, 12, Some(10), Some(11)))),
+            (Step::Scan(Verdict::Installed), Some((State::Installed, 13, None, None))),
+        ]);
+    }
+
+    #[test]
+    fn a_failed_update_stays_failed_until_it_is_installed() {
+        check(vec![
+            (Step::Scan(Verdict::Needed), Some((State::Needed, 0, Some(0), None))),
+            (Step::Attempt(Outcome::ScriptFailed), Some((State::Failed, 1, Some(0), None))),
+            (Step::Scan(Verdict::Needed), None),
+            (Step::ScanIncomplete(Verdict::Installed), None),
+            (Step::Scan(unknown("x")), Some((State::Unknown, 4, Some(0), None))),
+            (Step::Scan(Verdict::Needed), Some((State::Failed, 5, Some(0), None))),
+            (Step::Scan(Verdict::Installed), Some((State::Installed, 6, Some(0), Some(6)))),
+            (Step::Scan(Verdict::Needed), Some((State::Needed, 7, Some(7), None))),
+        ]);
+    }
+
+    #[test]
+    fn a_lock_that_is_busy_leaves_an_update_needed() {
+        check(vec![
+            (Step::Scan(Verdict::Needed), Some((State::Needed, 0, Some(0), None))),
+            (Step::Attempt(Outcome::LockBusy), Some((State::Needed, 0, Some(0), None))),
+            (Step::Scan(Verdict::Needed), None),
+            (Step::Attempt(Outcome::NotNeeded), None),
+        ]);
+    }
+
+    #[test]
+    fn a_reboot_is_pending_until_it_is_not_asked_for_any_more() {
+        check(vec![
+            (Step::Scan(Verdict::Needed), Some((State::Needed, 0, Some(0), None))),
+            (
+                Step::Attempt(Outcome::SuccessRebootRequired),
+                Some((State::RebootPending, 1, Some(0), Some(1))),
+            ),
+            (Step::ScanReboot(Verdict::Installed), None),
+            (Step::Scan(Verdict::Installed), Some((State::Installed, 3, Some(0), Some(1)))),
+            (Step::ScanReboot(Verdict::Installed), None),
+        ]);
+    }
+
+    #[test]
+    fn an_attempt_that_a_crash_left_open_is_settled_by_a_fresh_scan() {
+        for (verdict, incomplete, expected) in [
+            (Some(Verdict::Installed), false, Some(State::Installed)),
+            (Some(Verdict::Installed), true, Some(State::Failed)),
+            (Some(Verdict::Needed), false, Some(State::Failed)),
+            (None, false, None),
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            let (mut ledger, _) = Ledger::open(directory.path()).unwrap();
+            ledger.observe(at(0), &about(Verdict::Needed), &Conditions::default()).unwrap();
+            ledger.begin(&id("a"), at(1)).unwrap();
+            drop(ledger);
+            let (mut ledger, problems) = Ledger::open(directory.path()).unwrap();
+            assert_eq!(problems, []);
+            assert_eq!(ledger.book().open().collect::<Vec<_>>(), [&id("a")]);
+            let verdicts = verdict.clone().map(about).unwrap_or_default();
+            let incomplete = if incomplete { [id("a")].into() } else { BTreeSet::new() };
+            let conditions = Conditions { incomplete, ..Conditions::default() };
+            let entries = ledger.settle(at(2), &verdicts, &conditions).unwrap();
+            assert_eq!(entries.first().map(|entry| entry.state), expected, "{verdict:?}");
+            assert_eq!(ledger.book().open().count(), 0);
+            assert_eq!(ledger.book().history().count(), 1);
+            assert_eq!(ledger.settle(at(3), &verdicts, &conditions).unwrap(), []);
+        }
+    }
+
+    #[test]
+    fn an_attempt_whose_verdict_is_unknown_stays_open() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut ledger, _) = Ledger::open(directory.path()).unwrap();
+        ledger.begin(&id("a"), at(0)).unwrap();
+        let verdicts = about(unknown("dpkg"));
+        assert_eq!(ledger.settle(at(1), &verdicts, &Conditions::default()).unwrap(), []);
+        assert_eq!(ledger.observe(at(1), &verdicts, &Conditions::default()).unwrap(), []);
+        assert_eq!(ledger.book().open().count(), 1);
+    }
+
+    #[test]
+    fn equal_failures_are_counted_and_another_begins_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut ledger, _) = Ledger::open(directory.path()).unwrap();
+        for (outcome, times) in [
+            (Outcome::TimedOut, 1),
+            (Outcome::TimedOut, 2),
+            (Outcome::Failed(1), 1),
+            (Outcome::Failed(2), 1),
+            (Outcome::Failed(2), 2),
+        ] {
+            ledger.begin(&id("a"), at(0)).unwrap();
+            ledger.end(&id("a"), at(0), outcome, None).unwrap();
+            let failing = ledger.book().record(&id("a")).unwrap().failing.clone().unwrap();
+            assert_eq!((failing.outcome, failing.times), (outcome, times));
+        }
+        assert_eq!(ledger.book().record(&id("a")).unwrap().attempts, 5);
+    }
+
+    #[test]
+    fn the_history_keeps_the_latest_only() {
+        let mut book = Book::default();
+        for minute in 0..=i64::try_from(HISTORY_MAX).unwrap() {
+            let outcome = Outcome::Success;
+            book.apply(Event::Ended { update: id("a"), at: at(minute), outcome, detail: None });
+        }
+        assert_eq!(book.history().count(), HISTORY_MAX);
+        assert_eq!(book.history().next().unwrap().ended, at(1));
+    }
+
+    #[test]
+    fn a_crash_at_any_byte_of_an_append_loses_nothing_that_was_acknowledged() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut ledger, _) = Ledger::open(directory.path()).unwrap();
+        ledger.observe(at(0), &about(Verdict::Needed), &Conditions::default()).unwrap();
+        let before = ledger.book.clone();
+        let journal = directory.path().join("journal-0");
+        let acknowledged = fs::read(&journal).unwrap().len();
+        ledger.begin(&id("a"), at(1)).unwrap();
+        let after = ledger.book.clone();
+        drop(ledger);
+        let whole = fs::read(&journal).unwrap();
+        for length in acknowledged..=whole.len() {
+            fs::write(&journal, &whole[..length]).unwrap();
+            let (mut ledger, problems) = Ledger::open(directory.path()).unwrap();
+            assert_eq!(problems, []);
+            assert_eq!(ledger.book, if length == whole.len() { after.clone() } else { before.clone() });
+            // What follows a cut line is not joined to it.
+            ledger.begin(&id("b"), at(2)).unwrap();
+            drop(ledger);
+            let (ledger, problems) = Ledger::open(directory.path()).unwrap();
+            assert!(problems.is_empty() && ledger.book.record(&id("b")).is_some());
+        }
+    }
+
+    #[test]
+    fn damage_is_told_and_what_came_before_it_is_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut ledger, _) = Ledger::open(directory.path()).unwrap();
+        for name in ["a", "b", "c"] {
+            ledger.begin(&id(name), at(0)).unwrap();
+        }
+        drop(ledger);
+        let journal = directory.path().join("journal-0");
+        let text = fs::read_to_string(&journal).unwrap();
+        fs::write(&journal, text.replace("debian-12/b", "debian-12/x")).unwrap();
+        let (ledger, problems) = Ledger::open(directory.path()).unwrap();
+        assert_eq!(ledger.book.open().collect::<Vec<_>>(), [&id("a")]);
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].0.contains("journal-0` is damaged"), "{}", problems[0]);
+        drop(ledger);
+        let (ledger, problems) = Ledger::open(directory.path()).unwrap();
+        assert_eq!((ledger.book.open().count(), problems.len()), (1, 0));
+        drop(ledger);
+        fs::write(directory.path().join("snapshot"), "00000000 {}\n").unwrap();
+        assert_eq!(Ledger::open(directory.path()).unwrap().1.len(), 1);
+    }
+
+    #[test]
+    fn a_long_journal_is_folded_and_a_crash_meanwhile_leaves_the_old_or_the_new() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut ledger, _) = Ledger::open(directory.path()).unwrap();
+        // As a crash leaves it that comes before the first snapshot is in place.
+        fs::write(directory.path().join("journal-1"), "").unwrap();
+        let reason = "x".repeat(DETAIL_BYTES_MAX);
+        let many = usize::try_from(journal::JOURNAL_BYTES_MAX).unwrap() / DETAIL_BYTES_MAX;
+        let verdicts = (0..many).map(|number| (id(&number.to_string()), unknown(&reason))).collect();
+        ledger.observe(at(0), &verdicts, &Conditions::default()).unwrap();
+        let bytes = |name: &str| fs::metadata(directory.path().join(name)).unwrap().len();
+        assert_eq!(bytes("journal-1"), 0);
+        assert!(!directory.path().join("journal-0").exists());
+        let (book, problems) = reopened(directory.path(), &mut ledger);
+        assert_eq!((&book, problems.len()), (&ledger.book, 0));
+        // As a crash leaves it that comes before the old journal is removed.
+        fs::write(directory.path().join("journal-0"), "old").unwrap();
+        let (book, problems) = reopened(directory.path(), &mut ledger);
+        assert_eq!((&book, problems.len()), (&ledger.book, 0));
+    }
+
+    #[test]
+    fn two_processes_cannot_have_it_open() {
+        let directory = tempfile::tempdir().unwrap();
+        let _ledger = Ledger::open(directory.path()).unwrap();
+        assert!(matches!(Ledger::open(directory.path()), Err(JournalError::InUse { .. })));
+    }
+
+    #[test]
+    fn a_snapshot_of_all_states_names_every_update_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut ledger, _) = Ledger::open(directory.path()).unwrap();
+        let verdicts =
+            [(id("a"), Verdict::Needed), (id("b"), Verdict::Installed), (id("c"), Verdict::NotApplicable)];
+        let told = ledger.observe(at(0), &verdicts.into(), &Conditions::default()).unwrap();
+        assert_eq!(told, ledger.book().entries());
+        assert_eq!(ledger.book().counts(), [(State::Needed, 1), (State::Installed, 1)].into());
+        let told = ledger.observe(at(1), &BTreeMap::new(), &Conditions::default()).unwrap();
+        assert!(told.iter().all(|entry| entry.state == State::NotApplicable) && told.len() == 2);
+        assert_eq!(ledger.book().entries(), []);
+    }
+}
