@@ -24,6 +24,9 @@ pub mod debian;
 
 // What they share.
 pub mod fetch;
+pub mod pace;
+pub mod payloads;
+pub mod schedule;
 
 #[cfg(test)]
 mod testing;

@@ -7,7 +7,7 @@ use std::{future::Future, time::Duration};
 use bytes::{Bytes, BytesMut};
 use reqwest::{StatusCode, header};
 use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::debug;
 
 /// Slowest rate that is still called progress, in bytes per second: below it a server only holds us.
@@ -77,9 +77,9 @@ impl FetchError {
     #[must_use]
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::Cut { .. } | Self::Slow { .. } => true,
+            Self::Connect { .. } | Self::Cut { .. } => true,
             Self::Status { status, .. } => *status >= 500 || matches!(status, 408 | 425 | 429),
-            Self::Client { .. } | Self::TooLong { .. } => false,
+            Self::Client { .. } | Self::TooLong { .. } | Self::Slow { .. } => false,
         }
     }
 }
@@ -299,28 +299,20 @@ pub async fn whole<F: Fetch>(
     bytes_max: u64,
     retry: Retry,
 ) -> Result<Whole, FetchError> {
-    within(url, bytes_max, async {
-        let mut held = BytesMut::new();
-        let mut failures = 0;
-        loop {
-            let before = held.len();
-            let error = match attempt(fetch, url, validators, bytes_max, &mut held).await {
-                Ok(Some(validators)) => return Ok(Whole::Found { bytes: held.freeze(), validators }),
-                Ok(None) => return Ok(Whole::NotModified),
-                Err(FetchError::Status { status: 404, .. }) => return Ok(Whole::Absent),
-                Err(error) => error,
-            };
-            failures = if held.len() > before { 1 } else { failures + 1 };
-            match retry.wait(failures).filter(|_| error.is_passing()) {
-                Some(wait) => {
-                    debug!(url, failures, held = held.len(), "fetching again");
-                    tokio::time::sleep(wait).await;
-                }
-                None => return Err(error),
-            }
-        }
-    })
-    .await
+    let mut held = BytesMut::new();
+    let mut patience = Patience::default();
+    let mut failures = 0;
+    loop {
+        let before = held.len();
+        let error = match attempt(fetch, url, validators, bytes_max, &mut held, &mut patience).await {
+            Ok(Some(validators)) => return Ok(Whole::Found { bytes: held.freeze(), validators }),
+            Ok(None) => return Ok(Whole::NotModified),
+            Err(FetchError::Status { status: 404, .. }) => return Ok(Whole::Absent),
+            Err(error) => error,
+        };
+        failures = if held.len() > before { 1 } else { failures + 1 };
+        patience.retry(retry, failures, error).await?;
+    }
 }
 
 /// One attempt; the validators when the file is complete, `None` when it was not modified.
@@ -330,15 +322,18 @@ async fn attempt<F: Fetch>(
     validators: Option<&Validators>,
     bytes_max: u64,
     held: &mut BytesMut,
+    patience: &mut Patience,
 ) -> Result<Option<Validators>, FetchError> {
-    let (offset, validators, mut body) = match fetch.get(url, validators, held.len() as u64).await? {
-        Answer::NotModified => return Ok(None),
-        Answer::Absent => return Err(FetchError::Status { url: url.to_owned(), status: 404 }),
-        Answer::Found { offset, validators, body } => (offset, validators, body),
-    };
+    let (offset, validators, mut body) =
+        match patience.wait(url, fetch.get(url, validators, held.len() as u64)).await? {
+            Answer::NotModified => return Ok(None),
+            Answer::Absent => return Err(FetchError::Status { url: url.to_owned(), status: 404 }),
+            Answer::Found { offset, validators, body } => (offset, validators, body),
+        };
     // The server may begin earlier than asked.
     held.truncate(usize::try_from(offset).unwrap_or(usize::MAX));
-    while let Some(chunk) = body.chunk().await? {
+    while let Some(chunk) = patience.wait(url, body.chunk()).await? {
+        patience.came(chunk.len());
         if held.len() as u64 + chunk.len() as u64 > bytes_max {
             return Err(FetchError::TooLong { url: url.to_owned(), bytes_max });
         }
@@ -347,19 +342,91 @@ async fn attempt<F: Fetch>(
     Ok(Some(validators))
 }
 
-/// Gives `work` the time that `bytes` may take.
-///
-/// # Errors
-///
-/// [`FetchError::Slow`], or what `work` returns.
-pub async fn within<T>(
-    url: &str,
+/// How long one file may take, all attempts together: a server that sends a byte now and then must not
+/// hold us for ever.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Patience {
+    waited: Duration,
     bytes: u64,
-    work: impl Future<Output = Result<T, FetchError>>,
-) -> Result<T, FetchError> {
-    let limit = GRACE + Duration::from_secs(bytes / RATE_MIN);
-    match timeout(limit, work).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(FetchError::Slow { url: url.to_owned(), seconds: limit.as_secs() }),
+}
+
+impl Patience {
+    /// Waits for the server.
+    ///
+    /// # Errors
+    ///
+    /// [`FetchError::Slow`] when all waiting so far exceeds one minute and what the bytes so far may take
+    /// at 2 KiB/s; else what `work` returns.
+    pub async fn wait<T>(
+        &mut self,
+        url: &str,
+        work: impl Future<Output = Result<T, FetchError>>,
+    ) -> Result<T, FetchError> {
+        let limit = GRACE + Duration::from_secs(self.bytes / RATE_MIN);
+        let begun = Instant::now();
+        let outcome = timeout(limit.saturating_sub(self.waited), work).await;
+        self.waited += begun.elapsed();
+        outcome.unwrap_or_else(|_| Err(FetchError::Slow { url: url.to_owned(), seconds: limit.as_secs() }))
+    }
+
+    /// Counts what came.
+    pub fn came(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+    }
+
+    /// Waits before the next attempt after that many failures in a row.
+    ///
+    /// # Errors
+    ///
+    /// `error` when it does not pass or it is time to give up.
+    pub async fn retry(&mut self, retry: Retry, failures: u32, error: FetchError) -> Result<(), FetchError> {
+        match retry.wait(failures).filter(|_| error.is_passing()) {
+            Some(wait) => {
+                debug!(%error, failures, "fetching again");
+                tokio::time::sleep(wait).await;
+                self.waited += wait;
+                Ok(())
+            }
+            None => Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_a_minute_and_end() {
+        let retry = Retry { attempts: 9, delay: Duration::from_secs(1) };
+        let waits: Vec<_> = (1..=9).map(|failures| retry.wait(failures).map(|wait| wait.as_secs())).collect();
+        let expected = [1, 2, 4, 8, 16, 32, 60, 60].map(Some).into_iter().chain([None]);
+        assert_eq!(waits, expected.collect::<Vec<_>>());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_drips_is_left_after_a_minute() {
+        struct Drip;
+        impl Body for Drip {
+            async fn chunk(&mut self) -> Result<Option<Bytes>, FetchError> {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                Ok(Some(Bytes::from_static(b"x")))
+            }
+        }
+        impl Fetch for Drip {
+            type Body = Self;
+            async fn get(
+                &self,
+                _: &str,
+                _: Option<&Validators>,
+                offset: u64,
+            ) -> Result<Answer<Self>, FetchError> {
+                Ok(Answer::Found { offset, validators: Validators::default(), body: Self })
+            }
+        }
+        let begun = Instant::now();
+        let error = whole(&Drip, "http://drip", None, 1 << 20, Retry::default()).await.unwrap_err();
+        assert!(matches!(error, FetchError::Slow { .. }), "{error}");
+        assert!(begun.elapsed() < Duration::from_secs(70), "{:?}", begun.elapsed());
     }
 }

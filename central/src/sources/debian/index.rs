@@ -352,3 +352,139 @@ fn encode_path(path: &str) -> String {
     }
     encoded
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<(String, String, Vec<String>, DebPackage), IndexError> {
+        let mut stanzas = Stanzas::new(text.as_bytes());
+        let record = Record::parse(stanzas.advance()?.unwrap())?;
+        let provides = record.provides().map(str::to_owned).collect();
+        let package = record.to_package("http://archive/debian/");
+        Ok((record.source.to_owned(), record.source_version.to_string(), provides, package))
+    }
+
+    fn text(more: &str) -> String {
+        let digest = Digest::of(b"");
+        format!(
+            "Package: a\nVersion: 1:2-3+b1\nArchitecture: amd64\nFilename: ./pool/a b_1%3a2.deb\n\
+             Size: 7\nSHA256: {digest}\n{more}"
+        )
+        .replace("a b", "a~b")
+    }
+
+    #[test]
+    fn a_source_is_the_package_itself_unless_the_field_says_otherwise() {
+        for (field, source, version) in [
+            ("", "a", "1:2-3+b1"),
+            ("Source: b", "b", "1:2-3+b1"),
+            ("Source: b (1:2-3)", "b", "1:2-3"),
+            ("Source: b  ( 1:2-3 )", "b", "1:2-3"),
+        ] {
+            let (found, found_version, ..) = parse(&text(field)).unwrap();
+            assert_eq!((found.as_str(), found_version.as_str()), (source, version), "{field}");
+        }
+    }
+
+    #[test]
+    fn the_names_a_package_provides_come_without_versions_and_architectures() {
+        let (.., provides, _) = parse(&text("Provides: b, c (= 1),\n d:any , e(=2), f [amd64]")).unwrap();
+        assert_eq!(provides, ["b", "c", "d", "e", "f"]);
+    }
+
+    #[test]
+    fn a_package_has_only_what_the_resolver_reads_and_a_url_that_is_one() {
+        let (.., package) =
+            parse(&text("Depends: b,\n c\nDescription: x\nmulti-arch: same\nBreaks:")).unwrap();
+        assert_eq!(package.payload.url, "http://archive/debian/pool/a~b_1%253a2.deb");
+        let control: Vec<_> = package.control.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        assert_eq!(control, [("Depends", "b, c"), ("Multi-Arch", "same")]);
+    }
+
+    #[test]
+    fn a_compact_record_gives_the_same_package() {
+        let text = text("Source: b (1)\nDepends: b,\n c\nDescription: x\n y\nProvides: p");
+        let mut stanzas = Stanzas::new(text.as_bytes());
+        let compact = Record::parse(stanzas.advance().unwrap().unwrap()).unwrap().compact();
+        assert!(!compact.contains("Description"));
+        assert_eq!(parse(&compact).unwrap(), parse(&text).unwrap());
+    }
+
+    #[test]
+    fn a_record_that_could_mislead_is_refused_by_field() {
+        let good = text("");
+        for (from, to, field) in [
+            ("Package: a", "Package: a/b", "Package"),
+            ("Package: a", "Package: ..", "Package"),
+            ("Package: a", "Package: a\tb", "Package"),
+            ("Version: 1:2-3+b1", "Version: 1 2", "Version"),
+            ("Version: 1:2-3+b1", "Version:", "Version"),
+            ("Architecture: amd64", "Architecture: a/../b", "Architecture"),
+            ("Architecture: amd64\n", "", "Architecture"),
+            ("./pool/", "/pool/", "Filename"),
+            ("./pool/", "pool/../../", "Filename"),
+            ("./pool/", "pool//", "Filename"),
+            ("./pool/", "po ol/", "Filename"),
+            ("Size: 7", "Size: -7", "Size"),
+            ("SHA256: e3", "SHA256: E3", "SHA256"),
+        ] {
+            let text = good.replacen(from, to, 1);
+            assert_ne!(text, good, "{to}");
+            match parse(&text) {
+                Err(IndexError::Missing { field: found, .. } | IndexError::Field { field: found, .. }) => {
+                    assert_eq!(found, field, "{to}");
+                }
+                other => panic!("{to}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_best_packed_index_is_chosen() {
+        let listed = Listed { digest: Digest::of(b""), bytes: 0 };
+        let mut release = Release {
+            suite: String::new(),
+            codename: String::new(),
+            date: jiff::Timestamp::UNIX_EPOCH,
+            valid_until: None,
+            by_hash: true,
+            not_automatic: false,
+            separate_all: false,
+            files: BTreeMap::new(),
+        };
+        assert_eq!(Index::find(&release, "main", "amd64"), None);
+        for (suffix, packing) in [("", Packing::Plain), (".gz", Packing::Gzip), (".xz", Packing::Xz)] {
+            release.files.insert(format!("main/binary-amd64/Packages{suffix}"), listed);
+            assert_eq!(Index::find(&release, "main", "amd64").unwrap().packing, packing);
+        }
+    }
+
+    #[test]
+    fn every_packing_is_read_and_every_cut_is_noticed() {
+        use std::io::Write as _;
+
+        let stanzas: Vec<String> =
+            (0..200).map(|n| text("").replace("Package: a", &format!("Package: a{n}"))).collect();
+        let plain = stanzas.join("\n").into_bytes();
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        gzip.write_all(&plain).unwrap();
+        for (packing, packed) in [
+            (Packing::Plain, plain.clone()),
+            (Packing::Gzip, gzip.finish().unwrap()),
+            (Packing::Xz, crate::sources::testing::xz(&plain)),
+        ] {
+            let listed = |bytes: &[u8]| Listed { digest: Digest::of(bytes), bytes: bytes.len() as u64 };
+            let index =
+                Index { path: String::new(), packed: listed(&packed), packing, plain: Some(listed(&plain)) };
+            let mut names = 0;
+            index.read(&packed, &mut |_| names += 1).unwrap();
+            assert_eq!(names, 200);
+            for cut in [0, 1, packed.len() / 2, packed.len() - 1] {
+                assert!(index.read(&packed[..cut], &mut |_| {}).is_err(), "{packing:?} {cut}");
+            }
+            let other = Index { plain: Some(Listed { digest: Digest::of(b"x"), ..listed(&plain) }), ..index };
+            assert!(matches!(other.read(&packed, &mut |_| {}), Err(IndexError::Digest { .. })));
+        }
+    }
+}

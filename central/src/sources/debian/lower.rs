@@ -10,7 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use tierway_common::{
     id::{CatalogueId, IdError, UpdateId},
-    rules::expr::{Compare, Expr, Manager, OsTest, PackageTest},
+    rules::{
+        self,
+        expr::{Compare, Expr, Manager, OsTest, PackageTest},
+        limits::LimitError,
+    },
     schema::{DebPackage, Install, Severity, Update},
     trust::digest::Digest,
     version::deb::DebVersion,
@@ -28,6 +32,14 @@ pub enum LowerError {
         one: Digest,
         /// Second digest.
         other: Digest,
+    },
+    /// A source package with so many packages that its rule passes the limits of rules.
+    #[error("the update `{id}` has too big a rule")]
+    Rule {
+        /// Which.
+        id: UpdateId,
+        /// Why.
+        source: LimitError,
     },
     /// A source package whose name or version cannot stand in an id.
     #[error("the source package `{source_package}` {version} cannot be named")]
@@ -129,6 +141,9 @@ pub fn lower(
                 install: Install::Deb { packages },
                 id: id.clone(),
             };
+            for rule in [&update.applicable, &update.installed] {
+                rules::check(rule).map_err(|source| LowerError::Rule { id: id.clone(), source })?;
+            }
             Ok((id, update))
         })
         .collect()
@@ -186,3 +201,6 @@ fn tests(target: &Target<'_>, package: &DebPackage, version: Option<&Compare>) -
     }
     tests
 }
+
+#[cfg(test)]
+mod tests;

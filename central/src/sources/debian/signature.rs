@@ -339,7 +339,7 @@ fn primary_usable(certificate: &SignedPublicKey, now: Timestamp, wanted: Use) ->
             })
             .then_some(certified)
     });
-    let binding = newest(direct.chain(users)).ok_or("its key has no valid self-signature")?;
+    let binding = newest(users.chain(direct)).ok_or("its key has no valid self-signature")?;
     check_lifetime(binding, primary.created_at().as_secs(), now)?;
     if wanted == Use::Sign && may_sign(binding) == Some(false) {
         return Err("its key is not meant for signing".to_owned());
@@ -441,3 +441,6 @@ impl<'a> Clearsigned<'a> {
         Ok(Self { lines, armour })
     }
 }
+
+#[cfg(test)]
+mod tests;
