@@ -11,13 +11,15 @@ pub mod signature;
 
 // Reading.
 pub mod client;
+pub mod error;
 mod search;
 mod store;
 
 // Writing.
 pub mod writer;
 
-pub use client::{Client, FetchError, Fetcher, Freshness, Limits, Trusted, TufError};
+pub use client::{Client, Fetcher, Freshness, Limits, Trusted};
+pub use error::{FetchError, TufError};
 pub use metadata::Target;
 
 /// The name of a role's metadata file on the repository: `3.root.json`, or `timestamp.json` without version.
@@ -40,3 +42,6 @@ pub fn quote(text: &str) -> String {
     };
     text.bytes().map(quote).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,8 @@ use jiff::Timestamp;
 use crate::trust::{
     keys::KeyId,
     tuf::{
-        client::{Client, Fetcher, TufError, blocking, check_expiry, is_named},
+        client::{Client, Fetcher, blocking, check_expiry, is_named},
+        error::TufError,
         file_name,
         metadata::{Delegate, Delegations, MetaFile, Metadata, MetadataError, Signed, TargetFile, Targets},
         quote,

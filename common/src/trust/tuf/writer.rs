@@ -10,6 +10,8 @@
 //! [`Repository::resume`] the state and store [`Repository::current`] again. So a version that was given away
 //! never stands for other bytes.
 
+mod sign;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -18,17 +20,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::trust::{
-    digest::Digest,
     keys::{KeyId, PublicKey, SigningKey},
     tuf::{
-        canonical::Json,
-        client::Limits,
         file_name,
         metadata::{
-            MetaFile, Metadata, MetadataError, Role, Root, SPEC_VERSION, Signed, Snapshot, Target, Targets,
-            TimestampRole,
+            MetadataError, Role, Root, SPEC_VERSION, Signed, Snapshot, Target, Targets, TimestampRole,
         },
-        signature::{Key, RoleKeys, Signature},
+        signature::{Key, RoleKeys},
+        writer::sign::{Written, read_root, sign},
     },
 };
 
@@ -147,7 +146,7 @@ impl Default for Validity {
     }
 }
 
-/// Files to store, first to last: none refers to one that comes after it.
+/// Files to store, first to last; in between, clients keep what they had.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Published {
     /// Name and bytes.
@@ -178,13 +177,6 @@ pub struct Repository {
     validity: Validity,
     root: Written<Root>,
     below: Option<Below>,
-}
-
-/// A file and what it says.
-#[derive(Clone, Debug)]
-struct Written<T> {
-    bytes: Bytes,
-    says: Metadata<T>,
 }
 
 #[derive(Clone, Debug)]
@@ -264,16 +256,6 @@ fn write_root(
     Ok(sign::<Root>(&file, &content, &signers, keys)?.bytes)
 }
 
-fn read_root(bytes: &[u8]) -> Result<Metadata<Root>, WriteError> {
-    let read = || {
-        let signed = Signed::parse(bytes)?;
-        let root: Metadata<Root> = signed.read()?;
-        signed.verify(&root.content.keys, &root.content.role("root"))?;
-        Ok(root)
-    };
-    read().map_err(|source| WriteError::Metadata { file: "root.json".to_owned(), source })
-}
-
 /// A file of the state, which was signed here before.
 fn read_own<T: Role>(text: String) -> Result<Written<T>, WriteError> {
     let bytes = Bytes::from(text);
@@ -281,50 +263,6 @@ fn read_own<T: Role>(text: String) -> Result<Written<T>, WriteError> {
         .and_then(|signed| signed.read())
         .map_err(|source| WriteError::Metadata { file: file_name(T::TYPE, None), source })?;
     Ok(Written { bytes, says })
-}
-
-/// The bytes of a metadata file, signed by as many of `keys` as each of `roles` knows.
-fn sign<T: Role>(
-    file: &str,
-    content: &Value,
-    roles: &[RoleKeys],
-    keys: &[&SigningKey],
-) -> Result<Written<T>, WriteError> {
-    let metadata = |source: MetadataError| WriteError::Metadata { file: file.to_owned(), source };
-    let canonical = Json::deserialize(content).map_err(|err| metadata(err.into()))?.canonical();
-    let mut signatures: BTreeMap<KeyId, Signature> = BTreeMap::new();
-    for role in roles {
-        let own: Vec<(KeyId, &&SigningKey)> = keys
-            .iter()
-            .map(|key| (key.public().key_id(), key))
-            .filter(|(keyid, _)| role.keyids.contains(keyid))
-            .collect::<BTreeMap<_, _>>()
-            .into_iter()
-            .collect();
-        if (own.len() as u64) < role.threshold {
-            let (found, threshold) = (own.len(), role.threshold);
-            return Err(WriteError::TooFewKeys { role: T::TYPE, found, threshold });
-        }
-        for (keyid, key) in own {
-            let sig = hex::encode(key.sign(&canonical));
-            signatures.insert(keyid.clone(), Signature { keyid, sig });
-        }
-    }
-    let signatures: Vec<Signature> = signatures.into_values().collect();
-    let bytes = serde_json::to_vec(&json!({ "signatures": signatures, "signed": content }))
-        .map_err(|err| metadata(err.into()))?;
-    // Whatever a client would refuse is refused here, before it is out.
-    let says = Signed::parse(&bytes).and_then(|signed| signed.read()).map_err(metadata)?;
-    let limits = Limits::default();
-    let bytes_max = match T::TYPE {
-        "root" => limits.root_bytes,
-        "timestamp" => limits.timestamp_bytes,
-        _ => limits.declared_bytes,
-    };
-    if bytes.len() as u64 > bytes_max {
-        return Err(WriteError::TooLarge { file: file.to_owned(), bytes: bytes.len(), bytes_max });
-    }
-    Ok(Written { bytes: bytes.into(), says })
 }
 
 /// Whole seconds: fractions make the reference client refuse the repository.
@@ -480,7 +418,9 @@ impl Repository {
             .map_err(|source| WriteError::Metadata { file: file_name("root", Some(expected)), source })?;
         let mut after = Self { root: new, ..self.clone() };
         let mut published = after.write(&self.targets(), Again::Everything, keys, now)?;
-        published.files.insert(0, after.root_file());
+        // Last: until it is there, clients refuse the new timestamp and lose nothing. The other way round they
+        // would have dropped the old one.
+        published.files.push(after.root_file());
         *self = after;
         Ok(published)
     }
@@ -566,17 +506,6 @@ enum Again {
     Everything,
 }
 
-impl<T> Written<T> {
-    /// As the role above names it.
-    fn named(&self) -> MetaFile {
-        MetaFile {
-            version: self.says.version,
-            length: Some(self.bytes.len() as u64),
-            hashes: Some(Digest::of(&self.bytes).into()),
-        }
-    }
-}
-
 fn target_json<'a>((name, target): (&'a String, &Target)) -> (&'a String, Value) {
     let Target { length, sha256, custom } = target;
     let mut file = json!({ "length": length, "hashes": { "sha256": sha256 } });
@@ -589,6 +518,7 @@ fn target_json<'a>((name, target): (&'a String, &Target)) -> (&'a String, Value)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trust::digest::Digest;
 
     fn key(seed: u8) -> SigningKey {
         let der = [&hex::decode("302e020100300506032b657004220420").unwrap()[..], &[seed; 32]].concat();
@@ -717,7 +647,7 @@ mod tests {
         assert!(repository.take_root(&first, &[&key(9)], now()).is_err());
         assert_eq!(repository.state(), before);
         let taken = repository.take_root(&second, &[&key(8)], now()).unwrap();
-        assert_eq!(names(&taken), ["2.root.json", "2.targets.json", "2.snapshot.json", "timestamp.json"]);
+        assert_eq!(names(&taken), ["2.targets.json", "2.snapshot.json", "timestamp.json", "2.root.json"]);
         assert_eq!(repository.targets(), targets(&["a"]));
     }
 
