@@ -1,13 +1,27 @@
 //! Reads the real security archive of Debian 12 with its base, and prints what it is made of.
 //!
-//! `cargo run --release -p tierway-central --example read-debian -- CACHE_DIR [OUTPUT_FILE]`. The second run with the same cache
-//! shows what little is asked for when nothing changed. With a file, the updates are written to it, one JSON
-//! document a line.
+//! `cargo run -p tierway-central --example read-debian -- CACHE_DIR [DPKG_STATUS]`. With a status file of
+//! dpkg, such as `/var/lib/dpkg/status`, it also prints the packages that the rules call needed on that
+//! computer, each with the version it should have: what `apt list --upgradable` prints when only the
+//! security suite is configured.
 
-use std::{collections::BTreeMap, error::Error, path::PathBuf, time::Instant};
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    fs::File,
+    io::BufReader,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
-use tierway_central::sources::{Source, SourceConfig, State};
-use tierway_common::{clock::Clock, schema::Update};
+use tierway_central::sources::{Source, SourceConfig, State, debian::stanza::Stanzas};
+use tierway_common::{
+    clock::Clock,
+    facts::{Domain, Facts},
+    rules::{self, evaluate::Verdict},
+    schema::{Install, Update},
+    version::deb::DebVersion,
+};
 
 const CONFIG: &str = r#"
 kind = "debian"
@@ -32,8 +46,8 @@ components = ["main", "contrib", "non-free-firmware"]
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1).map(PathBuf::from);
-    let cache = arguments.next().ok_or("usage: read-debian CACHE_DIR [OUTPUT_FILE]")?;
-    let output = arguments.next();
+    let cache = arguments.next().ok_or("usage: read-debian CACHE_DIR [DPKG_STATUS]")?;
+    let status_file = arguments.next();
     let config: SourceConfig = toml::from_str(CONFIG)?;
     let source = Source::new(config, &cache)?;
     let clock = Clock::system();
@@ -62,14 +76,49 @@ async fn main() -> Result<(), Box<dyn Error>> {
     if let Some(line) = status.lines().find(|line| line.starts_with("VmHWM")) {
         println!("peak memory           {}", line.trim_start_matches("VmHWM:").trim());
     }
-    if let Some(path) = output {
-        let mut text = String::new();
+    if let Some(path) = status_file {
+        let facts = facts(&path)?;
         for document in first.catalogue.values() {
-            // Read back, so that what is printed is what a reader understands.
-            text.push_str(&serde_json::to_string(&serde_json::from_slice::<Update>(document)?)?);
-            text.push('\n');
+            let update: Update = serde_json::from_slice(document)?;
+            if rules::evaluate::verdict(&update, &facts) == Verdict::Needed {
+                print_older(&update, &facts)?;
+            }
         }
-        std::fs::write(path, text)?;
+    }
+    Ok(())
+}
+
+/// Facts of an amd64 computer with Debian 12 and the packages of a status file.
+fn facts(path: &Path) -> Result<Facts, Box<dyn Error>> {
+    let complete = || Domain::Complete { source: path.display().to_string() };
+    let os = [("os:family", "debian"), ("os:version", "12"), ("os:architecture", "amd64")];
+    let mut facts = Facts {
+        domains: [("os".to_owned(), complete()), ("package:deb".to_owned(), complete())].into(),
+        values: os.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+    };
+    let mut stanzas = Stanzas::new(BufReader::new(File::open(path)?));
+    while let Some(stanza) = stanzas.advance()? {
+        let field = |name| stanza.get(name).unwrap_or_default();
+        if field("Status").ends_with(" installed") {
+            let key = format!("package:deb:{}:{}", field("Package"), field("Architecture"));
+            facts.values.insert(key, field("Version").to_owned());
+        }
+    }
+    Ok(facts)
+}
+
+/// Prints the packages of the update that are installed in an older version.
+fn print_older(update: &Update, facts: &Facts) -> Result<(), Box<dyn Error>> {
+    let Install::Deb { packages } = &update.install;
+    for package in packages {
+        for architecture in [package.architecture.as_str(), "all", "amd64"] {
+            let key = format!("package:deb:{}:{architecture}", package.name);
+            let Some(installed) = facts.values.get(&key) else { continue };
+            if installed.parse::<DebVersion>()? < package.version.parse()? {
+                println!("needed {} {} {architecture}", package.name, package.version);
+            }
+            break;
+        }
     }
     Ok(())
 }

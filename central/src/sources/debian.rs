@@ -213,16 +213,19 @@ impl<F: Fetch> Debian<F> {
             |archives: &BTreeMap<String, ArchiveState>| -> Vec<(String, BTreeMap<String, Digest>)> {
                 archives.iter().map(|(name, state)| (name.clone(), state.indices.clone())).collect()
             };
+        let keep: BTreeSet<Digest> = archives
+            .values()
+            .flat_map(|state| state.indices.values().copied().chain([state.release]))
+            .collect();
         if previous.fingerprint == fingerprint && contents(&previous.archives) == contents(&archives) {
+            self.cache.keep_only(&keep).await;
             let state = State { archives, ..previous.clone() };
             return Ok(Synced::unchanged(state, archive_date));
         }
 
         let mut files = Vec::new();
-        let mut keep: BTreeSet<Digest> = archives.values().map(|state| state.release).collect();
         for (position, (archive, release, indices)) in plan.iter().enumerate() {
             for (architecture, index) in indices {
-                keep.insert(index.packed.digest);
                 let packed = reader.index(archive, release, index).await?;
                 files.push((position, archive.clone(), architecture.clone(), index.clone(), packed));
             }

@@ -265,6 +265,7 @@ impl<F: Fetch> Reader<'_, F> {
             Some(state) => self.cache.get(&state.release).await,
             None => None,
         };
+        let cached_digest = previous.filter(|_| cached.is_some()).map(|state| state.release);
         // Without the cached text an answer "not modified" would be of no use.
         let validators = previous.filter(|_| cached.is_some()).map(|state| &state.validators);
         let url = archive.url_of("InRelease");
@@ -287,7 +288,9 @@ impl<F: Fetch> Reader<'_, F> {
         if previous.is_none_or(|state| state.release != digest) {
             debug!(archive = archive.name(), date = %release.date, signer = verified.signer, "new release");
         }
-        self.cache.put(&digest, &bytes).await?;
+        if cached_digest != Some(digest) {
+            self.cache.put(&digest, &bytes).await?;
+        }
         let state =
             ArchiveState { date: release.date, release: digest, validators, indices: BTreeMap::new() };
         Ok(Believed { release, state })

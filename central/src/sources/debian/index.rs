@@ -441,6 +441,26 @@ mod tests {
     }
 
     #[test]
+    fn no_damage_to_a_stanza_makes_the_reader_panic() {
+        let good =
+            text("Source: b (1)\nDepends: b,\n c\nDescription: \u{e4}\n y\nProvides: p (= 1)").into_bytes();
+        for at in 0..good.len() {
+            for byte in [b'\n', b' ', b':', 0, 0xc3, b'(', b'/'] {
+                let mut damaged = good.clone();
+                damaged[at] = byte;
+                let mut stanzas = Stanzas::new(&damaged[..]);
+                while let Ok(Some(stanza)) = stanzas.advance() {
+                    if let Ok(record) = Record::parse(stanza) {
+                        let package = record.to_package("http://archive");
+                        assert!(!package.payload.url.contains("/../"));
+                        assert!(record.provides().count() <= 1);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
     fn the_best_packed_index_is_chosen() {
         let listed = Listed { digest: Digest::of(b""), bytes: 0 };
         let mut release = Release {

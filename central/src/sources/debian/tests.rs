@@ -170,6 +170,7 @@ async fn what_did_not_change_is_asked_for_once_and_not_fetched() {
     bench.publish(LATER, &openssl("3.0.17-1~deb12u3"));
     let later = source.sync(&first.state, &first.catalogue, now()).await.unwrap();
     assert!(later.unchanged);
+    assert_eq!(std::fs::read_dir(bench.dir.path()).unwrap().count(), 4, "the older release is not kept");
     assert!(later.archive_date > first.archive_date);
 
     // A change of one suite fetches the index of that suite only.

@@ -276,3 +276,21 @@ fn a_keyring_may_be_armoured_and_hold_several_blocks() {
     let error = Keyring::read(&["/nonexistent/keyring.gpg".into()]).unwrap_err();
     assert!(error.to_string().contains("`/nonexistent/keyring.gpg`"), "{error}");
 }
+
+#[test]
+fn no_changed_byte_gives_another_text() {
+    let key = new_key(made());
+    let (keyring, good) = (keyring(&key), clearsign(&key, TEXT).into_bytes());
+    for at in 0..good.len() {
+        for change in [0x01, 0x20] {
+            let mut changed = good.clone();
+            changed[at] ^= change;
+            if let Ok(verified) = keyring.verify(&changed, now()) {
+                assert_eq!(verified.text, TEXT, "byte {at}");
+            }
+        }
+        assert!(
+            keyring.verify(&good[..at], now()).is_err() || good[at..].iter().all(u8::is_ascii_whitespace)
+        );
+    }
+}
