@@ -11,3 +11,15 @@ pub mod policy;
 // What is done, and remembered.
 pub mod install;
 pub mod ledger;
+
+// From the tier above, and back to it.
+pub mod catalogues;
+pub mod fetch;
+pub mod report;
+
+// The whole.
+pub mod agent;
+pub mod config;
+pub mod cycle;
+pub mod local;
+pub mod show;

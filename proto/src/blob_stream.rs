@@ -19,10 +19,15 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
 use http_body_util::StreamBody;
 use prost::Message;
-use tierway_common::trust::digest::Digest;
+use tierway_common::{
+    blobs::{Blobs, Reader},
+    daemon::chain::Chain,
+    trust::digest::Digest,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Status, body::Body};
 use tower::Service;
+use tracing::warn;
 
 use crate::v1;
 
@@ -44,6 +49,13 @@ pub trait BlobSource: Clone + Send + Sync + 'static {
     /// One open blob.
     type Reader: BlobRead;
 
+    /// Whether the caller, who is in the extensions of its request, may fetch blobs.
+    ///
+    /// # Errors
+    ///
+    /// What the caller is told.
+    fn admit(&self, extensions: &http::Extensions) -> Result<(), Status>;
+
     /// Opens a blob whose bytes were verified; `None` when it is not here and cannot be had now.
     fn open(&self, digest: Digest) -> impl Future<Output = Option<Self::Reader>> + Send;
 }
@@ -59,6 +71,31 @@ pub trait BlobRead: Send + Sync + 'static {
     ///
     /// When the disk fails.
     fn read_at(&self, offset: u64, len: usize) -> std::io::Result<Bytes>;
+}
+
+impl BlobRead for Reader {
+    fn bytes(&self) -> u64 {
+        self.len()
+    }
+
+    fn read_at(&self, offset: u64, len: usize) -> std::io::Result<Bytes> {
+        Self::read_at(self, offset, len).map_err(std::io::Error::other)
+    }
+}
+
+/// A reader of a blob that is in `blobs`; `None`, with a line in the log, when it is not or is damaged.
+pub async fn open_verified(blobs: &Blobs, digest: Digest) -> Option<Reader> {
+    if !blobs.contains(&digest) {
+        return None;
+    }
+    let blobs = blobs.clone();
+    match tokio::task::spawn_blocking(move || blobs.reader(&digest)).await.ok()? {
+        Ok(reader) => Some(reader),
+        Err(error) => {
+            warn!(%digest, error = %Chain(&error), "could not open a blob");
+            None
+        }
+    }
 }
 
 /// Takes `FetchBlobs` out of the requests and passes the rest on.
@@ -95,6 +132,9 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         if request.uri().path() != PATH {
             return Box::pin(self.inner.call(request));
+        }
+        if let Err(status) = self.source.admit(request.extensions()) {
+            return Box::pin(std::future::ready(Ok(status.into_http())));
         }
         let (source, streams) = (self.source.clone(), self.streams.clone());
         Box::pin(async move {

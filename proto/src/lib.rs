@@ -4,6 +4,9 @@
 //! travels in a message as bytes.
 
 pub mod blob_stream;
+pub mod joining;
+pub mod sync;
+pub mod upstream;
 
 /// Generated: messages, clients and servers.
 #[expect(

@@ -150,8 +150,9 @@ impl Tasks {
         self.running.spawn(work.instrument(info_span!("task", name)));
     }
 
-    /// Waits for all tasks to end, at most `grace` after this call; what runs then is dropped.
-    pub async fn drain(mut self, grace: Duration) {
+    /// Returns when a stop was requested and all tasks have ended; what still runs `grace` later is dropped.
+    pub async fn ended(mut self, grace: Duration) {
+        self.stop.wait().await;
         let all = async { while self.running.join_next().await.is_some() {} };
         if tokio::time::timeout(grace, all).await.is_err() {
             warn!("some tasks did not end in time and were dropped");
@@ -204,7 +205,7 @@ mod tests {
         ran(2).await;
         assert_eq!(board.statuses()["sample"].last_error.as_deref(), Some("disk on fire"));
         stop.request();
-        tasks.drain(Duration::from_secs(1)).await;
+        tasks.ended(Duration::from_secs(1)).await;
         assert_eq!(runs.load(Ordering::SeqCst), 2);
     }
 }

@@ -1,0 +1,339 @@
+//! The agent: one cycle after the other, each from the present state, and what the person at the machine
+//! asks between them.
+//!
+//! A cycle: check in and bring over what is new · scan · evaluate · decide · install what is approved ·
+//! scan again · report. What fails is named in the cycle's problems and left to the next; without the
+//! tier above everything goes on by the last verified state.
+
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use tierway_common::{
+    blobs::{BlobError, BlobOptions, Blobs},
+    clock::Clock,
+    daemon::{chain::Chain, stop::Stop},
+    schedule,
+    transport::{dial, identity::Holder},
+    trust::keys::{KeyError, SigningKey},
+};
+use tierway_proto::{
+    joining::{self, JoinError, Joined},
+    upstream::Upstream,
+    v1::{self, notice::Kind},
+};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    task::JoinHandle,
+};
+use tracing::{info, warn};
+
+use crate::{
+    catalogues::{Catalogues, CataloguesError},
+    config::Config,
+    cycle::{Cycle, CycleError},
+    ledger::journal::JournalError,
+    local::{self, ASKS, Ask, LocalError},
+    report::{ReportError, Spool},
+};
+
+/// This program's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// What central gives an endpoint's certificate.
+const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
+/// First and longest wait before the tier above is watched again.
+const BACK_OFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(600));
+/// What a running cycle gets to end at a stop; systemd must wait longer.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// Why an endpoint does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// It has not enrolled, or its identity is broken.
+    #[error("could not take up the endpoint's identity")]
+    Join(#[from] JoinError),
+    /// Its key.
+    #[error("could not read the endpoint's key")]
+    Key(#[from] KeyError),
+    /// The blobs.
+    #[error("could not open the blobs")]
+    Blobs(#[from] BlobError),
+    /// What was published.
+    #[error("could not open the catalogues")]
+    Catalogues(#[from] CataloguesError),
+    /// What was done.
+    #[error("could not open the ledger")]
+    Ledger(#[from] JournalError),
+    /// The spool.
+    #[error("could not open the reports that wait")]
+    Report(#[from] ReportError),
+    /// The socket.
+    #[error("could not serve the person at the machine")]
+    Local(#[from] LocalError),
+    /// Another one runs.
+    #[error("another endpoint uses `{path}`")]
+    Locked {
+        /// The data folder.
+        path: PathBuf,
+        /// As the system says it.
+        source: io::Error,
+    },
+}
+
+/// An endpoint that runs.
+#[derive(Debug)]
+pub struct Running {
+    /// Who it is.
+    pub holder: Holder,
+    /// What it says of itself.
+    pub status: watch::Receiver<Arc<v1::LocalStatus>>,
+    /// Asks it, as the local socket does.
+    pub asks: mpsc::Sender<Ask>,
+    agent: JoinHandle<()>,
+    local: JoinHandle<()>,
+    watch: JoinHandle<()>,
+    stop: Stop,
+    _lock: File,
+}
+
+impl Running {
+    /// Returns when the stop signal came and everything has ended.
+    pub async fn ended(self) {
+        self.stop.wait().await;
+        for task in [self.agent, self.local, self.watch] {
+            let abort = task.abort_handle();
+            if tokio::time::timeout(GRACE, task).await.is_err() {
+                warn!("a task did not end in time and was dropped");
+                abort.abort();
+            }
+        }
+    }
+}
+
+/// The name of this computer as it knows itself.
+#[must_use]
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Opens everything and begins with a first cycle soon.
+///
+/// # Errors
+///
+/// [`AgentError`], naming what does not open.
+pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, AgentError> {
+    let joined = joining::load(&config.data_dir)?;
+    let lock = lock(&config.data_dir)?;
+    let holder = joined.identity.own().holder;
+    let agent = Agent::open(config.clone(), joined, clock, stop.clone())?;
+    let status = agent.status.subscribe();
+    let (asks, receiver) = mpsc::channel(ASKS);
+    let serving = local::serve(&config.local_socket, status.clone(), asks.clone(), stop.clone())?;
+    let wake = Arc::new(Notify::new());
+    let watching =
+        watch(agent.upstream.clone(), holder.id.clone(), wake.clone(), agent.resync.clone(), stop.clone());
+    info!(endpoint = %holder, socket = %config.local_socket.display(), root = %config.root.display(), "serving");
+    Ok(Running {
+        holder,
+        status,
+        asks,
+        agent: tokio::spawn(agent.run(receiver, wake, stop.clone())),
+        local: tokio::spawn(serving),
+        watch: tokio::spawn(watching),
+        stop,
+        _lock: lock,
+    })
+}
+
+fn lock(dir: &Path) -> Result<File, AgentError> {
+    let locked = |source| AgentError::Locked { path: dir.to_owned(), source };
+    let file =
+        File::options().create(true).truncate(false).write(true).open(dir.join("lock")).map_err(locked)?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+        .map_err(|error| locked(error.into()))?;
+    Ok(file)
+}
+
+struct Agent {
+    config: Config,
+    clock: Clock,
+    joined: Joined,
+    upstream: Upstream,
+    cycle: Cycle,
+    status: watch::Sender<Arc<v1::LocalStatus>>,
+    /// The tier above asked for everything again.
+    resync: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Agent {
+    fn open(config: Config, joined: Joined, clock: Clock, stop: Stop) -> Result<Self, AgentError> {
+        let holder = joined.identity.own().holder;
+        let route = config.upstream.first().cloned().unwrap_or_else(|| joined.route.clone());
+        let upstream = Upstream::new(dial::channel(route, &joined.identity));
+        let dir = &config.data_dir;
+        let catalogues = Catalogues::open(
+            dir,
+            &joined.trust_dir,
+            &holder.tenant,
+            upstream.clone(),
+            config.disk_free_bytes_min,
+        )?;
+        let payloads = Blobs::open(
+            &dir.join("payloads"),
+            BlobOptions {
+                quota_bytes: config.payload_bytes_max,
+                free_floor_bytes: config.disk_free_bytes_min,
+            },
+        )?;
+        let endpoint = holder.id.parse().map_err(|_| LocalError::Listen {
+            path: dir.clone(),
+            source: io::Error::other("the certificate names no endpoint"),
+        })?;
+        let spool = Spool::open(&dir.join("reports"), holder.tenant.clone(), endpoint)?;
+        let cycle = Cycle::open(&config, &holder, upstream.clone(), catalogues, payloads, spool, stop)?;
+        let status = watch::Sender::new(Arc::new(v1::LocalStatus::default()));
+        Ok(Self { config, clock, joined, upstream, cycle, status, resync: Arc::default() })
+    }
+
+    /// Cycles until told to stop. A cycle is never dropped halfway.
+    async fn run(mut self, mut asks: mpsc::Receiver<Ask>, wake: Arc<Notify>, stop: Stop) {
+        let id = self.joined.identity.own().holder.id;
+        let mut due = self.clock.now();
+        self.tell(None, due);
+        loop {
+            let wait = u64::try_from(due.as_millisecond() - self.clock.now().as_millisecond()).unwrap_or(0);
+            let ask = tokio::select! {
+                () = stop.wait() => return,
+                ask = asks.recv() => match ask {
+                    Some(ask) => Some(ask),
+                    None => return,
+                },
+                () = wake.notified() => None,
+                () = tokio::time::sleep(Duration::from_millis(wait)) => None,
+            };
+            let reply = match ask {
+                Some(Ask::Why(patch, reply)) => {
+                    let _ = reply.send(self.cycle.why(&patch).map_err(|error| Chain(&error).to_string()));
+                    continue;
+                }
+                Some(Ask::History(limit, reply)) => {
+                    let _ = reply.send(self.cycle.history(limit));
+                    continue;
+                }
+                Some(Ask::CheckNow(reply)) => Some(reply),
+                None => None,
+            };
+            let done = self.check().await;
+            let now = self.clock.now();
+            let (period, place) = if self.cycle.unfinished() {
+                (self.config.retry_interval, schedule::offset(&id, self.config.retry_interval))
+            } else {
+                (self.config.check_interval, schedule::offset(&id, self.config.check_interval))
+            };
+            due = schedule::next(now, period, place);
+            self.tell(done.problems.first(), due);
+            if let Some(reply) = reply {
+                let _ = reply.send(done);
+            }
+        }
+    }
+
+    async fn check(&mut self) -> v1::LocalCheckNowResponse {
+        let mut problems = Vec::new();
+        if let Err(error) = self.renew().await {
+            problems.push(Chain(&error).to_string());
+        }
+        let done = match SigningKey::load(&self.joined.identity.files().identity) {
+            Ok(key) => {
+                let resync = self.resync.swap(false, std::sync::atomic::Ordering::Relaxed);
+                self.cycle.run(&key, resync, &self.clock).await
+            }
+            Err(error) => Err(CycleError::Key(error)),
+        };
+        match done {
+            Ok(mut done) => {
+                problems.append(&mut done.problems);
+                v1::LocalCheckNowResponse { problems, ..done }
+            }
+            Err(error) => {
+                problems.push(Chain(&error).to_string());
+                for problem in &problems {
+                    warn!(problem, "a check did not come to its end");
+                }
+                v1::LocalCheckNowResponse { problems, ..v1::LocalCheckNowResponse::default() }
+            }
+        }
+    }
+
+    async fn renew(&self) -> Result<(), JoinError> {
+        let not_after = self.joined.identity.own().not_after;
+        if joining::renewal_is_due(not_after, CERTIFICATE_LIFETIME, self.clock.now()) {
+            joining::renew(&self.upstream, &self.joined.identity).await?;
+            info!(until = %self.joined.identity.own().not_after, "renewed the certificate");
+        }
+        Ok(())
+    }
+
+    /// What `status` shows from now on.
+    fn tell(&self, error: Option<&String>, next: Timestamp) {
+        let own = self.joined.identity.own();
+        let status = v1::LocalStatus {
+            endpoint: own.holder.id.clone(),
+            name: host_name(),
+            site: own.holder.site.to_string(),
+            upstream: self.config.upstream.first().unwrap_or(&self.joined.route).server.clone(),
+            next_check: next.as_millisecond(),
+            last_error: error.cloned().unwrap_or_default(),
+            certificate_expires: own.not_after.as_millisecond(),
+            ..self.cycle.status()
+        };
+        self.status.send_replace(Arc::new(status));
+    }
+}
+
+/// Keeps a stream of wake-ups open.
+async fn watch(
+    upstream: Upstream,
+    id: String,
+    wake: Arc<Notify>,
+    resync: Arc<std::sync::atomic::AtomicBool>,
+    stop: Stop,
+) {
+    let mut failures = 0;
+    while !stop.requested() {
+        let watched = async {
+            let mut stream = upstream.watch().await?;
+            failures = 0;
+            while let Some(notice) = stream.message().await? {
+                let mine = |named: &String| named.is_empty() || *named == id;
+                match &notice.kind {
+                    Some(Kind::CheckNow(named)) if mine(named) => wake.notify_one(),
+                    Some(Kind::Resync(named)) if mine(named) => {
+                        resync.store(true, std::sync::atomic::Ordering::Relaxed);
+                        wake.notify_one();
+                    }
+                    // A new dictionary is looked at when the check is due: nobody asked for now.
+                    _ => {}
+                }
+            }
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
+        };
+        tokio::select! {
+            () = stop.wait() => return,
+            ended = watched => if let Err(error) = ended {
+                info!(error = %Chain(error.as_ref()), "the tier above cannot be watched now");
+            },
+        }
+        let wait = schedule::back_off(failures, BACK_OFF.0, BACK_OFF.1, schedule::random());
+        failures += 1;
+        tokio::select! {
+            () = stop.wait() => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! What this computer has of what is published: trusted metadata, the trees of the catalogues that fit
+//! it, and their rules, compiled.
+//!
+//! Trees of updates are brought over whole; of the policy and the pool only the paths to what is asked for.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::Deserialize;
+use tierway_common::{
+    blobs::{BlobError, BlobOptions, Blobs},
+    facts::Facts,
+    id::{CatalogueId, TenantId, UpdateId},
+    rules::{
+        compile::{CompileError, Compiled, Compiler},
+        evaluate::{Truth, evaluate},
+        expr::Expr,
+    },
+    schema::{CatalogueInfo, CatalogueKind, Update},
+    tree::{self, TreeError},
+    trust::{
+        digest::Digest,
+        tuf::{
+            client::{Client, Freshness, Limits, Trusted},
+            error::TufError,
+        },
+    },
+};
+use tierway_proto::{
+    sync::{self, CatalogueError, MetadataFrom},
+    upstream::Upstream,
+};
+use tracing::{debug, warn};
+
+use crate::scan::Asked;
+
+/// Bytes of the catalogues' trees: ten times what all of Debian takes; what is pinned always fits in.
+const TREE_BYTES_MAX: u64 = 2 << 30;
+/// Bytes of tree nodes that only single paths lead to; the least recently used go first.
+const PATH_BYTES_MAX: u64 = 256 << 20;
+/// Owner of the pins on trees.
+const PINS: &str = "catalogues";
+
+/// Why the catalogues could not be read or brought over.
+#[derive(Debug, thiserror::Error)]
+pub enum CataloguesError {
+    /// Metadata that is not to be trusted, or not to be had.
+    #[error("could not refresh the metadata")]
+    Trust(#[from] TufError),
+    /// A tree.
+    #[error("could not bring over the catalogue `{catalogue}`")]
+    Catalogue {
+        /// Which.
+        catalogue: String,
+        /// Why.
+        source: CatalogueError,
+    },
+    /// A tree that is here.
+    #[error("could not read the catalogue `{catalogue}`")]
+    Read {
+        /// Which.
+        catalogue: String,
+        /// Why.
+        source: TreeError,
+    },
+    /// Too many or too large rules.
+    #[error("could not compile the rules of the catalogue `{catalogue}`")]
+    Compile {
+        /// Which.
+        catalogue: String,
+        /// Why.
+        source: CompileError,
+    },
+    /// The blobs.
+    #[error("could not keep the catalogues")]
+    Keep(#[from] BlobError),
+    /// Nothing was ever brought over.
+    #[error("nothing has been published to this computer yet")]
+    Nothing,
+    /// The last that was brought over has expired, and nothing newer came.
+    #[error("what was published expired at {since}: nothing new is begun by it (freeze suspected)")]
+    Expired {
+        /// When.
+        since: Timestamp,
+    },
+}
+
+/// The part of an update that evaluating it needs.
+#[derive(Deserialize)]
+struct Ruled {
+    id: UpdateId,
+    applicable: Expr,
+    installed: Expr,
+    #[serde(default)]
+    superseded_by: Vec<UpdateId>,
+}
+
+/// Rules of all catalogues of updates that fit, by the roots they were compiled from.
+#[derive(Debug, Default)]
+pub struct Rules {
+    roots: BTreeMap<String, Digest>,
+    /// One compiled set.
+    pub compiled: Compiled,
+    /// Files that rules ask for.
+    pub asked: Asked,
+    superseded_by: BTreeMap<UpdateId, Vec<UpdateId>>,
+}
+
+/// What is published, as far as it is here.
+#[derive(Debug)]
+pub struct Catalogues {
+    client: Client<MetadataFrom>,
+    upstream: Upstream,
+    trees: Blobs,
+    paths: Blobs,
+    policy: String,
+    /// The newest that is complete here.
+    trusted: Option<Trusted>,
+    rules: Rules,
+}
+
+impl Catalogues {
+    /// Opens what an earlier run left below `data_dir`.
+    ///
+    /// # Errors
+    ///
+    /// [`CataloguesError`], naming what is broken.
+    pub fn open(
+        data_dir: &Path,
+        trust_dir: &Path,
+        tenant: &TenantId,
+        upstream: Upstream,
+        free_floor_bytes: u64,
+    ) -> Result<Self, CataloguesError> {
+        let blobs = |name: &str, quota_bytes| {
+            Blobs::open(&data_dir.join(name), BlobOptions { quota_bytes, free_floor_bytes })
+        };
+        Ok(Self {
+            client: Client::open(trust_dir, MetadataFrom(upstream.clone()), Limits::default())?,
+            upstream,
+            trees: blobs("trees", TREE_BYTES_MAX)?,
+            paths: blobs("paths", PATH_BYTES_MAX)?,
+            policy: format!("policy-{tenant}"),
+            trusted: None,
+            rules: Rules::default(),
+        })
+    }
+
+    /// Version of the timestamp that is complete here; 0 for none.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.trusted.as_ref().map_or(0, |trusted| trusted.timestamp_version)
+    }
+
+    /// When that expires.
+    #[must_use]
+    pub fn expires(&self) -> Option<Timestamp> {
+        self.trusted.as_ref().map(|trusted| trusted.timestamp_expires)
+    }
+
+    /// Takes up what is on disk, for when the tier above is gone; complete or not is found out when read.
+    ///
+    /// # Errors
+    ///
+    /// [`CataloguesError`].
+    pub async fn restore(&mut self, os: &Facts) -> Result<(), CataloguesError> {
+        if self.trusted.is_none()
+            && let Some(trusted) = self.client.trusted().await?
+            && fitting(&trusted, os).all(|(_, root, _)| self.trees.contains(&root))
+        {
+            self.trusted = Some(trusted);
+        }
+        Ok(())
+    }
+
+    /// Brings over what is new for a computer with these facts (its `os` domain is enough).
+    ///
+    /// # Errors
+    ///
+    /// [`CataloguesError`]; what was here before stays in use.
+    pub async fn refresh(
+        &mut self,
+        timestamp: Option<&[u8]>,
+        os: &Facts,
+        now: Timestamp,
+    ) -> Result<(), CataloguesError> {
+        let trusted = match timestamp {
+            Some(bytes) => self.client.refresh_with_timestamp(bytes, now).await?,
+            None => self.client.refresh(now).await?,
+        };
+        if self.trusted.as_ref() == Some(&trusted) {
+            return Ok(());
+        }
+        let complete = self.trees.pins(PINS);
+        for (catalogue, root, _) in fitting(&trusted, os) {
+            let cost = sync::tree(&self.upstream, root, &self.trees, &complete)
+                .await
+                .map_err(|source| CataloguesError::Catalogue { catalogue: catalogue.to_owned(), source })?;
+            debug!(catalogue, blobs = cost.blobs, bytes = cost.bytes, "brought a catalogue over");
+        }
+        self.pin(&trusted, os)?;
+        self.trusted = Some(trusted);
+        Ok(())
+    }
+
+    fn pin(&self, trusted: &Trusted, os: &Facts) -> Result<(), CataloguesError> {
+        let mut all = BTreeSet::new();
+        for (catalogue, root, _) in fitting(trusted, os) {
+            let mut below = tree::reachable(&root, None, &self.trees)
+                .map_err(|source| CataloguesError::Read { catalogue: catalogue.to_owned(), source })?;
+            all.append(&mut below);
+        }
+        self.trees.pin(PINS, &all)?;
+        Ok(())
+    }
+
+    /// The rules of every update that is published for this computer, compiled again when a root changed.
+    ///
+    /// # Errors
+    ///
+    /// [`CataloguesError`]; [`CataloguesError::Nothing`] before the first refresh.
+    pub fn rules(&mut self, os: &Facts) -> Result<&Rules, CataloguesError> {
+        let trusted = self.trusted.as_ref().ok_or(CataloguesError::Nothing)?;
+        let roots: BTreeMap<String, Digest> =
+            fitting(trusted, os).map(|(catalogue, root, _)| (catalogue.to_owned(), root)).collect();
+        if roots == self.rules.roots {
+            return Ok(&self.rules);
+        }
+        let (mut compiler, mut asked, mut superseded_by) =
+            (Compiler::new(), Asked::default(), BTreeMap::new());
+        for (catalogue, root) in &roots {
+            let mut failed = None;
+            tree::walk_prefix(
+                root,
+                "update/",
+                &self.trees,
+                &mut |key, bytes| match serde_json::from_slice::<Ruled>(bytes) {
+                    Ok(update) => {
+                        asked.add(&update.applicable);
+                        asked.add(&update.installed);
+                        if let Err(error) = compiler.add(&update.id, &update.applicable, &update.installed) {
+                            failed.get_or_insert(error);
+                        }
+                        if !update.superseded_by.is_empty() {
+                            superseded_by.insert(update.id, update.superseded_by);
+                        }
+                    }
+                    Err(error) => warn!(catalogue, key, %error, "left out a document that is no update"),
+                },
+            )
+            .map_err(|source| CataloguesError::Read { catalogue: catalogue.clone(), source })?;
+            if let Some(source) = failed {
+                return Err(CataloguesError::Compile { catalogue: catalogue.clone(), source });
+            }
+        }
+        self.rules = Rules { roots, compiled: compiler.finish(), asked, superseded_by };
+        Ok(&self.rules)
+    }
+
+    /// Newer updates that replace this one, by the rules compiled last.
+    #[must_use]
+    pub fn superseded_by(&self, id: &UpdateId) -> &[UpdateId] {
+        self.rules.superseded_by.get(id).map_or(&[], Vec::as_slice)
+    }
+
+    /// The document of an update that is published for this computer.
+    ///
+    /// # Errors
+    ///
+    /// [`CataloguesError`].
+    pub fn update(&self, id: &UpdateId) -> Result<Option<Update>, CataloguesError> {
+        let Some(target) = self.trusted.as_ref().and_then(|trusted| trusted.targets.get(id.catalogue()))
+        else {
+            return Ok(None);
+        };
+        let document = tree::get(&target.sha256, &format!("update/{}", id.name()), &self.trees)
+            .map_err(|source| CataloguesError::Read { catalogue: id.catalogue().to_owned(), source })?;
+        Ok(document.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    }
+
+    /// Whether what is here may be acted on.
+    ///
+    /// # Errors
+    ///
+    /// [`CataloguesError::Nothing`] or [`CataloguesError::Expired`].
+    pub fn fresh(&self, now: Timestamp) -> Result<(), CataloguesError> {
+        match self.trusted.as_ref().ok_or(CataloguesError::Nothing)?.freshness(now) {
+            Freshness::Fresh => Ok(()),
+            Freshness::Expired { role: _, since } => Err(CataloguesError::Expired { since }),
+        }
+    }
+
+    /// A way to look single documents up.
+    #[must_use]
+    pub fn lookup(&self) -> Lookup {
+        Lookup {
+            upstream: self.upstream.clone(),
+            paths: self.paths.clone(),
+            policy: self.policy.clone(),
+            targets: self
+                .trusted
+                .iter()
+                .flat_map(|trusted| &trusted.targets)
+                .filter_map(|(name, target)| {
+                    Some((name.clone(), (target.sha256, info(target.custom.as_ref())?)))
+                })
+                .collect(),
+        }
+    }
+}
+
+/// Looks up documents of the policy and of pools.
+#[derive(Clone, Debug)]
+pub struct Lookup {
+    upstream: Upstream,
+    paths: Blobs,
+    policy: String,
+    targets: BTreeMap<String, (Digest, CatalogueInfo)>,
+}
+
+impl Lookup {
+    /// All documents of the policy whose key starts with `prefix`, by key.
+    ///
+    /// # Errors
+    ///
+    /// When a node is not here and cannot be had.
+    pub async fn policy(&self, prefix: &str) -> Result<Vec<(String, Bytes)>, CatalogueError> {
+        let Some((root, _)) = self.targets.get(&self.policy) else { return Ok(Vec::new()) };
+        sync::documents(&self.upstream, *root, prefix, &self.paths).await
+    }
+
+    /// One document of the pool that belongs to the catalogue `of`.
+    ///
+    /// # Errors
+    ///
+    /// When a node is not here and cannot be had.
+    pub async fn pool(&self, of: &str, key: &str) -> Result<Option<Bytes>, CatalogueError> {
+        let belongs = |kind: &CatalogueKind| matches!(kind, CatalogueKind::Pool(id) if id.as_str() == of);
+        let Some((root, _)) = self.targets.values().find(|(_, info)| belongs(&info.kind)) else {
+            return Ok(None);
+        };
+        sync::document(&self.upstream, *root, key, &self.paths).await
+    }
+}
+
+fn info(custom: Option<&serde_json::Value>) -> Option<CatalogueInfo> {
+    serde_json::from_value(custom?.clone()).ok()
+}
+
+/// The catalogues of updates that a computer with these facts must have. What cannot be decided fits:
+/// their rules will tell.
+fn fitting<'a>(
+    trusted: &'a Trusted,
+    os: &'a Facts,
+) -> impl Iterator<Item = (&'a str, Digest, CatalogueInfo)> {
+    trusted.targets.iter().filter_map(|(name, target)| {
+        let info = info(target.custom.as_ref())?;
+        let fits = info.kind == CatalogueKind::Updates && evaluate(&info.fits, os) != Truth::False;
+        let known = name.parse::<CatalogueId>().is_ok();
+        (fits && known).then_some((name.as_str(), target.sha256, info))
+    })
+}

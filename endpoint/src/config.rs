@@ -1,0 +1,59 @@
+//! The endpoint's configuration: as written, as run.
+
+use std::{path::PathBuf, time::Duration};
+
+use serde::Deserialize;
+use tierway_common::{daemon::logging::Log, transport::dial::Route};
+
+/// The file, all of it optional: an endpoint that was enrolled runs without one.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// The tiers above, tried in order; what the token named when empty.
+    pub upstream: Vec<Route>,
+    /// The system that is patched: `/`, or another root such as `/srv/target`.
+    pub root: PathBuf,
+    /// How often everything is checked.
+    #[serde(with = "humantime_serde")]
+    pub check_interval: Duration,
+    /// How often it is checked while something approved is not installed.
+    #[serde(with = "humantime_serde")]
+    pub retry_interval: Duration,
+    /// An installation that takes longer is ended.
+    #[serde(with = "humantime_serde")]
+    pub install_time_limit: Duration,
+    /// How long payloads that the relay does not have yet are waited for.
+    #[serde(with = "humantime_serde")]
+    pub payload_patience: Duration,
+    /// Bytes of payloads kept.
+    pub payload_bytes_max: u64,
+    /// Bytes that stay free on the disk, whatever the above says.
+    pub disk_free_bytes_min: u64,
+    /// Where the person at the machine is answered.
+    pub local_socket: PathBuf,
+    /// Look and report, install nothing.
+    pub audit_only: bool,
+    /// Logging.
+    pub log: Log,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("/var/lib/tierway-endpoint"),
+            upstream: Vec::new(),
+            root: PathBuf::from("/"),
+            check_interval: Duration::from_secs(3 * 3600),
+            retry_interval: Duration::from_secs(3600),
+            install_time_limit: Duration::from_secs(2 * 3600),
+            payload_patience: Duration::from_secs(600),
+            payload_bytes_max: 8 << 30,
+            disk_free_bytes_min: 512 << 20,
+            local_socket: PathBuf::from("/run/tierway/endpoint.sock"),
+            audit_only: false,
+            log: Log::default(),
+        }
+    }
+}

@@ -1,0 +1,614 @@
+//! One cycle, step by step. What decides is elsewhere and pure; here its answers are carried out in order.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tierway_common::{
+    blobs::Blobs,
+    clock::Clock,
+    daemon::{chain::Chain, stop::Stop},
+    facts::Facts,
+    id::{SiteId, UpdateId},
+    rules::{
+        Verdict,
+        explain::{Explained, explain_update},
+        verdict,
+    },
+    schema::{
+        Approval, Assignment, CycleSummary, Decision, Group, Install, Payload, Report, State, StateEntry,
+        Update,
+    },
+    transport::identity::Holder,
+    trust::{
+        digest::Digest,
+        keys::{KeyError, SigningKey},
+    },
+};
+use tierway_proto::{
+    sync::CatalogueError,
+    upstream::{Upstream, UpstreamError},
+    v1,
+};
+use tracing::{info, warn};
+
+use crate::{
+    agent::{AgentError, VERSION, host_name},
+    catalogues::{Catalogues, CataloguesError},
+    config::Config,
+    fetch::{Fetcher, PoolOf},
+    install::{
+        Fresh, Request,
+        deb::{DebEngine, is_incomplete},
+    },
+    ledger::{Book, Conditions, Ledger, Record, journal::JournalError},
+    plan::{self, Finding, Plan},
+    policy::{self, Effective},
+    report::{ReportError, Spool},
+    scan::{self, Asked},
+};
+
+/// Problems of one cycle that are told; more are a symptom of the first ones.
+const PROBLEMS_MAX: usize = 32;
+/// Payloads announced to the tier above, so that it can have them ready.
+const WANTED_MAX: usize = 256;
+
+/// States in one report: some 200 bytes each, of a mebibyte.
+const ENTRIES_PER_REPORT: usize = 3_000;
+
+/// Why a cycle did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum CycleError {
+    /// Nothing can be signed.
+    #[error("could not read the endpoint's key")]
+    Key(#[from] KeyError),
+    /// What was done cannot be written down, so nothing is done.
+    #[error("could not write the ledger")]
+    Ledger(#[from] JournalError),
+    /// What is published.
+    #[error("could not evaluate what is published")]
+    Catalogues(#[from] CataloguesError),
+    /// What is reported.
+    #[error("could not put reports on their way")]
+    Report(#[from] ReportError),
+    /// No such update, or several.
+    #[error("{0}")]
+    Which(String),
+}
+
+/// Why nothing new came from the tier above.
+#[derive(Debug, thiserror::Error)]
+enum SyncError {
+    #[error("could not check in")]
+    CheckIn(#[from] UpstreamError),
+    #[error("could not bring over what is published")]
+    Catalogues(#[from] CataloguesError),
+}
+
+/// What the cycles of one endpoint have in common.
+#[derive(Debug)]
+pub struct Cycle {
+    root: PathBuf,
+    endpoint: String,
+    site: SiteId,
+    stop: Stop,
+    audit_only: bool,
+    install_time_limit: Duration,
+    payload_patience: Duration,
+    upstream: Upstream,
+    catalogues: Catalogues,
+    payloads: Blobs,
+    spool: Spool,
+    ledger: Ledger,
+    engine: DebEngine,
+    /// Of the last scan.
+    facts: Facts,
+    /// What was decided last.
+    plan: Plan,
+    /// Decisions that hold, for updates that are needed.
+    decisions: BTreeMap<UpdateId, Effective>,
+    wanted: BTreeSet<Digest>,
+    last_check: Option<Timestamp>,
+    /// The ledger as a whole has been reported since this process started.
+    told_all: bool,
+}
+
+impl Cycle {
+    /// Opens what the cycles work on.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger does not open.
+    pub fn open(
+        config: &Config,
+        holder: &Holder,
+        upstream: Upstream,
+        catalogues: Catalogues,
+        payloads: Blobs,
+        spool: Spool,
+        stop: Stop,
+    ) -> Result<Self, AgentError> {
+        let (ledger, problems) = Ledger::open(&config.data_dir.join("ledger"))?;
+        for problem in problems {
+            warn!(%problem, "the ledger was damaged");
+        }
+        let engine = DebEngine::new(&config.root, &config.data_dir);
+        Ok(Self {
+            root: config.root.clone(),
+            endpoint: holder.id.clone(),
+            site: holder.site.clone(),
+            stop,
+            audit_only: config.audit_only,
+            install_time_limit: config.install_time_limit,
+            payload_patience: config.payload_patience,
+            upstream,
+            catalogues,
+            payloads,
+            spool,
+            ledger,
+            engine,
+            facts: Facts::default(),
+            plan: Plan::default(),
+            decisions: BTreeMap::new(),
+            wanted: BTreeSet::new(),
+            last_check: None,
+            told_all: false,
+        })
+    }
+
+    /// Whether something approved is not installed, so that the next check comes sooner.
+    #[must_use]
+    pub fn unfinished(&self) -> bool {
+        !self.audit_only
+            && self.needed().any(|(update, _)| {
+                self.decisions.get(update).is_some_and(|decision| decision.decision == Decision::Approve)
+            })
+    }
+
+    /// Runs one cycle. What fails on the way is among the problems of the answer.
+    ///
+    /// # Errors
+    ///
+    /// [`CycleError`] when it makes no sense to go on.
+    pub async fn run(
+        &mut self,
+        key: &SigningKey,
+        resync: bool,
+        clock: &Clock,
+    ) -> Result<v1::LocalCheckNowResponse, CycleError> {
+        let (began, timer) = (clock.now(), Instant::now());
+        let mut problems = Vec::new();
+        self.last_check = Some(began);
+        let machine = machine();
+        let os = scan::scan(&self.root, &Asked::default(), &machine).0;
+
+        let mut resync = resync;
+        match self.sync(&os, began).await {
+            Ok(again) => resync |= again,
+            Err(error) => {
+                problems.push(Chain(&error).to_string());
+                self.catalogues.restore(&os).await?;
+            }
+        }
+        if resync {
+            self.spool.resync()?;
+            self.told_all = false;
+        }
+
+        let asked = self.catalogues.rules(&os)?.asked.clone();
+        let scan = || scan::scan(&self.root, &asked, &machine);
+        let (facts, found) = scan();
+        problems.extend(found.iter().map(ToString::to_string));
+        let verdicts = self.evaluate(&os, &facts)?;
+        if let Err(error) = self.decide(&verdicts, &facts, &mut problems).await {
+            // What was decided before still holds.
+            problems.push(Chain(&error).to_string());
+        }
+        self.facts = facts;
+        let mut changed = self.observe(verdicts, began)?;
+
+        let (mut installed, mut failed) = (0, 0);
+        if self.audit_only {
+            info!("installing nothing: this endpoint only audits");
+        } else if let Err(error) = self.catalogues.fresh(began) {
+            problems.push(Chain(&error).to_string());
+        } else {
+            for entry in self.install(&asked, &machine, clock).await? {
+                match entry.state {
+                    State::Installed | State::RebootPending => installed += 1,
+                    State::Failed => failed += 1,
+                    _ => {}
+                }
+                changed.push(entry);
+            }
+            if installed + failed > 0 {
+                let (facts, _) = scan::scan(&self.root, &asked, &machine);
+                let verdicts = self.evaluate(&os, &facts)?;
+                self.facts = facts;
+                changed.extend(self.observe(verdicts, clock.now())?);
+            }
+        }
+
+        problems.truncate(PROBLEMS_MAX);
+        let summary = CycleSummary {
+            at: began,
+            took_ms: u64::try_from(timer.elapsed().as_millis()).unwrap_or(u64::MAX),
+            dictionary_version: self.catalogues.version(),
+            agent_version: VERSION.to_owned(),
+            host_name: host_name(),
+            counts: self.ledger.book().counts(),
+            reboot_pending: flag(&self.facts, "reboot-pending"),
+            problems: problems.clone(),
+        };
+        self.report(key, changed, summary.clone(), clock.now())?;
+        match self.spool.send(&self.upstream).await {
+            Ok(false) => {}
+            Ok(true) => {
+                // At once, so that central does not go without until the next check.
+                self.spool.resync()?;
+                self.told_all = false;
+                self.report(key, Vec::new(), summary, clock.now())?;
+                if let Err(error) = self.spool.send(&self.upstream).await {
+                    problems.push(Chain(&error).to_string());
+                }
+            }
+            Err(error) => problems.push(Chain(&error).to_string()),
+        }
+        let needed = self.needed().count() as u64;
+        Ok(v1::LocalCheckNowResponse { needed, installed, failed, problems })
+    }
+
+    fn needed(&self) -> impl Iterator<Item = (&UpdateId, &Record)> {
+        self.ledger
+            .book()
+            .records()
+            .filter(|(_, record)| matches!(record.state, State::Needed | State::Failed))
+    }
+
+    /// Checks in and brings over what is new. Returns whether everything is asked for again.
+    async fn sync(&mut self, os: &Facts, now: Timestamp) -> Result<bool, SyncError> {
+        let wanted = self.wanted.iter().filter(|digest| !self.payloads.contains(digest)).take(WANTED_MAX);
+        let answer = self
+            .upstream
+            .check_in(v1::CheckInRequest {
+                timestamp_version: self.catalogues.version(),
+                agent_version: VERSION.to_owned(),
+                wanted: wanted.map(|digest| digest.as_bytes().to_vec()).collect(),
+                relay: None,
+            })
+            .await?;
+        if answer.timestamp.is_some() || self.catalogues.version() == 0 {
+            self.catalogues.refresh(answer.timestamp.as_deref(), os, now).await?;
+        }
+        Ok(answer.resync)
+    }
+
+    /// What every rule says, but for updates that are not applicable.
+    fn evaluate(&mut self, os: &Facts, facts: &Facts) -> Result<BTreeMap<UpdateId, Verdict>, CycleError> {
+        let rules = self.catalogues.rules(os)?;
+        let outcome = rules.compiled.scan(facts);
+        Ok(rules.compiled.verdicts(&outcome, facts).collect())
+    }
+
+    /// Finds the decisions that hold for what is needed, and plans.
+    async fn decide(
+        &mut self,
+        verdicts: &BTreeMap<UpdateId, Verdict>,
+        facts: &Facts,
+        problems: &mut Vec<String>,
+    ) -> Result<(), CatalogueError> {
+        let lookup = self.catalogues.lookup();
+        let assignment: Option<Assignment> =
+            documents(lookup.policy(&format!("endpoint/{}", self.endpoint)).await?).next();
+        let groups: Vec<Group> = documents(lookup.policy("group/").await?).collect();
+        let (memberships, found) = policy::memberships(assignment.as_ref(), &self.site, &groups, facts);
+        problems.extend(found.iter().map(ToString::to_string));
+        let mut approvals: BTreeMap<UpdateId, Vec<Approval>> = BTreeMap::new();
+        for membership in &memberships {
+            for approval in
+                documents::<Approval>(lookup.policy(&format!("approval/{}/", membership.group)).await?)
+            {
+                if verdicts.get(&approval.update) == Some(&Verdict::Needed) {
+                    approvals.entry(approval.update.clone()).or_default().push(approval);
+                }
+            }
+        }
+        self.decisions = approvals
+            .into_iter()
+            .filter_map(|(update, approvals)| Some((update, policy::effective(&memberships, &approvals)?)))
+            .collect();
+        Ok(())
+    }
+
+    /// Writes down what a scan found, and plans what to do about it.
+    fn observe(
+        &mut self,
+        mut verdicts: BTreeMap<UpdateId, Verdict>,
+        now: Timestamp,
+    ) -> Result<Vec<StateEntry>, CycleError> {
+        self.leave_superseded_out(&mut verdicts);
+        let half_installed = self.facts.values.keys().any(|key| key.starts_with("flag:incomplete:"));
+        let mut updates = BTreeMap::new();
+        for (id, verdict) in &verdicts {
+            // Of the many that are installed only those with a half-installed package matter.
+            if (half_installed || *verdict != Verdict::Installed)
+                && let Some(update) = self.catalogues.update(id)?
+            {
+                updates.insert(id.clone(), update);
+            }
+        }
+        let conditions = Conditions {
+            reboot_pending: flag(&self.facts, "reboot-pending"),
+            incomplete: updates
+                .values()
+                .filter(|update| is_incomplete(update, &self.facts))
+                .map(|update| update.id.clone())
+                .collect(),
+        };
+        let mut changed = self.ledger.settle(now, &verdicts, &conditions)?;
+        changed.extend(self.ledger.observe(now, &verdicts, &conditions)?);
+        let findings: Vec<_> = updates
+            .values()
+            .filter_map(|update| {
+                Some(Finding {
+                    update,
+                    verdict: verdicts.get(&update.id)?,
+                    decision: self.decisions.get(&update.id),
+                })
+            })
+            .collect();
+        self.plan = plan::plan(&findings, self.ledger.book(), &self.facts, now, &plan::Limits::default());
+        self.wanted = updates
+            .values()
+            .filter(|update| verdicts.get(&update.id) == Some(&Verdict::Needed))
+            .flat_map(|update| payloads_for(update, &self.facts))
+            .map(|payload| payload.digest)
+            .collect();
+        Ok(changed)
+    }
+
+    /// An update that a newer one replaces here is not told as needed beside it, unless it alone is approved.
+    fn leave_superseded_out(&self, verdicts: &mut BTreeMap<UpdateId, Verdict>) {
+        let approved =
+            |update: &UpdateId| self.decisions.get(update).is_some_and(|d| d.decision == Decision::Approve);
+        let matters =
+            |update: &UpdateId| matches!(verdicts.get(update), Some(Verdict::Needed | Verdict::Installed));
+        let superseded: Vec<UpdateId> = verdicts
+            .keys()
+            .filter(|id| {
+                let newer = self
+                    .catalogues
+                    .superseded_by(id)
+                    .iter()
+                    .filter(|newer| matters(newer))
+                    .collect::<Vec<_>>();
+                !newer.is_empty() && (!approved(id) || newer.iter().any(|newer| approved(newer)))
+            })
+            .cloned()
+            .collect();
+        for id in superseded {
+            verdicts.remove(&id);
+        }
+    }
+
+    /// Carries the plan out, one update after the other.
+    async fn install(
+        &mut self,
+        asked: &Asked,
+        machine: &str,
+        clock: &Clock,
+    ) -> Result<Vec<StateEntry>, CycleError> {
+        let load = |ids: &mut dyn Iterator<Item = &UpdateId>| -> Result<Vec<Update>, CataloguesError> {
+            ids.filter_map(|id| self.catalogues.update(id).transpose()).collect()
+        };
+        let install = load(&mut self.plan.install.iter())?;
+        let left_out = load(&mut self.plan.left_out.keys())?;
+        let (install, left_out): (Vec<_>, Vec<_>) = (install.iter().collect(), left_out.iter().collect());
+        let lookup = self.catalogues.lookup();
+        let fetcher =
+            Fetcher { upstream: &self.upstream, payloads: &self.payloads, patience: self.payload_patience };
+        let mut changed = Vec::new();
+        for update in &install {
+            if self.stop.requested() {
+                break;
+            }
+            self.ledger.begin(&update.id, clock.now())?;
+            let request =
+                Request { update, approved: &install, left_out: &left_out, limit: self.install_time_limit };
+            let fresh = || {
+                let facts = scan::scan(&self.root, asked, machine).0;
+                Fresh { state: state_of(&verdict(update, &facts)), facts }
+            };
+            let pool = PoolOf { lookup: &lookup, catalogue: update.id.catalogue() };
+            let attempted = self.engine.install(&request, &pool, &fetcher, &fresh).await;
+            let (outcome, detail) = (attempted.outcome, attempted.detail);
+            info!(update = %update.id, outcome = %outcome.sentence(), detail, "tried to install an update");
+            changed.extend(self.ledger.end(&update.id, clock.now(), outcome, detail.as_deref())?);
+        }
+        Ok(changed)
+    }
+
+    /// Puts on their way: the facts, what changed or everything, and the cycle in numbers.
+    fn report(
+        &mut self,
+        key: &SigningKey,
+        changed: Vec<StateEntry>,
+        summary: CycleSummary,
+        now: Timestamp,
+    ) -> Result<(), CycleError> {
+        self.spool.inventory(&self.facts, key, now)?;
+        let (mut snapshot, entries) =
+            if self.told_all { (false, changed) } else { (true, self.ledger.book().entries()) };
+        let book = self.ledger.book();
+        let mut reports: Vec<Report> = Vec::new();
+        for entries in entries.chunks(ENTRIES_PER_REPORT) {
+            // What follows a snapshot adds to it.
+            reports.push(Report::States { snapshot, entries: entries.to_vec() });
+            snapshot = false;
+        }
+        if snapshot {
+            reports.push(Report::States { snapshot, entries: Vec::new() });
+        }
+        reports.push(Report::Cycle(summary));
+        for report in &reports {
+            self.spool.states(report, || everything(book), key, now)?;
+        }
+        self.told_all = true;
+        Ok(())
+    }
+
+    /// What `status` shows, but for what the agent knows better.
+    #[must_use]
+    pub fn status(&self) -> v1::LocalStatus {
+        let patches = self
+            .ledger
+            .book()
+            .records()
+            .filter(|(_, record)| !matches!(record.state, State::NotApplicable | State::Installed))
+            .map(|(id, record)| {
+                let update = self.catalogues.update(id).ok().flatten();
+                v1::LocalPatch {
+                    patch: id.to_string(),
+                    title: update.as_ref().map(|update| update.title.clone()).unwrap_or_default(),
+                    severity: update.map(|update| update.severity.as_str().to_owned()).unwrap_or_default(),
+                    state: record.state.as_str().to_owned(),
+                    approved: self.decisions.get(id).is_some_and(|d| d.decision == Decision::Approve),
+                    detail: match self.plan.left_out.get(id) {
+                        Some(reason) => reason.to_string(),
+                        None => record.detail.clone().unwrap_or_default(),
+                    },
+                }
+            })
+            .collect();
+        v1::LocalStatus {
+            dictionary_version: self.catalogues.version(),
+            dictionary_expires: self.catalogues.expires().map_or(0, Timestamp::as_millisecond),
+            last_check: self.last_check.map_or(0, Timestamp::as_millisecond),
+            patches,
+            reports_waiting: self.spool.waiting().unwrap_or(0) as u64,
+            reboot_pending: flag(&self.facts, "reboot-pending"),
+            phase: if self.audit_only { "audits only" } else { "patches" }.to_owned(),
+            ..v1::LocalStatus::default()
+        }
+    }
+
+    /// Why an update has its verdict here; `patch` is its id or a part of it that no other has.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such update or several, or it cannot be read.
+    pub fn why(&mut self, patch: &str) -> Result<v1::LocalWhyResponse, CycleError> {
+        let machine = machine();
+        let os = scan::scan(&self.root, &Asked::default(), &machine).0;
+        let rules = self.catalogues.rules(&os)?;
+        let found: Vec<String> = (0..rules.compiled.len())
+            .map(|n| rules.compiled.id(n))
+            .filter(|id| id.contains(patch))
+            .map(str::to_owned)
+            .collect();
+        let id = match (found.iter().find(|id| *id == patch), &found[..]) {
+            (Some(id), _) | (None, [id]) => id.clone(),
+            (None, []) => {
+                return Err(CycleError::Which(format!(
+                    "no update published for this computer is named `{patch}`"
+                )));
+            }
+            (None, several) => {
+                let names = several.iter().take(8).map(String::as_str).collect::<Vec<_>>().join(", ");
+                return Err(CycleError::Which(format!("`{patch}` names {} updates: {names}", several.len())));
+            }
+        };
+        let id: UpdateId = id.parse().map_err(|error| CycleError::Which(format!("{error}")))?;
+        let facts = scan::scan(&self.root, &rules.asked.clone(), &machine).0;
+        let update = self
+            .catalogues
+            .update(&id)?
+            .ok_or_else(|| CycleError::Which(format!("`{id}` is not published any more")))?;
+        let explained = explain_update(&update, &facts);
+        let json = |tree: Option<&Explained>| {
+            tree.map(|tree| serde_json::to_string(tree).unwrap_or_default()).unwrap_or_default()
+        };
+        Ok(v1::LocalWhyResponse {
+            patch: id.to_string(),
+            verdict: state_of(&explained.verdict).as_str().to_owned(),
+            summary: update.title.clone(),
+            applicable_json: json(Some(&explained.applicable)),
+            installed_json: json(explained.installed.as_ref()),
+            approval: match (self.plan.left_out.get(&id), self.decisions.get(&id)) {
+                (Some(reason), _) => format!("not installed because: {reason}"),
+                (None, Some(decision)) => decision.to_string(),
+                (None, None) => String::new(),
+            },
+            would_change: explained.would_change,
+        })
+    }
+
+    /// The newest attempts, the newest first.
+    #[must_use]
+    pub fn history(&self, limit: usize) -> v1::LocalHistoryResponse {
+        let events = self
+            .ledger
+            .book()
+            .history()
+            .rev()
+            .take(limit)
+            .map(|attempt| v1::LocalEvent {
+                at: attempt.ended.as_millisecond(),
+                patch: attempt.update.to_string(),
+                event: attempt.outcome.sentence(),
+                detail: attempt.detail.clone().unwrap_or_default(),
+            })
+            .collect();
+        v1::LocalHistoryResponse { events }
+    }
+}
+
+/// Documents that parse; one that does not is of a newer kind or broken, and named in the log.
+fn documents<T: serde::de::DeserializeOwned>(found: Vec<(String, Bytes)>) -> impl Iterator<Item = T> {
+    found.into_iter().filter_map(|(key, bytes)| match serde_json::from_slice(&bytes) {
+        Ok(document) => Some(document),
+        Err(error) => {
+            warn!(key, %error, "left out a document that does not parse");
+            None
+        }
+    })
+}
+
+fn everything(book: &Book) -> Report {
+    let mut entries = book.entries();
+    // Those that are installed come back with the next snapshot that has room.
+    entries.sort_by_key(|entry| entry.state == State::Installed);
+    entries.truncate(ENTRIES_PER_REPORT);
+    Report::States { snapshot: true, entries }
+}
+
+/// Payloads of the packages of `update` that are installed.
+fn payloads_for<'a>(update: &'a Update, facts: &'a Facts) -> impl Iterator<Item = &'a Payload> {
+    let Install::Deb { packages } = &update.install;
+    packages.iter().filter_map(|package| {
+        let key = format!("package:deb:{}:{}", package.name, package.architecture);
+        let installed = facts.values.get(&key)?;
+        (*installed != package.version).then_some(&package.payload)
+    })
+}
+
+fn state_of(verdict: &Verdict) -> State {
+    match verdict {
+        Verdict::NotApplicable => State::NotApplicable,
+        Verdict::Needed => State::Needed,
+        Verdict::Installed => State::Installed,
+        Verdict::Unknown { .. } => State::Unknown,
+    }
+}
+
+fn flag(facts: &Facts, name: &str) -> bool {
+    facts.values.get(&format!("flag:{name}")).is_some_and(|value| value == "true")
+}
+
+fn machine() -> String {
+    rustix::system::uname().machine().to_string_lossy().into_owned()
+}

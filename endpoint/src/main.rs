@@ -1,0 +1,134 @@
+//! `tierway-endpoint`: enrol a computer, patch it, ask it.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use tierway_common::{
+    clock::Clock,
+    daemon::{chain::Chain, config, logging, stop::Stop},
+    enrollment::Token,
+};
+use tierway_endpoint::{
+    agent::{self, VERSION},
+    config::Config,
+    local, show,
+};
+use tierway_proto::{joining, v1};
+
+/// The endpoint: scans, decides by the published rules, installs what was approved, reports.
+#[derive(Parser)]
+#[command(name = "tierway-endpoint", version)]
+struct Arguments {
+    /// Configuration file; without it the defaults hold.
+    #[arg(long, short, global = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Give this computer its identity, by a token from `tierctl endpoint token`.
+    Enroll {
+        /// The token.
+        token: String,
+        /// Where to enrol, `host:port`, instead of where the token says.
+        #[arg(long)]
+        server: Option<String>,
+        /// HTTP proxy, `host:port`.
+        #[arg(long)]
+        proxy: Option<String>,
+    },
+    /// Check and patch this computer until told to stop.
+    Serve,
+    /// Run a whole check now, and wait for its end.
+    CheckNow,
+    /// What this computer has, lacks, and does next.
+    Status,
+    /// Why an update applies to this computer or not.
+    Why {
+        /// Its id, or a part of its name that no other has.
+        patch: String,
+        /// The whole rule, not only what decides.
+        #[arg(long)]
+        full: bool,
+    },
+    /// What was done on this computer, newest first.
+    History {
+        /// So many lines.
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    // One thread: the agent does one thing at a time and must stay small.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    match runtime.block_on(run(arguments)) {
+        Ok(code) => code,
+        Err(error) => failed(error.as_ref()),
+    }
+}
+
+fn failed(error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("tierway-endpoint: {}", Chain(error));
+    ExitCode::FAILURE
+}
+
+async fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let config: Config = match &arguments.config {
+        Some(path) => config::load(path)?,
+        None => Config::default(),
+    };
+    logging::init(&config.log)?;
+    match arguments.verb {
+        Verb::Enroll { token, server, proxy } => {
+            let token: Token = token.parse()?;
+            let host = agent::host_name();
+            let joined =
+                joining::join(&token, server.as_deref(), proxy.as_deref(), &host, VERSION, &config.data_dir)
+                    .await?;
+            let holder = joined.identity.own().holder;
+            println!(
+                "enrolled `{host}` at site {} as endpoint {}, upstream {}",
+                holder.site, holder.id, joined.route.server
+            );
+        }
+        Verb::Serve => {
+            let stop = Stop::new();
+            stop.on_signals()?;
+            let running = agent::start(config, Clock::system(), stop).await?;
+            // Type=notify units count the service as started from here on.
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+            running.ended().await;
+        }
+        Verb::CheckNow => {
+            let mut local = local::connect(&config.local_socket).await?;
+            let done = local.check_now(v1::LocalCheckNowRequest {}).await?.into_inner();
+            print!("{}", show::check(&done));
+            if done.failed > 0 || !done.problems.is_empty() {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Verb::Status => {
+            let mut local = local::connect(&config.local_socket).await?;
+            let status = local.status(v1::LocalStatusRequest {}).await?.into_inner();
+            print!("{}", show::status(&status, Clock::system().now()));
+        }
+        Verb::Why { patch, full } => {
+            let mut local = local::connect(&config.local_socket).await?;
+            let why = local.why(v1::LocalWhyRequest { patch }).await?.into_inner();
+            print!("{}", show::why(&why, full)?);
+        }
+        Verb::History { limit } => {
+            let mut local = local::connect(&config.local_socket).await?;
+            let history = local.history(v1::LocalHistoryRequest { limit }).await?.into_inner();
+            print!("{}", show::history(&history));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

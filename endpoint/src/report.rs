@@ -1,0 +1,326 @@
+//! Reports on their way up: sealed, numbered and on disk before they are sent, deleted when the tier above
+//! has them on its disk.
+//!
+//! Transitions go out one envelope after the other with numbers that leave no gap; when too many wait they
+//! are replaced by one snapshot of the ledger. Of inventories only the newest waits: the change since the
+//! facts that were last accepted, or all of them when nothing was accepted yet or central asked for all.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tierway_common::{
+    facts::Facts,
+    files,
+    id::{EndpointId, TenantId},
+    schema::Report,
+    trust::{
+        digest::Digest,
+        envelope::{ENVELOPE_BYTES_MAX, Envelope, EnvelopeError, Header, Stream},
+        keys::SigningKey,
+    },
+};
+use tierway_proto::{
+    upstream::{Upstream, UpstreamError},
+    v1,
+};
+use tracing::warn;
+
+/// Envelopes of transitions that wait before they are replaced by a snapshot.
+const STATES_WAITING_MAX: usize = 512;
+/// Bytes of one call.
+const BATCH_BYTES: usize = 1 << 20;
+/// Bytes of the accepted facts.
+const FACTS_BYTES_MAX: u64 = 16 << 20;
+
+/// Why reports could not be kept or sent.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// The spool.
+    #[error("could not read or write `{path}`")]
+    Spool {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Too large, most likely.
+    #[error("could not seal a report")]
+    Seal(#[from] EnvelopeError),
+    /// The tier above.
+    #[error("could not hand reports up")]
+    Upstream(#[from] UpstreamError),
+    /// The tier above is full.
+    #[error("the tier above takes no reports now: {waiting} wait")]
+    Later {
+        /// Envelopes.
+        waiting: usize,
+    },
+}
+
+/// The numbers used last, written before they are used: a crash wastes one and repeats none.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+struct Used {
+    states: u64,
+    inventory: u64,
+}
+
+/// The spool of one endpoint.
+#[derive(Debug)]
+pub struct Spool {
+    dir: PathBuf,
+    tenant: TenantId,
+    endpoint: EndpointId,
+    used: Used,
+    /// What central holds, as far as this endpoint knows.
+    accepted: Option<Facts>,
+    /// Facts of the inventory that waits, to become `accepted`.
+    offered: Option<(u64, Facts)>,
+}
+
+impl Spool {
+    /// Opens the spool in `dir`, which is made if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// [`ReportError::Spool`], naming the file.
+    pub fn open(dir: &Path, tenant: TenantId, endpoint: EndpointId) -> Result<Self, ReportError> {
+        fs::create_dir_all(dir).map_err(|source| spool_error(dir, source))?;
+        let used = read(&dir.join("used.json"), 4096)?.unwrap_or_default();
+        let accepted = read(&dir.join("accepted.json"), FACTS_BYTES_MAX)?;
+        let offered = read(&dir.join("offered.json"), FACTS_BYTES_MAX)?;
+        Ok(Self { dir: dir.to_owned(), tenant, endpoint, used, accepted, offered })
+    }
+
+    /// Envelopes that wait.
+    ///
+    /// # Errors
+    ///
+    /// [`ReportError::Spool`].
+    pub fn waiting(&self) -> Result<usize, ReportError> {
+        Ok(self.files()?.len())
+    }
+
+    /// Puts a report of the stream `states` on its way; `snapshot` gives the whole ledger as a report when
+    /// too many wait.
+    ///
+    /// # Errors
+    ///
+    /// [`ReportError`]; it is not on its way then.
+    pub fn states(
+        &mut self,
+        report: &Report,
+        snapshot: impl FnOnce() -> Report,
+        key: &SigningKey,
+        now: Timestamp,
+    ) -> Result<(), ReportError> {
+        let waiting: Vec<_> = self.files()?.into_iter().filter(|file| file.0 == Stream::States).collect();
+        if waiting.len() < STATES_WAITING_MAX {
+            return self.seal(Stream::States, false, report, key, now).map(drop);
+        }
+        warn!(waiting = waiting.len(), "too many reports wait: one snapshot replaces them");
+        self.seal(Stream::States, true, &snapshot(), key, now)?;
+        for (_, _, path) in waiting {
+            fs::remove_file(&path).map_err(|source| spool_error(&path, source))?;
+        }
+        Ok(())
+    }
+
+    /// Puts the inventory on its way, unless central has these facts already.
+    ///
+    /// # Errors
+    ///
+    /// [`ReportError`]; it is not on its way then.
+    pub fn inventory(&mut self, facts: &Facts, key: &SigningKey, now: Timestamp) -> Result<(), ReportError> {
+        let digest = facts.digest();
+        if self.offered.as_ref().is_some_and(|(_, offered)| offered.digest() == digest)
+            || (self.offered.is_none()
+                && self.accepted.as_ref().is_some_and(|accepted| accepted.digest() == digest))
+        {
+            return Ok(());
+        }
+        let report = match &self.accepted {
+            Some(base) => {
+                Report::InventoryDelta { at: now, base: base.digest(), digest, delta: base.delta(facts) }
+            }
+            None => Report::Inventory { at: now, facts: facts.clone() },
+        };
+        let earlier: Vec<_> = self.files()?.into_iter().filter(|file| file.0 == Stream::Inventory).collect();
+        let whole = self.accepted.is_none();
+        let sequence = self.seal(Stream::Inventory, whole, &report, key, now)?;
+        self.offered = Some((sequence, facts.clone()));
+        self.write("offered.json", &self.offered)?;
+        for (_, _, path) in earlier {
+            fs::remove_file(&path).map_err(|source| spool_error(&path, source))?;
+        }
+        Ok(())
+    }
+
+    /// Forgets what central holds: the next inventory is a whole one.
+    ///
+    /// # Errors
+    ///
+    /// [`ReportError::Spool`].
+    pub fn resync(&mut self) -> Result<(), ReportError> {
+        (self.accepted, self.offered) = (None, None);
+        for name in ["accepted.json", "offered.json"] {
+            let path = self.dir.join(name);
+            match fs::remove_file(&path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(spool_error(&path, source));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands up what waits, transitions first, in the order of their numbers. Returns whether central asks
+    /// for everything again.
+    ///
+    /// # Errors
+    ///
+    /// [`ReportError`]; what was not acknowledged waits on.
+    pub async fn send(&mut self, upstream: &Upstream) -> Result<bool, ReportError> {
+        let mut resync = false;
+        loop {
+            let mut batch = Vec::new();
+            let mut total = 0;
+            for (stream, sequence, path) in self.files()? {
+                let bytes = files::read_if_there(&path, ENVELOPE_BYTES_MAX as u64)
+                    .map_err(|source| spool_error(&path, source))?
+                    .unwrap_or_default();
+                if total + bytes.len() > BATCH_BYTES && total > 0 {
+                    break;
+                }
+                total += bytes.len();
+                batch.push((stream, sequence, path, Bytes::from(bytes)));
+            }
+            if batch.is_empty() {
+                return Ok(resync);
+            }
+            let answer = upstream.submit(batch.iter().map(|(.., bytes)| bytes.clone()).collect()).await?;
+            resync |= answer.resync_endpoints.iter().any(|id| id == self.endpoint.as_str());
+            let mut later = 0;
+            for ((stream, sequence, path, _), outcome) in batch.into_iter().zip(answer.outcomes) {
+                match v1::ReportOutcome::try_from(outcome) {
+                    Ok(v1::ReportOutcome::Accepted) if stream == Stream::Inventory => {
+                        self.accepted(sequence)?
+                    }
+                    Ok(v1::ReportOutcome::Accepted) => {}
+                    Ok(v1::ReportOutcome::Refused) => {
+                        warn!(sequence, "the tier above refused a report for good");
+                        resync = true;
+                    }
+                    _ => {
+                        later += 1;
+                        continue;
+                    }
+                }
+                fs::remove_file(&path).map_err(|source| spool_error(&path, source))?;
+            }
+            if later > 0 {
+                return Err(ReportError::Later { waiting: later });
+            }
+        }
+    }
+
+    fn accepted(&mut self, sequence: u64) -> Result<(), ReportError> {
+        if let Some((offered, facts)) = self.offered.take_if(|(offered, _)| *offered == sequence) {
+            debug_assert_eq!(offered, sequence);
+            self.accepted = Some(facts);
+            self.write("accepted.json", &self.accepted)?;
+        }
+        Ok(())
+    }
+
+    fn seal(
+        &mut self,
+        stream: Stream,
+        replaces_earlier: bool,
+        report: &Report,
+        key: &SigningKey,
+        now: Timestamp,
+    ) -> Result<u64, ReportError> {
+        let used = match stream {
+            Stream::States => &mut self.used.states,
+            Stream::Inventory => &mut self.used.inventory,
+        };
+        *used += 1;
+        let sequence = *used;
+        self.write("used.json", &self.used)?;
+        let header = Header {
+            tenant: self.tenant.clone(),
+            endpoint: self.endpoint.clone(),
+            stream,
+            sequence,
+            replaces_earlier,
+            created: now,
+        };
+        let envelope = Envelope::seal(key, header, report)?;
+        let path = self.dir.join(file_name(stream, sequence));
+        files::replace(&path, envelope.bytes(), 0o600).map_err(|source| spool_error(&path, source))?;
+        Ok(sequence)
+    }
+
+    /// What waits: transitions, then inventories, each by number.
+    fn files(&self) -> Result<Vec<(Stream, u64, PathBuf)>, ReportError> {
+        let error = |source| spool_error(&self.dir, source);
+        let mut found = BTreeMap::new();
+        for entry in fs::read_dir(&self.dir).map_err(error)? {
+            let path = entry.map_err(error)?.path();
+            let parsed = path.file_name().and_then(|name| name.to_str()).and_then(parse_file_name);
+            if let Some((stream, sequence)) = parsed {
+                found.insert((stream == Stream::Inventory, sequence), (stream, sequence, path));
+            }
+        }
+        Ok(found.into_values().collect())
+    }
+
+    fn write(&self, name: &str, value: &impl Serialize) -> Result<(), ReportError> {
+        let path = self.dir.join(name);
+        serde_json::to_vec(value)
+            .map_err(io::Error::from)
+            .and_then(|json| files::replace(&path, &json, 0o600))
+            .map_err(|source| spool_error(&path, source))
+    }
+
+    /// Digest of the facts central holds, as far as known.
+    #[must_use]
+    pub fn accepted_digest(&self) -> Option<Digest> {
+        self.accepted.as_ref().map(Facts::digest)
+    }
+}
+
+fn file_name(stream: Stream, sequence: u64) -> String {
+    let lane = match stream {
+        Stream::States => "states",
+        Stream::Inventory => "inventory",
+    };
+    format!("{lane}-{sequence:020}.report")
+}
+
+fn parse_file_name(name: &str) -> Option<(Stream, u64)> {
+    let (lane, sequence) = name.strip_suffix(".report")?.split_once('-')?;
+    let stream = match lane {
+        "states" => Stream::States,
+        "inventory" => Stream::Inventory,
+        _ => return None,
+    };
+    Some((stream, sequence.parse().ok()?))
+}
+
+fn spool_error(path: &Path, source: io::Error) -> ReportError {
+    ReportError::Spool { path: path.to_owned(), source }
+}
+
+fn read<T: serde::de::DeserializeOwned>(path: &Path, bytes_max: u64) -> Result<Option<T>, ReportError> {
+    files::read_if_there(path, bytes_max)
+        .and_then(|json| Ok(json.map(|json| serde_json::from_slice(&json)).transpose()?))
+        .map_err(|source| spool_error(path, source))
+}

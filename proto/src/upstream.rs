@@ -1,0 +1,333 @@
+//! The caller's side of `tierway.v1.Upstream`, the same for endpoint and relay.
+//!
+//! Nothing that comes back is believed: blobs are hashed, metadata goes to the TUF client, and every
+//! answer has a length and a time in which it must come.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use tierway_common::{
+    blobs::{BlobError, Blobs},
+    trust::digest::Digest,
+};
+use tokio::time::timeout;
+use tonic::{Code, Status, Streaming, transport::Channel};
+
+use crate::{
+    blob_stream::{BLOBS_PER_REQUEST_MAX, CHUNK_BYTES},
+    v1::{self, upstream_client::UpstreamClient},
+};
+
+/// Longest unary answer; metadata is the longest.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
+/// Longest message we send: a batch of reports.
+const REQUEST_BYTES_MAX: usize = 2 << 20;
+/// A unary call must be answered by then.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// A blob stream must bring something this often…
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// …and on average at least this much a second, or it is called slow retrieval and given up.
+const BYTES_PER_SECOND_MIN: u64 = 2 * 1024;
+/// Longest payload: more than any vendor's update, less than any disk.
+pub const PAYLOAD_BYTES_MAX: u64 = 16 << 30;
+/// A whole batch of small blobs in memory.
+const BATCH_BYTES_MAX: u64 = 64 << 20;
+
+/// Why a call upward failed.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// Nobody there, or it broke on the way: worth another try later.
+    #[error("could not reach upstream")]
+    Unreachable(#[source] Box<Status>),
+    /// It answered that it will not.
+    #[error("upstream refused: {}", .0.message())]
+    Refused(Box<Status>),
+    /// It took too long.
+    #[error("upstream did not answer `{call}` in time")]
+    Slow {
+        /// Which call.
+        call: &'static str,
+    },
+    /// It does not have a blob.
+    #[error("upstream does not have the blob {0}")]
+    Absent(Digest),
+    /// What it sent is not what was asked for.
+    #[error("upstream sent something else for the blob {digest}: {reason}")]
+    Altered {
+        /// What was asked for.
+        digest: Digest,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The answer has another form than agreed.
+    #[error("upstream broke the protocol: {0}")]
+    Protocol(&'static str),
+    /// A blob could not be kept here.
+    #[error("could not keep the blob {digest}")]
+    Keep {
+        /// Which.
+        digest: Digest,
+        /// Why.
+        source: BlobError,
+    },
+}
+
+impl From<Status> for UpstreamError {
+    fn from(status: Status) -> Self {
+        match status.code() {
+            Code::Unavailable
+            | Code::Cancelled
+            | Code::DeadlineExceeded
+            | Code::ResourceExhausted
+            | Code::Unknown
+            | Code::Internal
+            | Code::Aborted => Self::Unreachable(Box::new(status)),
+            _ => Self::Refused(Box::new(status)),
+        }
+    }
+}
+
+/// The tier above; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Upstream(UpstreamClient<Channel>);
+
+impl Upstream {
+    /// Over a channel of `tierway_common::transport::dial`.
+    #[must_use]
+    pub fn new(channel: Channel) -> Self {
+        Self(
+            UpstreamClient::new(channel)
+                .max_decoding_message_size(ANSWER_BYTES_MAX)
+                .max_encoding_message_size(REQUEST_BYTES_MAX),
+        )
+    }
+
+    /// The newest metadata of a role, or exactly `version`; `None` when there is no such.
+    ///
+    /// # Errors
+    ///
+    /// [`UpstreamError`].
+    pub async fn metadata(&self, role: &str, version: Option<u64>) -> Result<Option<Bytes>, UpstreamError> {
+        let request = v1::GetMetadataRequest { role: role.to_owned(), version };
+        let mut client = self.0.clone();
+        let v1::GetMetadataResponse { content } =
+            in_time("GetMetadata", client.get_metadata(request)).await?;
+        Ok(content.map(Bytes::from))
+    }
+
+    /// The regular check.
+    ///
+    /// # Errors
+    ///
+    /// [`UpstreamError`].
+    pub async fn check_in(&self, request: v1::CheckInRequest) -> Result<v1::CheckInResponse, UpstreamError> {
+        let mut client = self.0.clone();
+        in_time("CheckIn", client.check_in(request)).await
+    }
+
+    /// Hands over encoded envelopes; the outcomes are in their order.
+    ///
+    /// # Errors
+    ///
+    /// [`UpstreamError`]; nothing may be deleted then.
+    pub async fn submit(&self, envelopes: Vec<Bytes>) -> Result<v1::SubmitReportsResponse, UpstreamError> {
+        let sent = envelopes.len();
+        let mut client = self.0.clone();
+        let response =
+            in_time("SubmitReports", client.submit_reports(v1::SubmitReportsRequest { envelopes })).await?;
+        if response.outcomes.len() != sent {
+            return Err(UpstreamError::Protocol("it answered for another number of reports"));
+        }
+        Ok(response)
+    }
+
+    /// Wake-ups, until the stream breaks.
+    ///
+    /// # Errors
+    ///
+    /// [`UpstreamError`].
+    pub async fn watch(&self) -> Result<Streaming<v1::Notice>, UpstreamError> {
+        let mut client = self.0.clone();
+        in_time("Watch", client.watch(v1::WatchRequest {})).await
+    }
+
+    /// See `upstream.proto`.
+    ///
+    /// # Errors
+    ///
+    /// [`UpstreamError`].
+    pub async fn enroll(&self, request: v1::EnrollRequest) -> Result<v1::EnrollResponse, UpstreamError> {
+        let mut client = self.0.clone();
+        in_time("Enroll", client.enroll(request)).await
+    }
+
+    /// See `upstream.proto`.
+    ///
+    /// # Errors
+    ///
+    /// [`UpstreamError`].
+    pub async fn renew(&self, request: v1::RenewRequest) -> Result<v1::RenewResponse, UpstreamError> {
+        let mut client = self.0.clone();
+        in_time("Renew", client.renew(request)).await
+    }
+
+    /// Small blobs (tree nodes, documents), each at most `bytes_max`, verified, in memory.
+    ///
+    /// # Errors
+    ///
+    /// [`UpstreamError::Absent`] or [`UpstreamError::Altered`] naming the first that is not as it should be.
+    pub async fn small_blobs(
+        &self,
+        digests: &[Digest],
+        bytes_max: u64,
+    ) -> Result<BTreeMap<Digest, Bytes>, UpstreamError> {
+        let mut found = BTreeMap::new();
+        for batch in digests.chunks(BLOBS_PER_REQUEST_MAX) {
+            let mut stream = self.open(batch.iter().map(|digest| (*digest, 0)).collect()).await?;
+            let mut parts = BytesMut::new();
+            let mut total = 0;
+            let mut deadline = Deadline::new(bytes_max.saturating_mul(batch.len() as u64));
+            for (index, digest) in batch.iter().enumerate() {
+                parts.clear();
+                loop {
+                    let chunk = deadline.next(&mut stream).await?;
+                    let Some(chunk) = chunk else {
+                        return Err(UpstreamError::Protocol("it ended a batch of blobs early"));
+                    };
+                    let end = check_chunk(&chunk, index)?;
+                    if end == v1::BlobEnd::Absent {
+                        return Err(UpstreamError::Absent(*digest));
+                    }
+                    total += chunk.data.len() as u64;
+                    if (parts.len() + chunk.data.len()) as u64 > bytes_max || total > BATCH_BYTES_MAX {
+                        let reason = format!("it is longer than {bytes_max} bytes");
+                        return Err(UpstreamError::Altered { digest: *digest, reason });
+                    }
+                    parts.extend_from_slice(&chunk.data);
+                    if end == v1::BlobEnd::Complete {
+                        break;
+                    }
+                }
+                let bytes = parts.split().freeze();
+                let is = Digest::of(&bytes);
+                if is != *digest {
+                    let reason = format!("its digest is {is}");
+                    return Err(UpstreamError::Altered { digest: *digest, reason });
+                }
+                found.insert(*digest, bytes);
+            }
+        }
+        Ok(found)
+    }
+
+    /// One payload into `blobs`, going on from what an earlier try left there; `bytes` is its length, `None`
+    /// where only the digest is known and [`PAYLOAD_BYTES_MAX`] must do.
+    ///
+    /// # Errors
+    ///
+    /// [`UpstreamError`]; what came so far is kept for the next try unless it was wrong.
+    pub async fn payload(
+        &self,
+        digest: Digest,
+        bytes: Option<u64>,
+        blobs: &Blobs,
+    ) -> Result<(), UpstreamError> {
+        let keep = move |source| match source {
+            BlobError::Mismatch { found, .. } => {
+                UpstreamError::Altered { digest, reason: format!("its digest is {found}") }
+            }
+            source => UpstreamError::Keep { digest, source },
+        };
+        if blobs.contains(&digest) {
+            return Ok(());
+        }
+        let opening = blobs.clone();
+        let mut writer = blocking(move || opening.writer(&digest, bytes)).await.map_err(keep)?;
+        let mut at = writer.offset();
+        let mut stream = self.open(vec![(digest, at)]).await?;
+        let bytes_max = bytes.unwrap_or(PAYLOAD_BYTES_MAX);
+        let mut deadline = Deadline::new(bytes_max.saturating_sub(at));
+        loop {
+            let Some(chunk) = deadline.next(&mut stream).await? else {
+                return Err(UpstreamError::Protocol("it ended a blob early"));
+            };
+            let end = check_chunk(&chunk, 0)?;
+            if end == v1::BlobEnd::Absent {
+                return Err(UpstreamError::Absent(digest));
+            }
+            at += chunk.data.len() as u64;
+            let short = end == v1::BlobEnd::Complete && bytes.is_some_and(|bytes| at < bytes);
+            if at > bytes_max || short {
+                writer.discard();
+                let reason = format!("it has {at} bytes or more instead of {bytes_max}");
+                return Err(UpstreamError::Altered { digest, reason });
+            }
+            writer = blocking(move || writer.write(&chunk.data).map(|()| writer)).await.map_err(keep)?;
+            if end == v1::BlobEnd::Complete {
+                return blocking(move || writer.finish()).await.map(drop).map_err(keep);
+            }
+        }
+    }
+
+    async fn open(&self, wanted: Vec<(Digest, u64)>) -> Result<Streaming<v1::BlobChunk>, UpstreamError> {
+        let blobs = wanted
+            .into_iter()
+            .map(|(digest, offset)| v1::BlobRequest { digest: digest.as_bytes().to_vec(), offset })
+            .collect();
+        // A chunk and its framing; anything longer is an attack on memory.
+        let mut client = self.0.clone().max_decoding_message_size(CHUNK_BYTES + 1024);
+        in_time("FetchBlobs", client.fetch_blobs(v1::FetchBlobsRequest { blobs })).await
+    }
+}
+
+async fn in_time<T>(
+    call: &'static str,
+    answer: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, UpstreamError> {
+    match timeout(CALL_TIMEOUT, answer).await {
+        Ok(answer) => Ok(answer?.into_inner()),
+        Err(_) => Err(UpstreamError::Slow { call }),
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, BlobError> + Send + 'static,
+) -> Result<T, BlobError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+fn check_chunk(chunk: &v1::BlobChunk, index: usize) -> Result<v1::BlobEnd, UpstreamError> {
+    if usize::try_from(chunk.index) != Ok(index) {
+        return Err(UpstreamError::Protocol("it sent blobs in another order"));
+    }
+    if chunk.data.is_empty() && chunk.end() == v1::BlobEnd::Unspecified {
+        return Err(UpstreamError::Protocol("it sent an empty chunk"));
+    }
+    Ok(chunk.end())
+}
+
+/// Ends streams that stall or trickle.
+struct Deadline {
+    at: tokio::time::Instant,
+}
+
+impl Deadline {
+    fn new(bytes: u64) -> Self {
+        let whole = STALL_TIMEOUT * 2 + Duration::from_secs(bytes / BYTES_PER_SECOND_MIN);
+        Self { at: tokio::time::Instant::now() + whole }
+    }
+
+    async fn next(
+        &mut self,
+        stream: &mut Streaming<v1::BlobChunk>,
+    ) -> Result<Option<v1::BlobChunk>, UpstreamError> {
+        let until = self.at.min(tokio::time::Instant::now() + STALL_TIMEOUT);
+        match tokio::time::timeout_at(until, stream.message()).await {
+            Ok(chunk) => Ok(chunk?),
+            Err(_) => Err(UpstreamError::Slow { call: "FetchBlobs" }),
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! What endpoints (and relays below) ask of this relay.
+
+use std::{pin::Pin, sync::Arc};
+
+use futures_util::{Stream, StreamExt};
+use tierway_common::{
+    blobs::{Blobs, Reader},
+    clock::Clock,
+    daemon::{chain::Chain, tasks::Wake},
+    id::TenantId,
+    transport::identity::{PeerIdentity, Role},
+    trust::{digest::Digest, envelope::Envelope},
+};
+use tierway_proto::{
+    blob_stream::{BlobSource, open_verified},
+    upstream::{Upstream, UpstreamError},
+    v1::{self, notice::Kind, upstream_server},
+};
+use tokio::sync::broadcast;
+use tokio_stream::wrappers::BroadcastStream;
+use tonic::{Request, Response, Status};
+use tracing::warn;
+
+use crate::{
+    mirror::Mirror,
+    outbox::{Outbox, Taken},
+    payloads::Payloads,
+    resync::Resync,
+};
+
+/// Envelopes of one call.
+const ENVELOPES_MAX: usize = 1_024;
+/// Payloads one endpoint may announce in one call.
+const WANTED_PER_CALL_MAX: usize = 256;
+
+/// The service; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Downstream {
+    /// Who may come in.
+    pub gate: Gate,
+    /// Metadata.
+    pub mirror: Mirror,
+    /// Payloads.
+    pub payloads: Payloads,
+    /// Reports.
+    pub outbox: Outbox,
+    /// Endpoints that must send everything again.
+    pub resync: Resync,
+    /// The tier above, for what is passed through.
+    pub upstream: Upstream,
+    /// Wake-ups for whoever watches.
+    pub notices: broadcast::Sender<v1::Notice>,
+    /// Wakes the task that forwards reports.
+    pub forward: Wake,
+    /// Wakes the task that fetches payloads ahead.
+    pub stage: Wake,
+    /// Endpoints seen lately.
+    pub seen: Arc<crate::seen::Seen>,
+    /// The time.
+    pub clock: Clock,
+}
+
+type NoticeStream = Pin<Box<dyn Stream<Item = Result<v1::Notice, Status>> + Send>>;
+
+/// Decides who may come in.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    /// Whose endpoints are served.
+    pub tenant: TenantId,
+    /// Knows what is revoked.
+    pub mirror: Mirror,
+    /// The time.
+    pub clock: Clock,
+}
+
+impl Gate {
+    /// Who calls; refused when it has no certificate, a revoked one, another tenant's, or no business here.
+    ///
+    /// # Errors
+    ///
+    /// What the caller is told.
+    pub fn admit(&self, peer: Option<&Arc<PeerIdentity>>) -> Result<Arc<PeerIdentity>, Status> {
+        let peer =
+            peer.ok_or_else(|| Status::unauthenticated("this call needs a certificate: enrol first"))?;
+        if self.mirror.head().revoked.contains(&peer.serial) {
+            warn!(peer = %peer.holder, "refused a revoked certificate");
+            return Err(Status::permission_denied("this certificate is revoked"));
+        }
+        if peer.holder.tenant != self.tenant || !matches!(peer.holder.role, Role::Endpoint | Role::Relay) {
+            return Err(Status::permission_denied(format!(
+                "`{}` has no business at this relay",
+                peer.holder
+            )));
+        }
+        if peer.not_after < self.clock.now() {
+            return Err(Status::unauthenticated("this certificate has expired: renew it"));
+        }
+        Ok(peer.clone())
+    }
+}
+
+impl Downstream {
+    fn peer<T>(&self, request: &Request<T>) -> Result<Arc<PeerIdentity>, Status> {
+        self.gate.admit(request.extensions().get())
+    }
+
+    fn take_resync(&self, peer: &PeerIdentity) -> Result<bool, Status> {
+        match peer.holder.role {
+            Role::Endpoint => self.resync.take(&peer.holder.id).map_err(|error| broken(&error)),
+            _ => Ok(false),
+        }
+    }
+}
+
+fn broken(error: &dyn std::error::Error) -> Status {
+    warn!(error = %Chain(error), "a call failed");
+    Status::unavailable("this relay has a problem with its disk")
+}
+
+fn passed_on(error: UpstreamError) -> Status {
+    match error {
+        UpstreamError::Refused(status) => *status,
+        error => Status::unavailable(format!("the tier above did not answer: {}", Chain(&error))),
+    }
+}
+
+#[tonic::async_trait]
+impl upstream_server::Upstream for Downstream {
+    async fn get_metadata(
+        &self,
+        request: Request<v1::GetMetadataRequest>,
+    ) -> Result<Response<v1::GetMetadataResponse>, Status> {
+        self.peer(&request)?;
+        let v1::GetMetadataRequest { role, version } = request.into_inner();
+        let content = self.mirror.read(&role, version).map_err(|error| broken(&error))?;
+        Ok(Response::new(v1::GetMetadataResponse { content: content.map(|bytes| bytes.to_vec()) }))
+    }
+
+    type FetchBlobsStream = Pin<Box<dyn Stream<Item = Result<v1::BlobChunk, Status>> + Send>>;
+
+    async fn fetch_blobs(
+        &self,
+        _request: Request<v1::FetchBlobsRequest>,
+    ) -> Result<Response<Self::FetchBlobsStream>, Status> {
+        Err(Status::internal("blobs are served before this service is asked"))
+    }
+
+    async fn check_in(
+        &self,
+        request: Request<v1::CheckInRequest>,
+    ) -> Result<Response<v1::CheckInResponse>, Status> {
+        let peer = self.peer(&request)?;
+        let v1::CheckInRequest { timestamp_version, agent_version: _, wanted, relay: _ } =
+            request.into_inner();
+        if wanted.len() > WANTED_PER_CALL_MAX {
+            return Err(Status::invalid_argument("more than 256 payloads are announced at once"));
+        }
+        self.seen.note(&peer.holder.id, self.clock.now());
+        if self.payloads.want(wanted.iter().filter_map(|digest| Digest::try_from(digest.as_slice()).ok())) {
+            self.stage.wake();
+        }
+        let head = self.mirror.head();
+        Ok(Response::new(v1::CheckInResponse {
+            timestamp_version: head.timestamp_version,
+            timestamp: (head.timestamp_version > timestamp_version).then(|| head.timestamp.to_vec()),
+            resync: self.take_resync(&peer)?,
+            resync_endpoints: Vec::new(),
+        }))
+    }
+
+    async fn submit_reports(
+        &self,
+        request: Request<v1::SubmitReportsRequest>,
+    ) -> Result<Response<v1::SubmitReportsResponse>, Status> {
+        let peer = self.peer(&request)?;
+        let v1::SubmitReportsRequest { envelopes } = request.into_inner();
+        if envelopes.len() > ENVELOPES_MAX {
+            return Err(Status::invalid_argument("more than 1,024 reports at once"));
+        }
+        self.seen.note(&peer.holder.id, self.clock.now());
+        let mut outcomes = vec![v1::ReportOutcome::Refused; envelopes.len()];
+        let mut good: Vec<(usize, Envelope)> = Vec::new();
+        for (index, bytes) in envelopes.into_iter().enumerate() {
+            match Envelope::parse(&bytes) {
+                Ok(envelope) if may_send(&peer, &envelope) => good.push((index, envelope)),
+                Ok(envelope) => {
+                    warn!(peer = %peer.holder, named = %envelope.header().endpoint, "refused a report that names somebody else");
+                }
+                Err(error) => {
+                    warn!(peer = %peer.holder, error = %Chain(&error), "refused a malformed report")
+                }
+            }
+        }
+        let (indices, good): (Vec<_>, Vec<_>) = good.into_iter().unzip();
+        let (outbox, now) = (self.outbox.clone(), self.clock.now());
+        let taken = tokio::task::spawn_blocking(move || outbox.take(&good, now))
+            .await
+            .map_err(|_| Status::internal("taking reports failed"))?
+            .map_err(|error| broken(&error))?;
+        for (index, taken) in indices.into_iter().zip(taken) {
+            outcomes[index] = match taken {
+                Taken::Durable | Taken::Superseded => v1::ReportOutcome::Accepted,
+                Taken::Full => v1::ReportOutcome::Later,
+            };
+        }
+        self.forward.wake();
+        let resync = self.take_resync(&peer)?;
+        Ok(Response::new(v1::SubmitReportsResponse {
+            outcomes: outcomes.into_iter().map(Into::into).collect(),
+            resync_endpoints: if resync { vec![peer.holder.id.clone()] } else { Vec::new() },
+        }))
+    }
+
+    type WatchStream = NoticeStream;
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<NoticeStream>, Status> {
+        let peer = self.peer(&request)?;
+        self.seen.note(&peer.holder.id, self.clock.now());
+        let notices = BroadcastStream::new(self.notices.subscribe());
+        let mine = notices.filter_map(move |notice| {
+            let notice = match notice {
+                // It lagged behind: one look at everything makes up for what it missed.
+                Err(_) => Some(v1::Notice { id: 0, kind: Some(Kind::CheckNow(String::new())) }),
+                Ok(notice) => concerns(&notice, &peer).then_some(notice),
+            };
+            std::future::ready(notice.map(Ok))
+        });
+        Ok(Response::new(Box::pin(mine)))
+    }
+
+    async fn enroll(
+        &self,
+        request: Request<v1::EnrollRequest>,
+    ) -> Result<Response<v1::EnrollResponse>, Status> {
+        let answer = self.upstream.enroll(request.into_inner()).await.map_err(passed_on)?;
+        Ok(Response::new(answer))
+    }
+
+    async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
+        // Not through `peer`: an expired certificate may still renew, which the tier above decides.
+        let peer = request.extensions().get::<Arc<PeerIdentity>>().cloned();
+        let mut message = request.into_inner();
+        if let Some(peer) = peer {
+            message.certificate_der = peer.certificate.to_vec();
+        }
+        let answer = self.upstream.renew(message).await.map_err(passed_on)?;
+        Ok(Response::new(answer))
+    }
+}
+
+/// An endpoint sends its own reports, a relay those of the endpoints below it.
+fn may_send(peer: &PeerIdentity, envelope: &Envelope) -> bool {
+    let header = envelope.header();
+    header.tenant == peer.holder.tenant
+        && (peer.holder.role == Role::Relay || header.endpoint.as_str() == peer.holder.id)
+}
+
+fn concerns(notice: &v1::Notice, peer: &PeerIdentity) -> bool {
+    match &notice.kind {
+        Some(Kind::Published(_)) => true,
+        Some(Kind::CheckNow(id) | Kind::Resync(id)) => {
+            id.is_empty() || *id == peer.holder.id || peer.holder.role == Role::Relay
+        }
+        None => false,
+    }
+}
+
+/// Tree nodes from the mirror, payloads through [`Payloads`].
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// Who may come in.
+    pub gate: Gate,
+    /// Tree nodes and documents.
+    pub trees: Blobs,
+    /// Payloads.
+    pub payloads: Payloads,
+}
+
+impl BlobSource for Served {
+    type Reader = Reader;
+
+    fn admit(&self, extensions: &http::Extensions) -> Result<(), Status> {
+        self.gate.admit(extensions.get()).map(drop)
+    }
+
+    async fn open(&self, digest: Digest) -> Option<Reader> {
+        if let Some(reader) = open_verified(&self.trees, digest).await {
+            return Some(reader);
+        }
+        if self.payloads.have(digest).await {
+            open_verified(self.payloads.blobs(), digest).await
+        } else {
+            None
+        }
+    }
+}

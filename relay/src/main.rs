@@ -1,0 +1,101 @@
+//! `tierway-relay`: join a site, then serve it.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use tierway_common::{
+    clock::Clock,
+    daemon::{chain::Chain, config, logging, stop::Stop},
+    enrollment::Token,
+};
+use tierway_proto::joining;
+use tierway_relay::{
+    config::Config,
+    server::{self, VERSION},
+};
+
+/// The relay of a site: mirrors what its site needs, forwards what its site says.
+#[derive(Parser)]
+#[command(name = "tierway-relay", version)]
+struct Arguments {
+    /// Configuration file; without it the defaults hold.
+    #[arg(long, short, global = true)]
+    config: Option<PathBuf>,
+    /// Where everything is kept, whatever the configuration says.
+    #[arg(long, global = true)]
+    data_dir: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Give this relay its identity, by a token from `tierctl relay invite`.
+    Join {
+        /// The token.
+        token: String,
+        /// Where to join, `host:port`, instead of where the token says.
+        #[arg(long)]
+        server: Option<String>,
+        /// HTTP proxy, `host:port`.
+        #[arg(long)]
+        proxy: Option<String>,
+    },
+    /// Serve the site until told to stop.
+    Serve {
+        /// Where to listen, whatever the configuration says.
+        #[arg(long)]
+        listen: Option<std::net::SocketAddr>,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    match runtime.block_on(run(arguments)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(error.as_ref()),
+    }
+}
+
+fn failed(error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("tierway-relay: {}", Chain(error));
+    ExitCode::FAILURE
+}
+
+async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
+    let mut config: Config = match &arguments.config {
+        Some(path) => config::load(path)?,
+        None => Config::default(),
+    };
+    if let Some(dir) = arguments.data_dir {
+        config.data_dir = dir;
+    }
+    logging::init(&config.log)?;
+    match arguments.verb {
+        Verb::Join { token, server, proxy } => {
+            let token: Token = token.parse()?;
+            let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+            let joined =
+                joining::join(&token, server.as_deref(), proxy.as_deref(), &host, VERSION, &config.data_dir)
+                    .await?;
+            let holder = joined.identity.own().holder;
+            println!("joined site {} as relay {}, upstream {}", holder.site, holder.id, joined.route.server);
+        }
+        Verb::Serve { listen } => {
+            if let Some(listen) = listen {
+                config.listen = listen;
+            }
+            let stop = Stop::new();
+            stop.on_signals()?;
+            let running = server::start(config, Clock::system(), stop).await?;
+            // Type=notify units count the service as started from here on.
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+            running.ended().await;
+        }
+    }
+    Ok(())
+}

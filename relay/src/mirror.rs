@@ -1,0 +1,130 @@
+//! What this relay has of what central publishes: metadata files exactly as signed, and which version
+//! is complete here.
+//!
+//! Order of a sync: payload-independent blobs first (tree nodes, children before parents), then the
+//! metadata files that name them, the timestamp last. So whoever gets a timestamp here can get all it leads to.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tierway_common::files;
+use tokio::sync::watch;
+
+/// Longest metadata file that is kept or served.
+const METADATA_BYTES_MAX: u64 = 4 << 20;
+/// The newest complete version, across restarts.
+const HEAD: &str = "head.json";
+/// Bytes of that file: mostly revoked serials.
+const HEAD_BYTES_MAX: u64 = 16 << 20;
+/// Versions of snapshot and targets that are kept for those who are just reading them.
+const VERSIONS_KEPT: u64 = 8;
+
+/// The newest complete version.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Head {
+    /// Version of the timestamp metadata; 0 before the first sync.
+    pub timestamp_version: u64,
+    /// The timestamp metadata.
+    pub timestamp: Bytes,
+    /// When it expires.
+    pub expires: Option<Timestamp>,
+    /// Serials of revoked certificates, lower-case hex.
+    pub revoked: BTreeSet<String>,
+}
+
+/// The mirrored metadata; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Mirror {
+    dir: Arc<PathBuf>,
+    head: watch::Sender<Arc<Head>>,
+}
+
+impl Mirror {
+    /// Over the folder `dir`, which is made if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be made.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        fs::create_dir_all(dir)?;
+        Ok(Self { dir: Arc::new(dir.to_owned()), head: watch::Sender::default() })
+    }
+
+    /// The newest complete version, now and whenever it changes.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Arc<Head>> {
+        self.head.subscribe()
+    }
+
+    /// The newest complete version.
+    #[must_use]
+    pub fn head(&self) -> Arc<Head> {
+        self.head.borrow().clone()
+    }
+
+    /// Makes `head` the newest: from now on it is served, also after a restart.
+    ///
+    /// # Errors
+    ///
+    /// As the file system gives them; the former head stays.
+    pub fn set_head(&self, head: Head) -> io::Result<()> {
+        files::replace(&self.dir.join(HEAD), &serde_json::to_vec(&head)?, 0o644)?;
+        self.head.send_replace(Arc::new(head));
+        Ok(())
+    }
+
+    /// Serves what was the newest before a restart.
+    ///
+    /// # Errors
+    ///
+    /// As the file system gives them, or when the file is damaged.
+    pub fn restore(&self) -> io::Result<()> {
+        if let Some(json) = files::read_if_there(&self.dir.join(HEAD), HEAD_BYTES_MAX)? {
+            self.head.send_replace(Arc::new(serde_json::from_slice(&json)?));
+        }
+        Ok(())
+    }
+
+    /// Keeps one verified file: `role` in a `version`.
+    ///
+    /// # Errors
+    ///
+    /// As the file system gives them.
+    pub fn keep(&self, role: &str, version: u64, content: &[u8]) -> io::Result<()> {
+        files::replace(&self.path(role, version), content, 0o644)?;
+        if role != "root" && version > VERSIONS_KEPT {
+            // One more each time: what was left by a crash goes in the next rounds.
+            let _ = fs::remove_file(self.path(role, version - VERSIONS_KEPT));
+        }
+        Ok(())
+    }
+
+    /// The file of `role` in `version`; of the timestamp the newest whatever `version` says.
+    ///
+    /// # Errors
+    ///
+    /// As the file system gives them.
+    pub fn read(&self, role: &str, version: Option<u64>) -> io::Result<Option<Bytes>> {
+        match (role, version) {
+            ("timestamp", _) => {
+                let head = self.head();
+                Ok((head.timestamp_version > 0).then(|| head.timestamp.clone()))
+            }
+            ("root" | "snapshot" | "targets", Some(version)) => {
+                Ok(files::read_if_there(&self.path(role, version), METADATA_BYTES_MAX)?.map(Bytes::from))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn path(&self, role: &str, version: u64) -> PathBuf {
+        self.dir.join(format!("{version}.{role}.json"))
+    }
+}

@@ -1,0 +1,421 @@
+//! The relay as a whole: what is opened, which tasks run, how it ends.
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use jiff::SignedDuration;
+use tierway_common::{
+    blobs::{BlobError, BlobOptions, Blobs},
+    clock::Clock,
+    daemon::{
+        chain::Chain,
+        stop::Stop,
+        tasks::{Board, TaskError, Tasks, Wake},
+    },
+    id::EndpointId,
+    schedule,
+    store::{Store, StoreError, sled_store::SledStore},
+    transport::{accept, accept::Gauge, dial, tls::Identity},
+    trust::tuf::error::TufError,
+};
+use tierway_proto::{
+    blob_stream::BlobStreams,
+    joining::{self, JoinError},
+    upstream::Upstream,
+    v1::{self, notice::Kind, upstream_server::UpstreamServer},
+};
+use tokio::{net::TcpListener, sync::broadcast};
+use tracing::{info, warn};
+
+use crate::{
+    config::Config,
+    downstream::{Downstream, Gate, Served},
+    mirror::Mirror,
+    outbox::Outbox,
+    payloads::Payloads,
+    resync::Resync,
+    seen::Seen,
+    sync::{Sync, SyncError},
+};
+
+/// This program's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// A batch of reports upward.
+const BATCH_BYTES: usize = 1 << 20;
+/// Longest message taken: a batch of reports and its framing.
+const REQUEST_BYTES_MAX: usize = (1 << 20) + (64 << 10);
+/// Longest message sent: metadata.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
+/// Bytes of the mirrored trees: ten times what all of Debian takes; what is published is pinned.
+const TREE_BYTES_MAX: u64 = 2 << 30;
+/// Notices a slow watcher may be behind.
+const NOTICES: usize = 1_024;
+/// First and longest wait before trying the tier above again.
+const BACK_OFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
+/// How often the outbox is looked at without being told.
+const FORWARD_AT_LEAST: SignedDuration = SignedDuration::from_mins(1);
+/// How often the certificate's age is looked at.
+const RENEWAL_CHECK: SignedDuration = SignedDuration::from_hours(1);
+/// What central gives a relay's certificate.
+const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+/// What running tasks get to end.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// Why a relay does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    /// It has not joined, or its identity is broken.
+    #[error("could not take up the relay's identity")]
+    Join(#[from] JoinError),
+    /// The store.
+    #[error("could not open the store")]
+    Store(#[from] StoreError),
+    /// The blobs.
+    #[error("could not open the blobs")]
+    Blobs(#[from] BlobError),
+    /// The trusted metadata.
+    #[error("could not open the trusted metadata")]
+    Trust(#[from] TufError),
+    /// A folder or file.
+    #[error("could not open `{path}`")]
+    Open {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The address is taken, or not this machine's.
+    #[error("could not listen on `{address}`")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A relay that listens.
+#[derive(Debug)]
+pub struct Running {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// How its tasks are.
+    pub board: Board,
+    /// Its metadata.
+    pub mirror: Mirror,
+    /// Its reports.
+    pub outbox: Outbox,
+    /// Its payloads.
+    pub payloads: Payloads,
+    tasks: Tasks,
+}
+
+impl Running {
+    /// Returns when the stop signal came and everything has ended.
+    pub async fn ended(self) {
+        // The stop signal ends each task; only then does the grace begin to count.
+        self.tasks.ended(GRACE).await;
+    }
+}
+
+/// Opens everything and starts to serve.
+///
+/// # Errors
+///
+/// [`RelayError`], naming what does not open.
+pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, RelayError> {
+    let dir = config.data_dir.clone();
+    let joined = joining::load(&dir)?;
+    let holder = joined.identity.own().holder;
+    let open = |path: PathBuf| move |source| RelayError::Open { path, source };
+    let store: Arc<dyn Store> = Arc::new(SledStore::open(&dir.join("store"))?);
+    let trees = Blobs::open(
+        &dir.join("trees"),
+        BlobOptions { quota_bytes: TREE_BYTES_MAX, free_floor_bytes: config.disk_free_bytes_min },
+    )?;
+    let payload_blobs = Blobs::open(
+        &dir.join("payloads"),
+        BlobOptions { quota_bytes: config.payload_bytes_max, free_floor_bytes: config.disk_free_bytes_min },
+    )?;
+    let outbox = Outbox::open(store.clone(), config.outbox_bytes_max)?;
+    let resync = Resync::new(store);
+    let mirror_dir = dir.join("metadata");
+    let mirror = Mirror::open(&mirror_dir).map_err(open(mirror_dir))?;
+    let route = config.upstream.clone().unwrap_or(joined.route);
+    let upstream = Upstream::new(dial::channel(route.clone(), &joined.identity));
+    let payloads = Payloads::new(payload_blobs, upstream.clone());
+    let sync =
+        Sync::open(&joined.trust_dir, &holder.tenant, upstream.clone(), trees.clone(), mirror.clone())?;
+    let (notices, _) = broadcast::channel(NOTICES);
+    let seen = Arc::new(Seen::default());
+
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(|source| RelayError::Listen { address: config.listen, source })?;
+    let address =
+        listener.local_addr().map_err(|source| RelayError::Listen { address: config.listen, source })?;
+
+    let mut tasks = Tasks::new(clock.clone(), stop.clone());
+    let (sync_wake, forward_wake, stage_wake) = (Wake::default(), Wake::default(), Wake::default());
+    let gauge = Gauge::default();
+    let gate = Gate { tenant: holder.tenant.clone(), mirror: mirror.clone(), clock: clock.clone() };
+    let up = Up {
+        upstream: upstream.clone(),
+        outbox: outbox.clone(),
+        resync: resync.clone(),
+        notices: notices.clone(),
+        payloads: payloads.clone(),
+        seen: seen.clone(),
+        gauge: gauge.clone(),
+        failures: Arc::default(),
+    };
+
+    let offset = schedule::offset(&holder.id, config.sync_interval);
+    let period = config.sync_interval;
+    let (sync, up_sync, now) = (Arc::new(tokio::sync::Mutex::new(sync)), up.clone(), clock.clone());
+    tasks.periodic(
+        "sync",
+        sync_wake.clone(),
+        move |now| Some(schedule::next(now, period, offset)),
+        move || {
+            let (sync, up, clock) = (sync.clone(), up_sync.clone(), now.clone());
+            async move { up.sync(&mut *sync.lock().await, clock.now()).await }
+        },
+    );
+    // What happened while this relay was down is looked at right away.
+    sync_wake.wake();
+
+    let (up_forward, failures) = (up.clone(), up.failures.clone());
+    let due = move |now: jiff::Timestamp| {
+        let wait = match failures.load(Ordering::Relaxed) {
+            0 => FORWARD_AT_LEAST,
+            failures => SignedDuration::try_from(schedule::back_off(
+                failures,
+                BACK_OFF.0,
+                BACK_OFF.1,
+                schedule::random(),
+            ))
+            .unwrap_or(FORWARD_AT_LEAST),
+        };
+        now.checked_add(wait).ok()
+    };
+    tasks.periodic("forward", forward_wake.clone(), due, move || {
+        let up = up_forward.clone();
+        async move { up.forward().await }
+    });
+    forward_wake.wake();
+
+    let staged = payloads.clone();
+    tasks.periodic(
+        "stage",
+        stage_wake.clone(),
+        |_| None,
+        move || {
+            let payloads = staged.clone();
+            async move {
+                payloads.stage().await;
+                Ok(())
+            }
+        },
+    );
+
+    let (identity, up_renew, renew_clock) = (joined.identity.clone(), upstream.clone(), clock.clone());
+    tasks.periodic(
+        "renew",
+        Wake::default(),
+        |now| now.checked_add(RENEWAL_CHECK).ok(),
+        move || {
+            let (identity, upstream, clock) = (identity.clone(), up_renew.clone(), renew_clock.clone());
+            async move { renew(&identity, &upstream, &clock).await }
+        },
+    );
+
+    tasks.spawn("watch", watch(up, sync_wake, stop.clone()));
+
+    let service = UpstreamServer::new(Downstream {
+        gate: gate.clone(),
+        mirror: mirror.clone(),
+        payloads: payloads.clone(),
+        outbox: outbox.clone(),
+        resync,
+        upstream,
+        notices,
+        forward: forward_wake,
+        stage: stage_wake,
+        seen,
+        clock,
+    })
+    .max_decoding_message_size(REQUEST_BYTES_MAX)
+    .max_encoding_message_size(ANSWER_BYTES_MAX);
+    let served = Served { gate, trees, payloads: payloads.clone() };
+    let answer = BlobStreams::new(served, service);
+    tasks.spawn("serve", accept::serve(listener, joined.identity, answer, config.limits, gauge, stop));
+    info!(%address, relay = %holder, upstream = route.server, "serving");
+    Ok(Running { address, board: tasks.board(), mirror, outbox, payloads, tasks })
+}
+
+async fn renew(identity: &Identity, upstream: &Upstream, clock: &Clock) -> Result<(), TaskError> {
+    if joining::renewal_is_due(identity.own().not_after, CERTIFICATE_LIFETIME, clock.now()) {
+        joining::renew(upstream, identity).await?;
+        info!(until = %identity.own().not_after, "renewed the certificate");
+    }
+    Ok(())
+}
+
+/// What the tasks that talk to the tier above share.
+#[derive(Clone)]
+struct Up {
+    upstream: Upstream,
+    outbox: Outbox,
+    resync: Resync,
+    notices: broadcast::Sender<v1::Notice>,
+    payloads: Payloads,
+    seen: Arc<Seen>,
+    gauge: Gauge,
+    /// Forwards that failed in a row.
+    failures: Arc<AtomicU32>,
+}
+
+impl Up {
+    async fn sync(&self, sync: &mut Sync, now: jiff::Timestamp) -> Result<(), TaskError> {
+        self.outbox.recount()?;
+        let (usage, fill) = (self.payloads.blobs().usage(), self.outbox.fill());
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let health = v1::RelayHealth {
+            blob_bytes: usage.bytes,
+            blob_bytes_quota: usage.quota,
+            outbox_reports: fill.reports,
+            outbox_bytes: fill.bytes,
+            endpoints_connected: count(self.gauge.connections()),
+            outbox_oldest: fill.oldest.map_or(0, |at| at.as_second()),
+            endpoints_seen: count(self.seen.lately(now)),
+        };
+        let answer = self
+            .upstream
+            .check_in(v1::CheckInRequest {
+                timestamp_version: sync.head_version(),
+                agent_version: VERSION.to_owned(),
+                wanted: Vec::new(),
+                relay: Some(health),
+            })
+            .await?;
+        self.ask_again(&answer.resync_endpoints)?;
+        let synced = sync.run(answer.timestamp.as_deref(), now).await?;
+        if let Some(version) = synced {
+            // Nobody may be watching.
+            let _ = self.notices.send(v1::Notice { id: 0, kind: Some(Kind::Published(version)) });
+        }
+        Ok(())
+    }
+
+    /// Hands up everything that waits, a batch at a time.
+    async fn forward(&self) -> Result<(), TaskError> {
+        let result = self.forward_all().await;
+        match &result {
+            Ok(()) => self.failures.store(0, Ordering::Relaxed),
+            Err(_) => {
+                self.failures.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        result
+    }
+
+    async fn forward_all(&self) -> Result<(), TaskError> {
+        loop {
+            let outbox = self.outbox.clone();
+            let batch = tokio::task::spawn_blocking(move || outbox.next(BATCH_BYTES)).await??;
+            if batch.is_empty() {
+                return Ok(());
+            }
+            let answer =
+                self.upstream.submit(batch.iter().map(|waiting| waiting.envelope.clone()).collect()).await?;
+            let mut done = Vec::with_capacity(batch.len());
+            let mut later = 0;
+            for (waiting, outcome) in batch.into_iter().zip(answer.outcomes) {
+                match v1::ReportOutcome::try_from(outcome) {
+                    Ok(v1::ReportOutcome::Accepted) => done.push(waiting),
+                    Ok(v1::ReportOutcome::Refused) => {
+                        warn!("the tier above refused a report for good");
+                        done.push(waiting);
+                    }
+                    _ => later += 1,
+                }
+            }
+            let outbox = self.outbox.clone();
+            tokio::task::spawn_blocking(move || outbox.settle(&done)).await??;
+            self.ask_again(&answer.resync_endpoints)?;
+            if later > 0 {
+                return Err(format!("the tier above took no more: {later} reports wait").into());
+            }
+        }
+    }
+
+    /// Notes whom the tier above wants to hear again, and wakes them.
+    fn ask_again(&self, endpoints: &[String]) -> Result<(), TaskError> {
+        let ids: Vec<EndpointId> = endpoints.iter().filter_map(|id| id.parse().ok()).collect();
+        self.resync.add(ids.iter())?;
+        for id in ids {
+            let _ = self.notices.send(v1::Notice { id: 0, kind: Some(Kind::Resync(id.to_string())) });
+        }
+        Ok(())
+    }
+
+    fn notice(&self, notice: v1::Notice, sync: &Wake) -> Result<(), TaskError> {
+        match &notice.kind {
+            // Endpoints hear of it when it is here.
+            Some(Kind::Published(_)) => sync.wake(),
+            Some(Kind::Resync(id)) => self.ask_again(std::slice::from_ref(id))?,
+            Some(Kind::CheckNow(_)) => {
+                let _ = self.notices.send(notice);
+            }
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+/// Keeps a stream of wake-ups open.
+async fn watch(up: Up, sync: Wake, stop: Stop) {
+    let mut failures = 0;
+    while !stop.requested() {
+        let watched = async {
+            let mut stream = up.upstream.watch().await?;
+            // Whatever was missed while nobody watched.
+            sync.wake();
+            failures = 0;
+            while let Some(notice) = stream.message().await? {
+                up.notice(notice, &sync)?;
+            }
+            Ok::<_, TaskError>(())
+        };
+        tokio::select! {
+            () = stop.wait() => return,
+            ended = watched => if let Err(error) = ended {
+                info!(error = %Chain(error.as_ref()), "the tier above cannot be watched now");
+            },
+        }
+        let wait = schedule::back_off(failures, BACK_OFF.0, BACK_OFF.1, schedule::random());
+        failures += 1;
+        tokio::select! {
+            () = stop.wait() => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+impl From<SyncError> for RelayError {
+    fn from(error: SyncError) -> Self {
+        match error {
+            SyncError::Trust(error) => Self::Trust(error),
+            other => Self::Open { path: PathBuf::from("metadata"), source: io::Error::other(other) },
+        }
+    }
+}

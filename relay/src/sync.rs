@@ -1,0 +1,193 @@
+//! Makes the mirror what the tier above publishes now.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tierway_common::{
+    blobs::{BlobError, Blobs},
+    files,
+    id::TenantId,
+    schema::Revoked,
+    tree::{self, TreeError},
+    trust::tuf::{
+        client::{Client, Limits, Trusted},
+        error::TufError,
+    },
+};
+use tierway_proto::{
+    sync::{CatalogueError, MetadataFrom, tree as bring},
+    upstream::Upstream,
+};
+use tracing::info;
+
+use crate::mirror::{Head, Mirror};
+
+/// Longest file of the TUF client's folder.
+const METADATA_BYTES_MAX: u64 = 4 << 20;
+/// Revoked certificates of a tenant; each is dropped when it expires by itself.
+const REVOKED_MAX: usize = 100_000;
+/// Owner of the pins on tree nodes.
+const PINS: &str = "published";
+
+/// Why the mirror stays as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum SyncError {
+    /// Metadata that is not to be trusted, or not to be had.
+    #[error("could not refresh the metadata")]
+    Trust(#[from] TufError),
+    /// A catalogue.
+    #[error("could not mirror the catalogue `{catalogue}`")]
+    Catalogue {
+        /// Which.
+        catalogue: String,
+        /// Why.
+        source: CatalogueError,
+    },
+    /// The policy.
+    #[error("could not read the mirrored policy")]
+    Policy(#[from] TreeError),
+    /// The blobs.
+    #[error("could not pin the mirrored trees")]
+    Pins(#[from] BlobError),
+    /// A file of the mirror or of the TUF client.
+    #[error("could not read or write `{file}`")]
+    File {
+        /// Which.
+        file: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Brings over what is published.
+#[derive(Debug)]
+pub struct Sync {
+    client: Client<MetadataFrom>,
+    upstream: Upstream,
+    trees: Blobs,
+    mirror: Mirror,
+    trust_dir: PathBuf,
+    policy: String,
+}
+
+#[derive(Deserialize, Serialize)]
+struct Versioned {
+    signed: Version,
+}
+
+#[derive(Deserialize, Serialize)]
+struct Version {
+    version: u64,
+}
+
+impl Sync {
+    /// Over the TUF client's folder; serves again what was mirrored before.
+    ///
+    /// # Errors
+    ///
+    /// [`SyncError`] when that cannot be read.
+    pub fn open(
+        trust_dir: &Path,
+        tenant: &TenantId,
+        upstream: Upstream,
+        trees: Blobs,
+        mirror: Mirror,
+    ) -> Result<Self, SyncError> {
+        let client = Client::open(trust_dir, MetadataFrom(upstream.clone()), Limits::default())?;
+        let policy = format!("policy-{tenant}");
+        mirror.restore().map_err(|source| SyncError::File { file: "head.json".to_owned(), source })?;
+        Ok(Self { client, upstream, trees, mirror, trust_dir: trust_dir.to_owned(), policy })
+    }
+
+    /// Version of the timestamp that is mirrored.
+    #[must_use]
+    pub fn head_version(&self) -> u64 {
+        self.mirror.head().timestamp_version
+    }
+
+    /// Brings over what is new; `timestamp` is what a check-in brought, if anything. Returns the version
+    /// when it is newer than before.
+    ///
+    /// # Errors
+    ///
+    /// [`SyncError`]; what was served before is served on.
+    pub async fn run(&mut self, timestamp: Option<&[u8]>, now: Timestamp) -> Result<Option<u64>, SyncError> {
+        let trusted = match timestamp {
+            Some(bytes) => self.client.refresh_with_timestamp(bytes, now).await?,
+            None => self.client.refresh(now).await?,
+        };
+        if trusted.timestamp_version <= self.head_version() {
+            return Ok(None);
+        }
+        let complete = self.trees.pins(PINS);
+        for (catalogue, target) in &trusted.targets {
+            let cost = bring(&self.upstream, target.sha256, &self.trees, &complete)
+                .await
+                .map_err(|source| SyncError::Catalogue { catalogue: catalogue.clone(), source })?;
+            if cost.blobs > 0 {
+                info!(catalogue, blobs = cost.blobs, bytes = cost.bytes, "mirrored a catalogue");
+            }
+        }
+        let head = self.publish(&trusted)?;
+        info!(version = head.timestamp_version, "mirrored what is published");
+        self.mirror
+            .set_head(head)
+            .map_err(|source| SyncError::File { file: "head.json".to_owned(), source })?;
+        self.pin(&trusted)?;
+        Ok(Some(trusted.timestamp_version))
+    }
+
+    /// Puts the verified files where they are served from.
+    fn publish(&self, trusted: &Trusted) -> Result<Head, SyncError> {
+        for role in ["root", "targets", "snapshot"] {
+            let content = self.verified(role)?;
+            let version = serde_json::from_slice::<Versioned>(&content)
+                .map_err(|error| SyncError::File { file: format!("{role}.json"), source: error.into() })?
+                .signed
+                .version;
+            self.mirror
+                .keep(role, version, &content)
+                .map_err(|source| SyncError::File { file: format!("{version}.{role}.json"), source })?;
+        }
+        let mut revoked = BTreeSet::new();
+        if let Some(policy) = trusted.targets.get(&self.policy) {
+            tree::walk_prefix(&policy.sha256, "revoked/", &self.trees, &mut |_, bytes| {
+                if let Ok(entry) = serde_json::from_slice::<Revoked>(bytes)
+                    && revoked.len() < REVOKED_MAX
+                {
+                    revoked.insert(entry.serial);
+                }
+            })?;
+        }
+        Ok(Head {
+            timestamp_version: trusted.timestamp_version,
+            timestamp: self.verified("timestamp")?,
+            expires: Some(trusted.timestamp_expires),
+            revoked,
+        })
+    }
+
+    /// A file as the TUF client verified it.
+    fn verified(&self, role: &str) -> Result<Bytes, SyncError> {
+        let path = self.trust_dir.join(format!("{role}.json"));
+        let error = |source| SyncError::File { file: path.display().to_string(), source };
+        let content = files::read_if_there(&path, METADATA_BYTES_MAX).map_err(error)?;
+        content.map(Bytes::from).ok_or_else(|| error(io::ErrorKind::NotFound.into()))
+    }
+
+    /// Pins the trees of this version, and drops those of older ones.
+    fn pin(&self, trusted: &Trusted) -> Result<(), SyncError> {
+        let mut all = BTreeSet::new();
+        for target in trusted.targets.values() {
+            all.append(&mut tree::reachable(&target.sha256, None, &self.trees)?);
+        }
+        self.trees.pin(PINS, &all)?;
+        Ok(())
+    }
+}
