@@ -23,6 +23,7 @@
 mod cache;
 mod disk;
 mod index;
+mod nodes;
 mod reader;
 mod writer;
 
@@ -395,7 +396,7 @@ impl Blobs {
     /// it is evicted all the same. [`BlobError::Io`].
     pub fn evict(&self) -> Result<EvictReport, BlobError> {
         let inner = &*self.0;
-        inner.make_room(&mut inner.index(), 0, &inner.dir)
+        inner.make_room(&mut inner.index(), 0, &BTreeSet::new(), &inner.dir)
     }
 
     /// How much is here.
@@ -484,8 +485,14 @@ impl Inner {
         BlobError::Absent { digest: *digest }
     }
 
-    /// Evicts until `needed` more bytes fit; nothing if they cannot.
-    fn make_room(&self, index: &mut Index, needed: u64, path: &Path) -> Result<EvictReport, BlobError> {
+    /// Evicts until `needed` more bytes fit, none of `spared`; nothing if they cannot.
+    fn make_room(
+        &self,
+        index: &mut Index,
+        needed: u64,
+        spared: &BTreeSet<Digest>,
+        path: &Path,
+    ) -> Result<EvictReport, BlobError> {
         let BlobOptions { quota_bytes, free_floor_bytes } = self.options;
         let over_quota =
             |index: &Index| (index.bytes() + index.partial_bytes() + needed).saturating_sub(quota_bytes);
@@ -499,7 +506,7 @@ impl Inner {
         }
         let least = over_quota(index).max(over_floor(index)?);
         // A little more than is needed, so that not every small blob looks for its own room.
-        let evictable = index.evictable(least.saturating_add(quota_bytes / 64));
+        let evictable = index.evictable(least.saturating_add(quota_bytes / 64), spared);
         let possible = evictable.iter().map(|(_, bytes)| bytes).sum::<u64>() + index.idle_partial_bytes();
         let evictable = if needed > 0 && possible < least { Vec::new() } else { evictable };
         for (digest, bytes) in evictable {
@@ -528,15 +535,22 @@ impl Inner {
     fn put_all(&self, blobs: &[(Digest, &[u8])]) -> Result<(), BlobError> {
         let new: Vec<_> = {
             let mut index = self.index();
-            let mut seen = BTreeSet::new();
-            let new: Vec<_> = blobs
-                .iter()
-                .filter(|(digest, _)| index.len(digest).is_none() && seen.insert(*digest))
-                .map(|&(digest, bytes)| (digest, bytes, self.temporary_path()))
-                .collect();
+            // Those that are here already must not make room for the others.
+            let mut all = BTreeSet::new();
+            let mut new = Vec::new();
+            for &(digest, bytes) in blobs {
+                if !all.insert(digest) {
+                    continue;
+                }
+                if index.len(&digest).is_none() {
+                    new.push((digest, bytes, self.temporary_path()));
+                } else {
+                    index.used_now(&digest);
+                }
+            }
             let needed = new.iter().map(|(_, bytes, _)| bytes.len() as u64).sum();
             if needed > 0 {
-                self.make_room(&mut index, needed, &self.dir)?;
+                self.make_room(&mut index, needed, &all, &self.dir)?;
             }
             index.announce(needed);
             new

@@ -46,10 +46,7 @@ pub use self::{
     sync::{MISSING_MAX, missing, reachable},
     update::update,
 };
-use crate::{
-    blobs::{BlobError, Blobs},
-    trust::digest::Digest,
-};
+use crate::trust::digest::Digest;
 
 /// A map, by the digest of its root node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,26 +149,12 @@ impl NodeSink for HashMap<Digest, Bytes> {
     }
 }
 
-/// Nodes in the order in which they were made, for [`Blobs::put_many`].
+/// Nodes in the order in which they were made, for [`Blobs::put_many`](crate::blobs::Blobs::put_many).
 impl NodeSink for Vec<Bytes> {
     fn put(&mut self, bytes: Bytes) -> Digest {
         let digest = Digest::of(&bytes);
         self.push(bytes);
         digest
-    }
-}
-
-impl NodeSource for Blobs {
-    fn node(&self, digest: &Digest) -> Result<Bytes, TreeError> {
-        self.get(digest, STORED_BYTES_MAX).map_err(|error| match error {
-            BlobError::Absent { digest } => TreeError::Missing { digest },
-            BlobError::TooLarge { digest, .. } => TreeError::Malformed { digest, reason: "it is too large" },
-            error => TreeError::Unreadable { digest: *digest, source: error.into() },
-        })
-    }
-
-    fn has(&self, digest: &Digest) -> bool {
-        self.contains(digest)
     }
 }
 

@@ -156,13 +156,20 @@ impl Index {
         }
     }
 
+    /// Notes a use, in memory only.
+    pub(super) fn used_now(&mut self, digest: &Digest) {
+        if let Some(entry) = self.entries.get_mut(digest) {
+            self.tick += 1;
+            self.order.remove(&entry.used);
+            entry.used = self.tick;
+            self.order.insert(self.tick, *digest);
+        }
+    }
+
     /// Notes a use at `now`; whether the one on disk is at least `period` seconds old.
     pub(super) fn used(&mut self, digest: &Digest, now: i64, period: i64) -> bool {
+        self.used_now(digest);
         let Some(entry) = self.entries.get_mut(digest) else { return false };
-        self.tick += 1;
-        self.order.remove(&entry.used);
-        entry.used = self.tick;
-        self.order.insert(self.tick, *digest);
         let stale = now.saturating_sub(entry.touched) >= period;
         if stale {
             entry.touched = now;
@@ -170,8 +177,9 @@ impl Index {
         stale
     }
 
-    /// The least recently used blobs that nobody pins or reads, until they have `target` bytes together.
-    pub(super) fn evictable(&self, target: u64) -> Vec<(Digest, u64)> {
+    /// The least recently used blobs that nobody pins or reads and that are not among `spared`, until they
+    /// have `target` bytes together.
+    pub(super) fn evictable(&self, target: u64, spared: &BTreeSet<Digest>) -> Vec<(Digest, u64)> {
         let mut found = Vec::new();
         let mut bytes = 0;
         for digest in self.order.values() {
@@ -179,7 +187,8 @@ impl Index {
                 break;
             }
             let Some(entry) = self.entries.get(digest) else { continue };
-            if !self.pinned.contains_key(digest) && entry.open.strong_count() == 0 {
+            let wanted = self.pinned.contains_key(digest) || spared.contains(digest);
+            if !wanted && entry.open.strong_count() == 0 {
                 bytes += entry.bytes;
                 found.push((*digest, entry.bytes));
             }

@@ -242,6 +242,17 @@ fn what_was_used_longest_ago_is_evicted_first_and_what_is_pinned_or_read_never()
 }
 
 #[test]
+fn of_many_blobs_those_that_are_here_do_not_make_room_for_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = open(&dir, 3100);
+    let many: Vec<Bytes> = (0..3).map(|n| content(n, 1000).into()).collect();
+    blobs.put(&many[0]).unwrap();
+    let others: Vec<_> = (10..12).map(|n| blobs.put(&content(n, 1000)).unwrap()).collect();
+    let digests = blobs.put_many(&many).unwrap();
+    assert_eq!((present(&blobs, &digests), present(&blobs, &others)), (vec![0, 1, 2], vec![]));
+}
+
+#[test]
 fn what_can_never_fit_evicts_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let blobs = open(&dir, 3000);
@@ -431,7 +442,7 @@ fn five_thousand_tree_nodes_are_put_with_few_syncs() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn a_piece_read_is_the_piece_of_the_blob(
         bytes in prop_oneof![0..2000usize, 250_000..270_000usize, 1_200_000..1_400_000usize],
@@ -447,5 +458,124 @@ proptest! {
             let end = (start + len.min(READ_BYTES_MAX)).min(bytes);
             prop_assert_eq!(reader.read_at(offset, len).unwrap(), &whole[start..end]);
         }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Put(u64),
+    PutMany(Vec<u64>),
+    /// Of a blob, up to so many 256ths of it.
+    Write(u64, u8),
+    Get(u64),
+    Pin(u8, Vec<u64>),
+    Remove(u64),
+    Spoil(u64),
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let seed = || 0..12u64;
+    prop_oneof![
+        4 => seed().prop_map(Step::Put),
+        2 => proptest::collection::vec(seed(), 0..20).prop_map(Step::PutMany),
+        4 => (seed(), any::<u8>()).prop_map(|(seed, part)| Step::Write(seed, part)),
+        4 => seed().prop_map(Step::Get),
+        2 => (0..2u8, proptest::collection::vec(seed(), 0..4)).prop_map(|(owner, seeds)| Step::Pin(owner, seeds)),
+        1 => seed().prop_map(Step::Remove),
+        1 => seed().prop_map(Step::Spoil),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn whatever_happens_the_quota_the_pins_and_the_bytes_hold(steps in proptest::collection::vec(step(), 1..60)) {
+        const QUOTA: u64 = 20_000;
+        let of = |seed: u64| content(seed, 500 + usize::try_from(seed).unwrap() * 300);
+        let digest_of = |seed: u64| Digest::of(&of(seed));
+        let dir = tempfile::tempdir().unwrap();
+        let mut blobs = open(&dir, QUOTA);
+        blobs.set_cache_bytes(5000);
+        let mut pins: [BTreeSet<Digest>; 2] = Default::default();
+        // Pinned blobs that were here and that nothing but an eviction could have taken.
+        let mut safe: BTreeSet<Digest> = BTreeSet::new();
+        for step in steps {
+            match step {
+                Step::Put(seed) => match blobs.put(&of(seed)) {
+                    Ok(digest) => prop_assert_eq!(digest, digest_of(seed)),
+                    Err(error) => prop_assert!(matches!(error, BlobError::QuotaExceeded { .. }), "{error:?}"),
+                },
+                Step::PutMany(seeds) => {
+                    let many: Vec<Bytes> = seeds.iter().map(|&seed| of(seed).into()).collect();
+                    match blobs.put_many(&many) {
+                        Ok(digests) => prop_assert!(digests.iter().all(|digest| blobs.contains(digest))),
+                        Err(error) => prop_assert!(matches!(error, BlobError::QuotaExceeded { .. }), "{error:?}"),
+                    }
+                }
+                Step::Write(seed, part) => {
+                    let bytes = of(seed);
+                    match blobs.writer(&digest_of(seed), Some(bytes.len() as u64)) {
+                        Ok(mut writer) => {
+                            let from = usize::try_from(writer.offset()).unwrap();
+                            let to = from.max(bytes.len() * (usize::from(part) + 1) / 256);
+                            writer.write(&bytes[from..to]).unwrap();
+                            if to == bytes.len() {
+                                writer.finish().unwrap();
+                                prop_assert!(blobs.contains(&digest_of(seed)));
+                            }
+                        }
+                        Err(error) => prop_assert!(matches!(error, BlobError::QuotaExceeded { .. }), "{error:?}"),
+                    }
+                }
+                Step::Get(seed) => match blobs.get(&digest_of(seed), 1 << 20) {
+                    Ok(bytes) => prop_assert_eq!(bytes, of(seed)),
+                    Err(error) => prop_assert!(matches!(error, BlobError::Absent { .. }), "{error:?}"),
+                },
+                Step::Pin(owner, seeds) => {
+                    let digests: BTreeSet<_> = seeds.into_iter().map(digest_of).collect();
+                    blobs.pin(&format!("owner/{owner}"), &digests).unwrap();
+                    pins[usize::from(owner)] = digests;
+                }
+                Step::Remove(seed) => {
+                    blobs.remove(&digest_of(seed)).unwrap();
+                    safe.remove(&digest_of(seed));
+                    prop_assert!(!blobs.contains(&digest_of(seed)));
+                }
+                Step::Spoil(seed) => {
+                    let digest = digest_of(seed);
+                    if blobs.contains(&digest) {
+                        spoil(&dir, &digest);
+                        prop_assert!(blobs.reader(&digest).is_err_and(|error| matches!(error, BlobError::Absent { .. })), "spoiled");
+                        safe.remove(&digest);
+                    }
+                }
+                Step::Reopen => {
+                    drop(blobs);
+                    blobs = open(&dir, QUOTA);
+                    for (owner, pins) in pins.iter().enumerate() {
+                        prop_assert_eq!(&*blobs.pins(&format!("owner/{owner}")), pins);
+                    }
+                }
+            }
+            let pinned: BTreeSet<_> = pins.iter().flatten().copied().collect();
+            prop_assert!(safe.intersection(&pinned).all(|digest| blobs.contains(digest)), "a pinned blob is gone");
+            safe = pinned.into_iter().filter(|digest| blobs.contains(digest)).collect();
+            let usage = blobs.usage();
+            prop_assert!(usage.bytes + usage.partial_bytes <= QUOTA, "{usage:?}");
+            let here: Vec<_> = (0..12).filter(|&seed| blobs.contains(&digest_of(seed))).collect();
+            prop_assert_eq!(usage.count, here.len() as u64);
+            prop_assert_eq!(usage.bytes, here.iter().map(|&seed| of(seed).len() as u64).sum::<u64>());
+        }
+        drop(blobs);
+        let on_disk = open(&dir, QUOTA);
+        let first = on_disk.usage();
+        for seed in 0..12 {
+            if let Ok(bytes) = on_disk.get(&digest_of(seed), 1 << 20) {
+                prop_assert_eq!(bytes, of(seed));
+            }
+        }
+        prop_assert_eq!(on_disk.usage(), first, "everything that is left is whole");
     }
 }

@@ -1,6 +1,7 @@
 //! Writing a blob that comes piece by piece, perhaps over several attempts.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     fs::File,
     io::{Read as _, Write as _},
@@ -124,7 +125,7 @@ impl Writer {
         let mut index = self.inner.index();
         if bytes > self.claimed {
             let more = bytes - self.claimed;
-            self.inner.make_room(&mut index, more, &self.path)?;
+            self.inner.make_room(&mut index, more, &BTreeSet::new(), &self.path)?;
             self.claimed = bytes;
         }
         index.set_partial(&self.digest, self.offset, self.claimed);

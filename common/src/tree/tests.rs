@@ -268,32 +268,6 @@ fn what_an_eviction_took_from_the_middle_of_a_tree_is_fetched_again() {
 }
 
 #[test]
-fn a_tree_in_blobs_is_fetched_pinned_and_read() {
-    let map = catalogue(500);
-    let mut theirs = Nodes::new();
-    let root = built(&map, &mut theirs);
-    let dir = tempfile::tempdir().unwrap();
-    let options = crate::blobs::BlobOptions { quota_bytes: 1 << 26, free_floor_bytes: 0 };
-    let blobs = Blobs::open(dir.path(), options).unwrap();
-    loop {
-        let wanted =
-            missing(&root.digest, None, &|digest| blobs.pins("tree/a").contains(digest), &blobs).unwrap();
-        if wanted.is_empty() {
-            break;
-        }
-        let nodes: Vec<_> = wanted.iter().map(|digest| theirs[digest].clone()).collect();
-        blobs.put_many(&nodes).unwrap();
-    }
-    blobs.pin("tree/a", &reachable(&root.digest, None, &blobs).unwrap()).unwrap();
-    assert_eq!(blobs.pins("tree/a").len(), theirs.len());
-    let (key, document) = map.iter().nth(250).unwrap();
-    assert_eq!(get(&root.digest, key, &blobs).unwrap().as_ref(), Some(document));
-    blobs.remove(&root.digest).unwrap();
-    let error = get(&root.digest, key, &blobs).unwrap_err();
-    assert!(matches!(error, TreeError::Missing { digest } if digest == root.digest));
-}
-
-#[test]
 fn a_diff_reads_no_more_than_the_difference() {
     let map = catalogue(6000);
     let mut nodes = Nodes::new();
