@@ -17,7 +17,7 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tierway_common::files;
 
-use super::{Book, Event};
+use super::book::{Book, Event};
 use crate::scan::Problem;
 
 /// A longer journal is folded into the snapshot: some 5,000 events, read in a few milliseconds.
