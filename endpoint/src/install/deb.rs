@@ -122,7 +122,7 @@ impl DebEngine {
         {
             return Attempted::new(stop.outcome, &stop.detail);
         }
-        let said = match self.attempt(request, pool, payloads, fresh).await {
+        let said = match self.attempt(request, pool, payloads, &before, fresh).await {
             Ok(said) => said,
             Err(stop) => return Attempted::new(stop.outcome, &stop.detail),
         };
@@ -143,6 +143,7 @@ impl DebEngine {
         request: &Request<'_>,
         pool: &P,
         payloads: &F,
+        before: &Fresh,
         fresh: &(dyn Fn() -> Fresh + Send + Sync),
     ) -> Result<Said, Stop> {
         match self.clean() {
@@ -150,16 +151,12 @@ impl DebEngine {
             Ok(Cleaned::Busy) => return Err(Stop::new(Outcome::LockBusy, "")),
             Err(error) => return Err(stop_of(&error)),
         }
-        let world = self.repaired_world(request).await?;
+        self.repair(request, before).await?;
         needed(request, &fresh())?;
         let repository = Arc::new(Repository::create(&self.root).map_err(|error| stop_of(&error))?);
         let mut prepared: Option<Vec<Step>> = None;
-        let mut world = Some(world);
         for _ in 0..ROUNDS_MAX {
-            let world = match world.take() {
-                Some(world) => world,
-                None => self.world()?,
-            };
+            let world = self.world()?;
             let (names, offer, simulation) = self.simulate(request, pool, &world, &repository).await?;
             if prepared.as_ref() == Some(&simulation.install) {
                 needed(request, &fresh())?;
@@ -172,34 +169,42 @@ impl DebEngine {
         Err(Stop::new(Outcome::LockBusy, "what is installed changed again and again meanwhile"))
     }
 
-    /// What is installed, after finishing what was cut off.
-    async fn repaired_world(&self, request: &Request<'_>) -> Result<World, Stop> {
-        let world = self.world()?;
-        if world.incomplete.is_empty() && !self.was_cut_off()? {
-            return Ok(world);
+    /// Finishes what was cut off: dpkg's own work, without which apt does nothing, and, when `before` finds
+    /// the right version there but half installed, that. Other packages that are not fully installed are
+    /// left to apt, and their failure is not this update's.
+    async fn repair(&self, request: &Request<'_>, before: &Fresh) -> Result<(), Stop> {
+        let unfinished = before.state != State::Needed;
+        if !unfinished && !self.was_cut_off()? {
+            return Ok(());
         }
-        tracing::info!(packages = world.incomplete.len(), "finishing the package manager's interrupted work");
+        tracing::info!(update = %request.update.id, "finishing the package manager's interrupted work");
         let policy = self.service_policy()?;
         let ran = self.run_with(&self.apt.configure_all(request.limit), None, policy.as_ref()).await?;
         let text = ran.errors.text + &ran.output.text;
         let said = codes::of_program(ran.end, &text);
+        if said == Outcome::Success {
+            return Ok(());
+        }
         let world = self.world()?;
+        let names = update_names(request.update);
+        let own: Vec<_> = world
+            .incomplete
+            .iter()
+            .filter(|(name, _)| names.contains(&name.as_str()))
+            .map(|(name, word)| format!("`{name}` is {word}"))
+            .collect();
+        let stopped = matches!(said, Outcome::TimedOut | Outcome::Killed(_));
+        let complaint = complaint(&text, usize::MAX);
+        if unfinished && !own.is_empty() {
+            return Err(Stop::new(said, format!("{}; {complaint}", own.join(", "))));
+        }
         if said == Outcome::LockBusy {
-            return Err(Stop::new(said, complaint(&text, usize::MAX)));
+            return Err(Stop::new(said, complaint));
         }
-        // What was cut off while it was unpacked cannot be configured, only unpacked again, by apt.
-        let unfinished = world.incomplete.values().any(|word| word != "half-installed");
-        if unfinished || said != Outcome::Success {
-            let names = update_names(request.update);
-            let own = world.incomplete.keys().any(|name| names.contains(&name.as_str()));
-            // The failure of another update's package is not held against this one.
-            let outcome = if own && said != Outcome::Success { said } else { Outcome::RepairFailed };
-            let packages: Vec<_> =
-                world.incomplete.iter().map(|(name, word)| format!("`{name}` is {word}")).collect();
-            let detail = format!("{}; {}", packages.join(", "), complaint(&text, usize::MAX));
-            return Err(Stop::new(outcome, detail));
+        if stopped || self.was_cut_off()? {
+            return Err(Stop::new(Outcome::RepairFailed, complaint));
         }
-        Ok(world)
+        Ok(())
     }
 
     /// Whether dpkg's journal of changes is not empty.
