@@ -4,10 +4,10 @@ use jiff::Timestamp;
 
 use crate::trust::{durable::DurableError, tuf::metadata::MetadataError};
 
-/// The tier above could not be asked.
+/// What went wrong on the way to the tier above; shows as that.
 #[derive(Debug, thiserror::Error)]
-#[error("could not fetch")]
-pub struct FetchError(#[source] Box<dyn std::error::Error + Send + Sync>);
+#[error(transparent)]
+pub struct FetchError(Box<dyn std::error::Error + Send + Sync>);
 
 impl FetchError {
     /// Whatever went wrong on the way.

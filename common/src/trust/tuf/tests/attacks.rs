@@ -149,7 +149,7 @@ fn a_timestamp_that_is_not_genuine_new_and_in_time_is_refused() {
         Case {
             name: "out of reach",
             attack: |forge| forge.put_raw("timestamp", BROKEN),
-            refused: "could not fetch `timestamp.json`: could not fetch: connection reset",
+            refused: "could not fetch `timestamp.json`: connection reset",
             kept: [1, 3, 3, 3],
         },
         Case {
@@ -567,6 +567,55 @@ fn versions_that_a_thief_pushed_ahead_are_recovered_from_by_new_keys() {
         forge.release(&["targets"]);
         client.refresh(now()).unwrap();
         assert_eq!(client.versions()[role], forge.version(role), "{role}");
+    }
+}
+
+#[test]
+fn a_timestamp_of_the_same_version_with_other_contents_changes_nothing() {
+    let mut forge = begun();
+    let client = forge.client();
+    client.refresh(now()).unwrap();
+    let before = std::fs::read(client.dir().join("timestamp.json")).unwrap();
+    forge.bump("snapshot");
+    forge.put("snapshot");
+    forge.refer("snapshot", "timestamp");
+    forge.put("timestamp");
+    client.refresh(now()).unwrap();
+    assert_eq!(client.versions()["snapshot"], 3);
+    assert_eq!(std::fs::read(client.dir().join("timestamp.json")).unwrap(), before);
+}
+
+#[test]
+fn what_has_expired_since_it_was_accepted_is_not_acted_on() {
+    for role in ["timestamp", "snapshot", "targets"] {
+        let mut forge = begun();
+        let client = forge.client();
+        forge.say(role)["expires"] = "2026-11-25T03:00:00Z".into();
+        forge.release(&["targets"]);
+        client.refresh(now()).unwrap();
+        let frozen = format!("freeze: `{role}.json` expired at 2026-11-25T03:00:00Z");
+        assert_refused(client.refresh(now() + days(5)), &frozen, role);
+        forge.say(role)["expires"] = "2027-11-25T03:00:00Z".into();
+        forge.release(&["targets"]);
+        client.refresh(now() + days(5)).unwrap();
+    }
+}
+
+#[test]
+fn new_keys_of_either_role_make_both_timestamp_and_snapshot_forgotten() {
+    for (role, number) in [("timestamp", 12), ("snapshot", 13)] {
+        let mut forge = begun();
+        let client = forge.client();
+        forge.say("targets")["version"] = 1_000_000.into();
+        forge.release(&["targets"]);
+        client.refresh(now()).unwrap();
+        forge.say("targets")["version"] = 10.into();
+        forge.say("timestamp")["version"] = 1.into();
+        forge.keys(role, &[number], 1);
+        forge.release_root();
+        forge.release(&["targets"]);
+        client.refresh(now()).unwrap();
+        assert_eq!((client.versions()["targets"], client.versions()["timestamp"]), (11, 2), "{role}");
     }
 }
 

@@ -193,7 +193,33 @@ fn a_delegated_role_is_fetched_when_it_is_needed_and_new() {
     std::fs::write(client.dir().join("A.json"), b"").unwrap();
     client.find("file", now()).unwrap().unwrap();
     assert_eq!(forge.served.asked().last().unwrap(), "3.A.json");
-    assert_refused(client.find("file", now() + days(400)), "freeze", "expired since");
+}
+
+#[test]
+fn a_delegated_role_that_is_kept_must_still_be_the_one_named_and_in_time() {
+    let mut forge = graph("targets>A");
+    forge.hashes = true;
+    forge.say("A")["expires"] = "2026-11-25T03:00:00Z".into();
+    forge.say("A")["targets"]["file"] = target_json("content");
+    forge.release(&["A"]);
+    let client = forge.client();
+    client.find("file", now()).unwrap().unwrap();
+    assert_refused(client.find("file", now() + days(5)), "freeze: `A.json` expired", "since");
+
+    // Another file of the same version, signed as well.
+    let named = forge.say("A").clone();
+    forge.say("A")["targets"]["file"] = target_json("another");
+    std::fs::write(client.dir().join("A.json"), forge.signed("A")).unwrap();
+    *forge.say("A") = named;
+    assert_eq!(client.find("file", now()).unwrap(), Some(Digest::of(b"content")));
+
+    // Served under the name of a version that it is not.
+    forge.hashes = false;
+    forge.release(&["A"]);
+    let file = forge.file("A");
+    forge.bump("A");
+    forge.served.put(&file, forge.signed("A"));
+    assert_refused(client.find("file", now()), "`A.json` has version 4 where 3 is needed", "version");
 }
 
 #[test]

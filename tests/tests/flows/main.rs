@@ -1,0 +1,5 @@
+//! Flows through more than one part of Tierway, and through Tierway and its neighbours.
+
+// `cfg(test)` holds for all of it; said on each module so that the lints see tests in the helpers too.
+#[cfg(test)]
+mod tuf_interop;
