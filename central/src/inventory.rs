@@ -5,6 +5,7 @@
 //! counts, and a change to facts central does not hold makes it ask for all of them.
 
 pub mod facts;
+pub mod inbox;
 #[cfg(test)]
 mod tests;
 

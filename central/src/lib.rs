@@ -1,7 +1,15 @@
 //! Central gathers updates, publishes what was approved, and knows every computer.
 //!
-//! Down: [`sources`] → `catalog` → [`policy`] → `publish`. Up: `inventory` → [`compliance`].
-//! [`state`] keeps what is known, on disk and in memory as one; `rpc` is the door.
+//! Down: [`sources`] → [`catalog`] → [`policy`] → [`publish`]. Up: [`inventory`] → [`compliance`] → [`fleet`].
+//! [`state`] keeps what is known, on disk and in memory as one; [`rpc`] is the door.
+
+// How it runs.
+pub mod config;
+pub mod doctor;
+pub mod init;
+pub mod layout;
+pub mod rpc;
+pub mod server;
 
 // What is kept.
 pub mod model;
@@ -15,8 +23,14 @@ pub mod text;
 
 // Up.
 pub mod compliance;
+pub mod exposure;
+pub mod fleet;
 pub mod inventory;
 
 // Down.
+pub mod catalog;
+pub mod decide;
+pub mod download;
 pub mod policy;
+pub mod publish;
 pub mod sources;

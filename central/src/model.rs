@@ -70,6 +70,8 @@ pub enum Write {
     NoToken(TokenId),
     /// How a source stands.
     Source(SourceId, SourceRecord),
+    /// What a source remembers, packed; not kept in memory.
+    SourceMemory(SourceId, Arc<[u8]>),
     /// When payloads are downloaded.
     Download(DownloadRecord),
     /// The states of an endpoint, by number; what they were before is needed to move its bits.
@@ -315,7 +317,11 @@ impl Model {
             Write::Source(id, record) => drop(self.sources.insert(id, record)),
             Write::Download(record) => self.download = record,
             Write::States { endpoint, old, new } => self.index.replace(endpoint, &old, &new),
-            Write::Certificate(_) | Write::Token(_) | Write::NoToken(_) | Write::Facts(..) => {}
+            Write::Certificate(_)
+            | Write::Token(_)
+            | Write::NoToken(_)
+            | Write::Facts(..)
+            | Write::SourceMemory(..) => {}
         }
     }
 
@@ -445,6 +451,9 @@ impl Write {
             Self::Token(record) => table::put(batch, &tables::Token { tenant, id: &record.id }, record)?,
             Self::NoToken(id) => table::delete(batch, &tables::Token { tenant, id }),
             Self::Source(name, record) => table::put(batch, &tables::Source { tenant, name }, record)?,
+            Self::SourceMemory(name, bytes) => {
+                chunked::put(batch, &tables::SourceMemory { tenant, name, chunk: 0 }, bytes)?;
+            }
             Self::Download(record) => table::put(batch, &tables::Download { tenant }, record)?,
             Self::States { endpoint, new, .. } => {
                 let row = tables::States { tenant, number: *endpoint, chunk: 0 };

@@ -6,8 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use jiff::Timestamp;
 use tierway_common::{
     clock::Clock,
+    daemon::tasks::Wake,
     id::TenantId,
-    store::{Batch, Store, StoreError, table},
+    store::{
+        Batch, Store, StoreError,
+        table::{self, Table},
+    },
     trust::digest::Digest,
 };
 
@@ -29,6 +33,7 @@ pub struct State {
     clock: Clock,
     model: RwLock<Model>,
     writer: Mutex<Ends>,
+    news: Wake,
 }
 
 /// What a change consists of; filled by whoever decides it.
@@ -63,7 +68,14 @@ impl State {
     pub fn open(tenant: TenantId, store: Arc<dyn Store>, clock: Clock) -> Result<Self, StoreError> {
         let model = load(&tenant, store.as_ref())?;
         let ends = audit::ends(store.as_ref(), &tenant)?;
-        Ok(Self { tenant, store, clock, model: RwLock::new(model), writer: Mutex::new(ends) })
+        Ok(Self {
+            tenant,
+            store,
+            clock,
+            model: RwLock::new(model),
+            writer: Mutex::new(ends),
+            news: Wake::default(),
+        })
     }
 
     /// Whose.
@@ -137,6 +149,14 @@ impl State {
             }
             self.store.commit(&batch)?;
             *ends = after;
+            let news =
+                [<tables::PendingPolicy<'_> as Table>::PREFIX, <tables::Catalogue<'_> as Table>::PREFIX];
+            let is_news = |key: &[u8]| {
+                news.iter().any(|table| key.strip_prefix(*table).is_some_and(|k| k.first() == Some(&0)))
+            };
+            if batch.puts.iter().any(|(key, _)| is_news(key)) {
+                self.news.wake();
+            }
             {
                 let mut model = self.model.write().unwrap_or_else(PoisonError::into_inner);
                 applied.into_iter().for_each(|write| model.apply(write));
@@ -144,6 +164,12 @@ impl State {
             batch = Batch::new();
         }
         Ok((result, ends.head.0))
+    }
+
+    /// Woken by every change that must be published.
+    #[must_use]
+    pub fn news(&self) -> &Wake {
+        &self.news
     }
 
     /// Drops audit records beyond `keep`; true when there may be more to drop.

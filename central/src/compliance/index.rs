@@ -5,31 +5,11 @@ use tierway_common::schema::State;
 
 use super::record::{Record, code};
 
-/// How many updates of one endpoint (or of many) are in each state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts([u32; 6]);
-
-impl Counts {
-    /// In `state`; always 0 for [`State::NotApplicable`].
-    #[must_use]
-    pub fn of(self, state: State) -> u64 {
-        u64::from(self.0[usize::from(code(state))])
-    }
-
-    /// Needed, or tried and failed: what keeps an endpoint from being compliant.
-    #[must_use]
-    pub fn lacking(self) -> u64 {
-        self.of(State::Needed) + self.of(State::Failed)
-    }
-}
-
-/// Bitmaps per update and state, counts per endpoint.
+/// Bitmaps of endpoint numbers per update and state.
 #[derive(Debug, Default)]
 pub struct Index {
     /// By update number, then by state code.
     updates: Vec<[RoaringBitmap; 6]>,
-    /// By endpoint number.
-    counts: Vec<Counts>,
 }
 
 impl Index {
@@ -38,13 +18,11 @@ impl Index {
         for entry in old.entries() {
             if new.get(entry.update).is_none_or(|now| now.state != entry.state) {
                 self.bits(entry.update)[usize::from(code(entry.state))].remove(endpoint);
-                self.count(endpoint, entry.state, -1);
             }
         }
         for entry in new.entries() {
             if old.get(entry.update).is_none_or(|before| before.state != entry.state) {
                 self.bits(entry.update)[usize::from(code(entry.state))].insert(endpoint);
-                self.count(endpoint, entry.state, 1);
             }
         }
     }
@@ -55,15 +33,6 @@ impl Index {
             self.updates.resize_with(at + 1, Default::default);
         }
         &mut self.updates[at]
-    }
-
-    fn count(&mut self, endpoint: u32, state: State, by: i32) {
-        let at = endpoint as usize;
-        if at >= self.counts.len() {
-            self.counts.resize(at + 1, Counts::default());
-        }
-        let count = &mut self.counts[at].0[usize::from(code(state))];
-        *count = count.saturating_add_signed(by);
     }
 
     /// Endpoints on which the update is in that state; nothing for [`State::NotApplicable`].
@@ -85,12 +54,6 @@ impl Index {
             (Some(needed), Some(failed)) => needed | failed,
             _ => RoaringBitmap::new(),
         }
-    }
-
-    /// The counts of one endpoint.
-    #[must_use]
-    pub fn counts(&self, endpoint: u32) -> Counts {
-        self.counts.get(endpoint as usize).copied().unwrap_or_default()
     }
 }
 
@@ -139,16 +102,12 @@ mod tests {
         for (endpoint, record) in (0..).zip(&last) {
             built.replace(endpoint, &Record::default(), record);
         }
-        for endpoint in 0..2 {
-            assert_eq!(followed.counts(endpoint), built.counts(endpoint));
-        }
         for update in 0..10 {
             for state in State::ALL {
                 assert_eq!(all(&followed, update, state), all(&built, update, state), "{update} {state:?}");
             }
         }
         assert_eq!(all(&followed, 3, State::Needed), [0]);
-        assert_eq!(followed.counts(0).lacking(), 1);
     }
 
     #[test]

@@ -336,8 +336,10 @@ pub async fn download<F: Fetch>(
         full: std::sync::atomic::AtomicBool::new(false),
     };
     let mut downloaded = Downloaded { present: present.len(), ..Downloaded::default() };
-    let mut running = futures_util::stream::iter(missing.iter().map(|wanted| run.one(wanted)))
-        .buffer_unordered(options.concurrency.clamp(1, CONCURRENCY_MAX));
+    // Made beforehand, as a closure in the type of the stream would keep this future from being `Send`.
+    let attempts: Vec<_> = missing.iter().map(|wanted| run.one(wanted)).collect();
+    let mut running =
+        futures_util::stream::iter(attempts).buffer_unordered(options.concurrency.clamp(1, CONCURRENCY_MAX));
     while let Some(ended) = running.next().await {
         match ended {
             Ok(Ended::Fetched(digest)) => downloaded.fetched.push(digest),

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
+use jiff::{Timestamp, civil::Time};
 use serde::{Deserialize, Serialize};
 use tierway_common::{
     id::{CatalogueId, EndpointId, GroupId, RelayId, SiteId, SourceId, TenantId, TokenId, UpdateId},
@@ -20,6 +20,7 @@ use tierway_common::{
 };
 
 use super::chunked::Chunked;
+use crate::sources::payloads::Which;
 
 trait Part {
     fn add(&self, key: Key) -> Key;
@@ -142,8 +143,10 @@ packed_tables! {
     Payloads b"payloads" { ; number: u32, chunk: u8 };
     /// TUF metadata as published, by file name such as `3.targets.json`, in chunks.
     Metadata b"metadata" { name: str; chunk: u8 };
-    /// State of the TUF writer that is not in the metadata, as JSON, in chunks.
+    /// State of the TUF writer, as JSON, in chunks.
     Writer b"writer" { ; chunk: u8 };
+    /// What a source wants to remember from one sync to the next, as zstd of JSON, in chunks.
+    SourceMemory b"source-memory" { name: SourceId; chunk: u8 };
 }
 
 macro_rules! chunked { ($($name:ident { $($part:ident),* }),*) => {$(
@@ -153,7 +156,14 @@ macro_rules! chunked { ($($name:ident { $($part:ident),* }),*) => {$(
         }
     }
 )*}; }
-chunked!(Facts { number }, States { number }, Payloads { number }, Metadata { name }, Writer {});
+chunked!(
+    Facts { number },
+    States { number },
+    Payloads { number },
+    Metadata { name },
+    Writer {},
+    SourceMemory { name }
+);
 
 /// What central knows of a computer, without its facts and states.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -411,37 +421,6 @@ pub struct SourceRecord {
     /// The newest date its archive claims.
     #[serde(default)]
     pub archive_date: Option<Timestamp>,
-    /// What the source itself wants to remember, such as validators of conditional requests; JSON.
-    #[serde(default)]
-    pub memory: serde_json::Value,
-}
-
-/// What payloads central fetches ahead.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum What {
-    /// Of updates that some endpoint needs.
-    #[default]
-    Needed,
-    /// Of updates that are approved for some group.
-    Approved,
-    /// Of every update that is not superseded.
-    All,
-}
-
-impl What {
-    /// All.
-    pub const ALL: [Self; 3] = [Self::Needed, Self::Approved, Self::All];
-
-    /// As in files and on the command line.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Needed => "needed",
-            Self::Approved => "approved",
-            Self::All => "all",
-        }
-    }
 }
 
 /// When payloads are downloaded, as an operator set it; unset parts are as in the configuration.
@@ -450,12 +429,12 @@ pub struct DownloadRecord {
     /// Daily, or only by hand.
     #[serde(default)]
     pub enabled: Option<bool>,
-    /// Minutes after midnight, local time.
+    /// Local time of day.
     #[serde(default)]
-    pub at_minutes: Option<u16>,
+    pub at: Option<Time>,
     /// Which.
     #[serde(default)]
-    pub what: Option<What>,
+    pub which: Option<Which>,
 }
 
 /// What is published.

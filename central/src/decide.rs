@@ -1,0 +1,441 @@
+//! What operators decide, and rules in their place: groups, approvals, auto-approval, downloads.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use jiff::civil::Time;
+use tierway_common::{
+    id::{GroupId, SiteId, UpdateId},
+    rules,
+    rules::expr::Expr,
+    schema::{Approval, Decision, Group, Members},
+    store::StoreError,
+};
+
+use crate::{
+    fleet::{self, AskError},
+    inventory::facts::rule_groups,
+    model::{Model, Write},
+    policy::{APPROVALS_MAX, AUTO_APPROVALS_MAX, GROUPS_MAX, GROUPS_PER_ENDPOINT_MAX},
+    sources::payloads::Which,
+    state::{Change, State},
+    store::tables::{AutoApprovalRecord, DownloadRecord, EndpointRecord},
+};
+
+/// Updates that one decision may be about: its audit record names them all.
+pub const PATCHES_AT_ONCE_MAX: usize = 5_000;
+/// Longest glob of a rule.
+const GLOB_BYTES_MAX: usize = 200;
+/// Bytes of a group's rule as JSON: it is a document that every endpoint reads.
+const RULE_BYTES_MAX: usize = 32 * 1024;
+
+/// Why a decision was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum DecideError {
+    /// Something that it names is not there.
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    /// Something that it says is not possible.
+    #[error("`{what}` must be {rule}, found `{found}`")]
+    Invalid {
+        /// Which part.
+        what: &'static str,
+        /// What it must be.
+        rule: String,
+        /// What it is.
+        found: String,
+    },
+    /// One more than there may be.
+    #[error("there may be at most {max} {what}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        max: usize,
+    },
+    /// It is still used.
+    #[error("group `{group}` is named by {by}")]
+    InUse {
+        /// Which.
+        group: GroupId,
+        /// By what.
+        by: String,
+    },
+    /// The store failed.
+    #[error("could not keep the decision")]
+    Store(#[from] StoreError),
+}
+
+fn not_found(what: &'static str, name: &dyn ToString) -> DecideError {
+    AskError::NotFound { what, name: name.to_string() }.into()
+}
+
+/// What to do with updates for a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Install them.
+    Approve,
+    /// Do not.
+    Decline,
+    /// As if nothing had been decided.
+    Clear,
+}
+
+impl Verb {
+    /// By its name.
+    ///
+    /// # Errors
+    ///
+    /// [`DecideError::Invalid`].
+    pub fn parse(text: &str) -> Result<Self, DecideError> {
+        match text {
+            "approve" => Ok(Self::Approve),
+            "decline" => Ok(Self::Decline),
+            "clear" => Ok(Self::Clear),
+            found => Err(DecideError::Invalid {
+                what: "decision",
+                rule: "approve, decline or clear".to_owned(),
+                found: found.to_owned(),
+            }),
+        }
+    }
+}
+
+/// Which updates a decision is about.
+#[derive(Clone, Copy, Debug)]
+pub enum About<'a> {
+    /// These, by name or id.
+    Named(&'a [String]),
+    /// Every current update that a member of the group needs now.
+    AllNeeded,
+}
+
+/// Decides about updates for one group. Returns the ids of those for which something changed, ascending, and
+/// the sequence of the audit record.
+///
+/// # Errors
+///
+/// [`DecideError`]; then nothing is changed.
+pub fn patches(
+    state: &State,
+    about: About<'_>,
+    group: &GroupId,
+    verb: Verb,
+    actor: &str,
+) -> Result<(Vec<UpdateId>, u64), DecideError> {
+    state.change(|model, change| {
+        let members = model.members().get(group).ok_or_else(|| not_found("group", &group))?;
+        let chosen: BTreeSet<UpdateId> = match about {
+            About::Named(names) => names
+                .iter()
+                .map(|name| Ok(fleet::update(model, name)?.id.clone()))
+                .collect::<Result<_, DecideError>>()?,
+            About::AllNeeded => model
+                .updates()
+                .filter(|update| fleet::is_current(update))
+                .filter(|update| !model.index().lacking(update.number).is_disjoint(members))
+                .map(|update| update.id.clone())
+                .collect(),
+        };
+        if chosen.len() > PATCHES_AT_ONCE_MAX {
+            return Err(DecideError::TooMany { what: "patches in one decision", max: PATCHES_AT_ONCE_MAX });
+        }
+        let mut changed = Vec::new();
+        for update in chosen {
+            let before = model.policy().approval(group, &update);
+            let decision = match verb {
+                Verb::Approve => Decision::Approve,
+                Verb::Decline => Decision::Decline,
+                Verb::Clear if before.is_some() => {
+                    change.write(Write::NoApproval(group.clone(), update.clone()));
+                    changed.push(update);
+                    continue;
+                }
+                Verb::Clear => continue,
+            };
+            if before.is_some_and(|before| before.decision == decision) {
+                continue;
+            }
+            change.write(Write::Approval(Approval {
+                group: group.clone(),
+                update: update.clone(),
+                decision,
+                at: change.now,
+                by: actor.to_owned(),
+            }));
+            changed.push(update);
+        }
+        if model.policy().approvals_count() + changed.len() > APPROVALS_MAX && verb != Verb::Clear {
+            return Err(DecideError::TooMany { what: "approvals", max: APPROVALS_MAX });
+        }
+        let action = match verb {
+            Verb::Approve => "approve",
+            Verb::Decline => "decline",
+            Verb::Clear => "clear",
+        };
+        let names: Vec<&str> = changed.iter().map(UpdateId::as_str).collect();
+        change.audit(actor, action, format!("group:{group}"), names.join(" "));
+        Ok(changed)
+    })
+}
+
+/// Who shall belong to a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Membership {
+    /// Every endpoint.
+    Everyone,
+    /// Those of a site.
+    Site(SiteId),
+    /// Those for whose facts the rule is true.
+    Rule(Expr),
+    /// These, by name or id.
+    Named(Vec<String>),
+}
+
+/// Adds a group or changes one. Returns the sequence of the audit record.
+///
+/// # Errors
+///
+/// [`DecideError`]; then nothing is changed.
+pub fn set_group(
+    state: &State,
+    id: &GroupId,
+    priority: u32,
+    membership: &Membership,
+    actor: &str,
+) -> Result<u64, DecideError> {
+    let members = match membership {
+        Membership::Everyone => Members::Everyone,
+        Membership::Site(site) => Members::Site(site.clone()),
+        Membership::Named(_) => Members::Assigned,
+        Membership::Rule(rule) => {
+            let invalid = |rule: String, found: String| DecideError::Invalid { what: "rule", rule, found };
+            rules::check(rule).map_err(|error| invalid("within the limits".to_owned(), error.to_string()))?;
+            let bytes = serde_json::to_vec(rule).map_or(usize::MAX, |json| json.len());
+            if bytes > RULE_BYTES_MAX {
+                return Err(invalid(format!("at most {RULE_BYTES_MAX} bytes"), format!("{bytes} bytes")));
+            }
+            Members::Rule(rule.clone())
+        }
+    };
+    let group = Group { id: id.clone(), priority, members };
+    let (_, sequence) = state.change(|model, change| {
+        let before = model.policy().groups().get(id);
+        if before.is_none() && model.policy().groups().len() >= GROUPS_MAX {
+            return Err(DecideError::TooMany { what: "groups", max: GROUPS_MAX });
+        }
+        change.write(Write::Group(group.clone()));
+        let (mut added, mut removed) = (0, 0);
+        let wanted = match membership {
+            Membership::Named(names) => names
+                .iter()
+                .map(|name| Ok(fleet::endpoint(model, name)?.number))
+                .collect::<Result<BTreeSet<_>, DecideError>>()?,
+            _ => BTreeSet::new(),
+        };
+        for endpoint in model.endpoints().filter(|endpoint| !endpoint.revoked) {
+            let (is, shall) = (endpoint.groups.contains(id), wanted.contains(&endpoint.number));
+            if is == shall {
+                continue;
+            }
+            *if shall { &mut added } else { &mut removed } += 1;
+            assign(change, endpoint, id, shall)?;
+        }
+        if let Members::Rule(_) = &group.members {
+            evaluate(state, model, change, &group)?;
+        } else if before.is_some_and(|before| matches!(before.members, Members::Rule(_))) {
+            forget_rule(model, change, id);
+        }
+        let how = match &group.members {
+            Members::Everyone => "everyone".to_owned(),
+            Members::Site(site) => format!("site {site}"),
+            Members::Rule(rule) => format!("rule {}", serde_json::to_string(rule).unwrap_or_default()),
+            Members::Assigned => format!("{} named, {added} added, {removed} removed", wanted.len()),
+        };
+        change.audit(actor, "set group", format!("group:{id}"), format!("priority {priority}, {how}"));
+        Ok(())
+    })?;
+    Ok(sequence)
+}
+
+fn assign(
+    change: &mut Change,
+    endpoint: &Arc<EndpointRecord>,
+    group: &GroupId,
+    shall: bool,
+) -> Result<(), DecideError> {
+    let mut record = EndpointRecord::clone(endpoint);
+    record.groups.retain(|named| named != group);
+    if shall {
+        if record.groups.len() >= GROUPS_PER_ENDPOINT_MAX {
+            let what = "groups that name one endpoint";
+            return Err(DecideError::TooMany { what, max: GROUPS_PER_ENDPOINT_MAX });
+        }
+        record.groups.push(group.clone());
+        record.groups.sort();
+    }
+    change.write(Write::Endpoint(Arc::new(record)));
+    Ok(())
+}
+
+/// Puts a group by rule into effect for the facts that are known.
+fn evaluate(state: &State, model: &Model, change: &mut Change, group: &Group) -> Result<(), DecideError> {
+    let mut policy = crate::policy::Policy::default();
+    policy.set_group(group.clone());
+    for endpoint in model.endpoints().filter(|endpoint| !endpoint.revoked && endpoint.facts.is_some()) {
+        let Some(facts) = state.facts(endpoint.number)? else { continue };
+        let shall = !rule_groups(&policy, &facts).is_empty();
+        let is = endpoint.rule_groups.contains(&group.id);
+        if is != shall {
+            let mut record = EndpointRecord::clone(endpoint);
+            record.rule_groups.retain(|id| *id != group.id);
+            if shall && record.rule_groups.len() < GROUPS_PER_ENDPOINT_MAX {
+                record.rule_groups.push(group.id.clone());
+                record.rule_groups.sort();
+            }
+            change.write(Write::Endpoint(Arc::new(record)));
+        }
+    }
+    Ok(())
+}
+
+fn forget_rule(model: &Model, change: &mut Change, group: &GroupId) {
+    for endpoint in model.endpoints().filter(|endpoint| endpoint.rule_groups.contains(group)) {
+        let mut record = EndpointRecord::clone(endpoint);
+        record.rule_groups.retain(|id| id != group);
+        change.write(Write::Endpoint(Arc::new(record)));
+    }
+}
+
+/// Removes a group with everything that was decided for it. Returns the sequence of the audit record.
+///
+/// # Errors
+///
+/// [`DecideError::InUse`] while a rule approves for it; [`DecideError`].
+pub fn delete_group(state: &State, id: &GroupId, actor: &str) -> Result<u64, DecideError> {
+    let (_, sequence) = state.change(|model, change| {
+        if !model.policy().groups().contains_key(id) {
+            return Err(not_found("group", &id));
+        }
+        if let Some(rule) = model.policy().rules().values().find(|rule| rule.group == *id) {
+            return Err(DecideError::InUse { group: id.clone(), by: format!("rule `{}`", rule.name) });
+        }
+        let mut decisions = 0;
+        for approval in model.policy().approvals().filter(|approval| approval.group == *id) {
+            decisions += 1;
+            change.write(Write::NoApproval(id.clone(), approval.update.clone()));
+        }
+        for endpoint in model.endpoints().filter(|endpoint| endpoint.groups.contains(id)) {
+            assign(change, endpoint, id, false)?;
+        }
+        forget_rule(model, change, id);
+        change.write(Write::NoGroup(id.clone()));
+        let detail = format!("with {decisions} decisions");
+        change.audit(actor, "delete group", format!("group:{id}"), detail);
+        Ok(())
+    })?;
+    Ok(sequence)
+}
+
+/// Adds a rule that approves by itself, or changes one. Returns the sequence of the audit record.
+///
+/// # Errors
+///
+/// [`DecideError`].
+pub fn set_rule(state: &State, rule: AutoApprovalRecord, actor: &str) -> Result<u64, DecideError> {
+    // Its name stands in keys and records like any id.
+    if let Err(error) = rule.name.parse::<GroupId>() {
+        let (rule_text, found) = (error.to_string(), rule.name);
+        return Err(DecideError::Invalid { what: "name", rule: rule_text, found });
+    }
+    if let Some(glob) = rule.matching.as_ref().filter(|glob| glob.is_empty() || glob.len() > GLOB_BYTES_MAX) {
+        let rule = format!("1 to {GLOB_BYTES_MAX} bytes");
+        return Err(DecideError::Invalid { what: "matching", rule, found: glob.clone() });
+    }
+    let (_, sequence) = state.change(|model, change| {
+        let policy = model.policy();
+        if !policy.groups().contains_key(&rule.group) {
+            return Err(not_found("group", &rule.group));
+        }
+        if !policy.rules().contains_key(&rule.name) && policy.rules().len() >= AUTO_APPROVALS_MAX {
+            return Err(DecideError::TooMany { what: "rules", max: AUTO_APPROVALS_MAX });
+        }
+        let detail = serde_json::to_string(&rule).unwrap_or_default();
+        change.audit(actor, "set rule", format!("rule:{}", rule.name), detail);
+        change.write(Write::Rule(rule));
+        Ok(())
+    })?;
+    Ok(sequence)
+}
+
+/// Removes a rule; what it approved stays approved. Returns the sequence of the audit record.
+///
+/// # Errors
+///
+/// [`AskError::NotFound`]; those of the store.
+pub fn delete_rule(state: &State, name: &str, actor: &str) -> Result<u64, DecideError> {
+    let (_, sequence) = state.change(|model, change| {
+        if !model.policy().rules().contains_key(name) {
+            return Err(not_found("rule", &name));
+        }
+        change.write(Write::NoRule(name.to_owned()));
+        change.audit(actor, "delete rule", format!("rule:{name}"), String::new());
+        Ok(())
+    })?;
+    Ok(sequence)
+}
+
+/// Approves what the rules approve now; how many approvals that gave.
+///
+/// # Errors
+///
+/// Those of the store.
+pub fn by_rules(state: &State) -> Result<usize, StoreError> {
+    let now = state.now();
+    if state.model().policy().rules().is_empty() {
+        return Ok(0);
+    }
+    let (count, _) = state.change(|model, change| {
+        let mut given = model.policy().materialise(model.updates().map(AsRef::as_ref), now);
+        given.truncate(APPROVALS_MAX.saturating_sub(model.policy().approvals_count()));
+        given.truncate(PATCHES_AT_ONCE_MAX);
+        let mut by_rule: std::collections::BTreeMap<_, Vec<_>> = Default::default();
+        for approval in &given {
+            let of_rule = by_rule.entry((approval.by.clone(), approval.group.clone())).or_default();
+            of_rule.push(approval.update.as_str());
+        }
+        for ((rule, group), updates) in by_rule {
+            change.audit(&rule, "approve", format!("group:{group}"), updates.join(" "));
+        }
+        let count = given.len();
+        given.into_iter().for_each(|approval| change.write(Write::Approval(approval)));
+        Ok::<_, StoreError>(count)
+    })?;
+    Ok(count)
+}
+
+/// Sets when payloads are downloaded; what is `None` stays. Returns the sequence of the audit record.
+///
+/// # Errors
+///
+/// Those of the store.
+pub fn set_download(
+    state: &State,
+    enabled: Option<bool>,
+    at: Option<Time>,
+    which: Option<Which>,
+    actor: &str,
+) -> Result<u64, StoreError> {
+    let (_, sequence) = state.change(|model, change| {
+        let before = model.download();
+        let record = DownloadRecord {
+            enabled: enabled.or(before.enabled),
+            at: at.or(before.at),
+            which: which.or(before.which),
+        };
+        let detail = serde_json::to_string(&record).unwrap_or_default();
+        change.audit(actor, "set download", "download".to_owned(), detail);
+        change.write(Write::Download(record));
+        Ok::<_, StoreError>(())
+    })?;
+    Ok(sequence)
+}

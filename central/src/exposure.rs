@@ -1,0 +1,253 @@
+//! Who is affected, before anyone scans: a new dictionary against the facts already reported.
+//!
+//! What central concludes is marked as its estimate, and gives way to what the endpoint itself finds once it
+//! has evaluated the same dictionary.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use tierway_common::{
+    blobs::Blobs,
+    facts::Facts,
+    id::{CatalogueId, UpdateId},
+    rules::{
+        compile::{CompileError, Compiled, Compiler},
+        evaluate::{Truth, Verdict, evaluate},
+        expr::Expr,
+    },
+    schema::{CatalogueKind, State as UpdateState, Update},
+    store::{StoreError, table},
+    tree::{self, TreeError},
+    trust::digest::Digest,
+};
+use tracing::{info, warn};
+
+use crate::{
+    compliance::record::{Entry, Record},
+    model::{Model, Write},
+    state::State,
+    store::tables::{self, EndpointRecord, PublishedRecord},
+};
+
+/// Endpoints whose states are written in one change: about a megabyte.
+const ENDPOINTS_AT_ONCE: usize = 200;
+
+/// Why exposure is not known yet; the next run tries again.
+#[derive(Debug, thiserror::Error)]
+pub enum ExposureError {
+    /// A catalogue.
+    #[error("could not read the catalogue `{catalogue}`")]
+    Tree {
+        /// Which.
+        catalogue: CatalogueId,
+        /// Why.
+        source: TreeError,
+    },
+    /// The store.
+    #[error("could not keep the estimates")]
+    Store(#[from] StoreError),
+    /// Rules.
+    #[error("could not prepare the rules")]
+    Compile(#[from] CompileError),
+}
+
+/// What a run found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Exposed {
+    /// Updates that are new or changed.
+    pub updates: usize,
+    /// Endpoints that were looked at.
+    pub endpoints: usize,
+    /// Of them those for which something changed.
+    pub affected: usize,
+}
+
+struct News {
+    fits: Expr,
+    compiled: Compiled,
+    updates: BTreeSet<UpdateId>,
+    gone: BTreeSet<UpdateId>,
+}
+
+/// Evaluates what was published since the last run.
+///
+/// # Errors
+///
+/// [`ExposureError`].
+pub fn run(state: &State, trees: &Blobs, published: &PublishedRecord) -> Result<Exposed, ExposureError> {
+    let tenant = state.tenant();
+    let row = tables::Exposed { tenant };
+    let mut done = table::get(state.store(), &row)?.unwrap_or_default();
+    let mut total = Exposed::default();
+    for (catalogue, root) in &published.roots {
+        let record = state.model().catalogues().get(catalogue).cloned();
+        let Some(record) = record.filter(|record| record.kind == CatalogueKind::Updates) else { continue };
+        if done.get(catalogue) == Some(root) {
+            continue;
+        }
+        let news = news(trees, catalogue, done.get(catalogue), root, record.fits)?;
+        total.updates += news.updates.len();
+        estimate(state, &news, published.timestamp_version, &mut total)?;
+        done.insert(catalogue.clone(), *root);
+        let now_done = done.clone();
+        state.change(|_, change| table::put(&mut change.batch, &row, &now_done))?;
+    }
+    if total.updates > 0 {
+        let Exposed { updates, endpoints, affected } = total;
+        info!(updates, endpoints, affected, "evaluated a new dictionary against reported facts");
+    }
+    Ok(total)
+}
+
+fn news(
+    trees: &Blobs,
+    catalogue: &CatalogueId,
+    old: Option<&Digest>,
+    new: &Digest,
+    fits: Expr,
+) -> Result<News, ExposureError> {
+    let mut documents: Vec<(String, Option<Vec<u8>>)> = Vec::new();
+    let all = |documents: &mut Vec<(String, Option<Vec<u8>>)>| {
+        tree::walk_prefix(new, "update/", trees, &mut |key, document| {
+            documents.push((key.to_owned(), Some(document.to_vec())));
+        })
+    };
+    let read = match old.map(|old| tree::diff(old, new, trees)) {
+        Some(Ok(changes)) => {
+            documents
+                .extend(changes.into_iter().map(|change| (change.key, change.new.map(|new| new.to_vec()))));
+            Ok(())
+        }
+        // The old tree may be evicted after a long halt: then everything counts as new.
+        Some(Err(TreeError::Missing { .. })) | None => all(&mut documents),
+        Some(Err(error)) => Err(error),
+    };
+    read.map_err(|source| ExposureError::Tree { catalogue: catalogue.clone(), source })?;
+    let (mut compiler, mut updates, mut gone) = (Compiler::new(), BTreeSet::new(), BTreeSet::new());
+    for (key, document) in documents {
+        let Some(name) = key.strip_prefix("update/") else { continue };
+        match document.map(|document| serde_json::from_slice::<Update>(&document)) {
+            Some(Ok(update)) => {
+                compiler.add(&update.id, &update.applicable, &update.installed)?;
+                updates.insert(update.id);
+            }
+            Some(Err(error)) => warn!(%catalogue, key, %error, "a published document cannot be read"),
+            None => gone.extend(format!("{catalogue}/{name}").parse::<UpdateId>().ok()),
+        }
+    }
+    Ok(News { fits, compiled: compiler.finish(), updates, gone })
+}
+
+fn estimate(state: &State, news: &News, version: u64, total: &mut Exposed) -> Result<(), ExposureError> {
+    let numbers: Vec<u32> = state.model().active().iter().collect();
+    for chunk in numbers.chunks(ENDPOINTS_AT_ONCE) {
+        // Evaluated before the writer is asked for, so that reports go on meanwhile.
+        let mut concluded = BTreeMap::new();
+        for number in chunk {
+            let Some(record) = state.model().endpoint(*number).cloned() else { continue };
+            if let Some(verdicts) = conclude(state, &record, news, version)? {
+                concluded.insert(*number, (record.facts.as_ref().map(|facts| facts.digest), verdicts));
+            }
+        }
+        total.endpoints += concluded.len();
+        let (affected, _) = state.change(|model, change| {
+            let mut affected = 0;
+            for (number, (digest, verdicts)) in &concluded {
+                let Some(record) = model.endpoint(*number) else { continue };
+                let facts = record.facts.as_ref().map(|facts| facts.digest);
+                // It has told more in between: it will have evaluated, or the next run looks again.
+                if facts != *digest || record.dictionary_version >= version || record.revoked {
+                    continue;
+                }
+                let old = Arc::new(state.states(*number)?);
+                let seconds = u32::try_from(change.now.as_second()).unwrap_or(0);
+                let mut new = merge(model, &old, verdicts, &news.gone, seconds);
+                new.limit_details();
+                if new != *old {
+                    affected += 1;
+                    change.write(Write::States { endpoint: *number, old, new: Arc::new(new) });
+                    let mut record = EndpointRecord::clone(record);
+                    (record.estimated_for, record.assessed) = (version, true);
+                    change.write(Write::Endpoint(Arc::new(record)));
+                }
+            }
+            Ok::<_, ExposureError>(affected)
+        })?;
+        total.affected += affected;
+    }
+    Ok(())
+}
+
+type Verdicts = BTreeMap<UpdateId, Verdict>;
+
+/// What the news say of one endpoint; `None` when they say nothing, or it has evaluated them itself.
+fn conclude(
+    state: &State,
+    record: &EndpointRecord,
+    news: &News,
+    version: u64,
+) -> Result<Option<Verdicts>, StoreError> {
+    if record.dictionary_version >= version {
+        return Ok(None);
+    }
+    let Some(facts): Option<Facts> = state.facts(record.number)? else { return Ok(None) };
+    if evaluate(&news.fits, &facts) == Truth::False {
+        return Ok(None);
+    }
+    let mut verdicts: Verdicts =
+        news.updates.iter().map(|update| (update.clone(), Verdict::NotApplicable)).collect();
+    let scan = news.compiled.scan(&facts);
+    verdicts.extend(news.compiled.verdicts(&scan, &facts));
+    Ok(Some(verdicts))
+}
+
+fn merge(
+    model: &Model,
+    old: &Record,
+    verdicts: &Verdicts,
+    gone: &BTreeSet<UpdateId>,
+    now_seconds: u32,
+) -> Record {
+    let mut new = old.clone();
+    let gone: BTreeSet<u32> =
+        gone.iter().filter_map(|id| model.update_by_id(id)).map(|update| update.number).collect();
+    new.retain(|entry| !gone.contains(&entry.update));
+    for (id, verdict) in verdicts {
+        let Some(update) = model.update_by_id(id) else { continue };
+        let before = old.get(update.number);
+        let known = before.map_or(UpdateState::NotApplicable, |entry| entry.state);
+        let (state, detail) = match verdict {
+            Verdict::NotApplicable => (UpdateState::NotApplicable, None),
+            Verdict::Needed => (UpdateState::Needed, None),
+            Verdict::Installed => (UpdateState::Installed, None),
+            Verdict::Unknown { reason } => (UpdateState::Unknown, Some(reason.as_str())),
+        };
+        // What the endpoint knows better: that it tried, that a reboot is due.
+        let agrees = matches!(
+            (known, state),
+            (UpdateState::Failed, UpdateState::Needed) | (UpdateState::RebootPending, UpdateState::Installed)
+        );
+        if known == state || agrees {
+            continue;
+        }
+        let detected = before.and_then(|entry| entry.detected);
+        let detail =
+            detail.map(|detail| crate::text::clean(detail, tierway_common::schema::DETAIL_BYTES_MAX));
+        let entry = Entry {
+            update: update.number,
+            state,
+            estimated: true,
+            since: now_seconds,
+            detected: detected.or((state == UpdateState::Needed).then_some(now_seconds)),
+            authorized: before.and_then(|entry| entry.authorized),
+            applied: before.and_then(|entry| entry.applied),
+            detail: detail.map(Into::into),
+        };
+        if new.set(entry).is_err() {
+            warn!(update = %id, "too many states, left one out");
+        }
+    }
+    new
+}

@@ -1,0 +1,393 @@
+//! Publication: the catalogues' roots and the tenant's policy, signed as TUF metadata.
+//!
+//! The order is blobs, then everything else in one batch: metadata, what the writer must remember, the
+//! policy documents that are no longer pending. So a crash leaves the old publication or the new one.
+//! What did not change is not published again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError, RwLock},
+};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tierway_common::{
+    blobs::{BlobError, Blobs},
+    id::{CatalogueId, IdError},
+    rules::expr::Expr,
+    schema::{CatalogueInfo, CatalogueKind},
+    store::{Batch, StoreError, table},
+    tree::{self, TreeError},
+    trust::{
+        digest::Digest,
+        keys::SigningKey,
+        tuf::{
+            metadata::Target,
+            writer::{Published, Repository, Validity, WriteError},
+        },
+    },
+};
+use tokio::sync::watch;
+use tracing::info;
+
+use crate::{
+    state::State,
+    store::{
+        chunked,
+        tables::{self, PublishedRecord},
+    },
+};
+
+/// Policy documents that go into one publication; more follow in the next, a second later.
+pub const PENDING_AT_ONCE: usize = 5_000;
+/// Publications whose trees stay readable: at one a second those of the last half minute, so that whoever
+/// has begun to fetch can end.
+const KEPT_BEFORE: usize = 32;
+/// Old versions of `targets` and `snapshot` metadata that stay, for whoever holds an older timestamp.
+const VERSIONS_KEPT: u64 = 64;
+/// Owner of the pins of published trees.
+const PIN_OWNER: &str = "published";
+
+/// Why nothing was published; what is published stays.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The policy catalogue's name.
+    #[error("the policy catalogue cannot have that name")]
+    Name(#[from] IdError),
+    /// A tree.
+    #[error("could not build the policy's tree")]
+    Tree(#[from] TreeError),
+    /// Its nodes.
+    #[error("could not keep the policy's tree")]
+    Blob(#[from] BlobError),
+    /// The metadata.
+    #[error("could not sign the metadata")]
+    Write(#[from] WriteError),
+    /// The store.
+    #[error("could not keep the publication")]
+    Store(#[from] StoreError),
+    /// A document about a catalogue.
+    #[error("could not describe the catalogue `{catalogue}`")]
+    Describe {
+        /// Which.
+        catalogue: CatalogueId,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// What the writer remembers.
+    #[error("what was published before cannot be read")]
+    Remembered(#[source] serde_json::Error),
+}
+
+/// What a publication run did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing had changed.
+    Unchanged,
+    /// This is out now.
+    Published {
+        /// Timestamp metadata version.
+        version: u64,
+        /// More policy documents are waiting.
+        more: bool,
+    },
+}
+
+/// Publishes, and serves what is published.
+#[derive(Debug)]
+pub struct Publisher {
+    state: Arc<State>,
+    trees: Blobs,
+    policy: CatalogueId,
+    key: SigningKey,
+    writer: Mutex<Writer>,
+    served: RwLock<Served>,
+    version: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct Writer {
+    repository: Repository,
+    record: PublishedRecord,
+}
+
+#[derive(Debug, Default)]
+struct Served {
+    files: BTreeMap<String, Bytes>,
+    roots: BTreeSet<u64>,
+    version: u64,
+}
+
+impl Publisher {
+    /// Goes on with what was published, or begins with `root`, the exact bytes of `1.root.json`.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError`].
+    pub fn open(state: Arc<State>, trees: Blobs, root: &[u8], key: SigningKey) -> Result<Self, PublishError> {
+        let tenant = state.tenant();
+        let policy = format!("policy-{tenant}").parse()?;
+        let remembered = chunked::get(state.store(), &tables::Writer { tenant, chunk: 0 })?;
+        let repository = match remembered {
+            Some(json) => {
+                Repository::resume(serde_json::from_slice(&json).map_err(PublishError::Remembered)?)?
+            }
+            None => Repository::begin(root, Validity::default())?,
+        };
+        let record = table::get(state.store(), &tables::Published { tenant })?.unwrap_or_default();
+        let mut served = Served::default();
+        let parts = table::Key::new().text(tenant.as_str()).done();
+        let mut names = BTreeSet::new();
+        table::for_each::<tables::Metadata<'_>, StoreError>(state.store(), &parts, |key, _| {
+            let mut parts = table::Parts::of(key);
+            names.extend(parts.text().and_then(|_| parts.text()));
+            Ok(())
+        })?;
+        for name in names {
+            let row = tables::Metadata { tenant, name: &name, chunk: 0 };
+            if let Some(bytes) = chunked::get(state.store(), &row)? {
+                served.put(&name, bytes.into());
+            }
+        }
+        let (name, bytes) = repository.root_file();
+        served.put(&name, bytes);
+        served.put("1.root.json", Bytes::copy_from_slice(root));
+        served.version = repository.timestamp_version();
+        let (version, _) = watch::channel(served.version);
+        let writer = Mutex::new(Writer { repository, record });
+        Ok(Self { state, trees, policy, key, writer, served: RwLock::new(served), version })
+    }
+
+    /// One metadata file: the newest of a role, or exactly `version`.
+    #[must_use]
+    pub fn metadata(&self, role: &str, version: Option<u64>) -> Option<Bytes> {
+        let served = self.served();
+        let name = match (role, version) {
+            ("timestamp", _) => "timestamp.json".to_owned(),
+            ("root", None) => format!("{}.root.json", served.roots.last()?),
+            ("root" | "snapshot" | "targets", Some(version)) => format!("{version}.{role}.json"),
+            ("snapshot" | "targets", None) => served.newest(role)?,
+            _ => return None,
+        };
+        let bytes = served.files.get(&name)?.clone();
+        // A version was named for what has none in its name.
+        (role != "timestamp" || version.is_none_or(|version| version == served.version)).then_some(bytes)
+    }
+
+    /// Version and bytes of the newest timestamp metadata; 0 and nothing before the first publication.
+    #[must_use]
+    pub fn timestamp(&self) -> (u64, Bytes) {
+        let served = self.served();
+        (served.version, served.files.get("timestamp.json").cloned().unwrap_or_default())
+    }
+
+    /// Tells of every new version.
+    #[must_use]
+    pub fn versions(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    /// Roots of the catalogues as published, and the timestamp version they came with.
+    #[must_use]
+    pub fn published(&self) -> PublishedRecord {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner).record.clone()
+    }
+
+    fn served(&self) -> std::sync::RwLockReadGuard<'_, Served> {
+        self.served.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Publishes what changed, if anything did.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError`]; the next run tries again.
+    pub fn publish(&self) -> Result<Outcome, PublishError> {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let (tenant, now) = (self.state.tenant(), self.state.now());
+        let parts = table::Key::new().text(tenant.as_str()).done();
+        // As bytes, so that a document that changes meanwhile stays pending.
+        let prefix = table::prefixed::<tables::PendingPolicy<'_>>(&parts);
+        let pending = self.state.store().scan(&prefix, None, PENDING_AT_ONCE)?;
+        let mut changes = BTreeMap::new();
+        for row in &pending {
+            let key = table::Parts::of(&row.key[prefix.len()..]).text().unwrap_or_default();
+            let text = <tables::PendingPolicy<'_> as table::Table>::decode(&row.value)
+                .map_err(|source| StoreError::Malformed { key: row.key.clone(), source })?;
+            changes.insert(key, text.map(Bytes::from));
+        }
+        let mut nodes: Vec<Bytes> = Vec::new();
+        let policy = match writer.record.roots.get(&self.policy) {
+            Some(root) if changes.is_empty() => tree::root(root, &self.trees)?,
+            Some(root) => tree::update(root, &changes, &self.trees, &mut nodes)?,
+            None => {
+                let documents = changes.into_iter().filter_map(|(key, document)| Some((key, document?)));
+                tree::build(documents, &mut nodes)?
+            }
+        };
+        self.trees.put_many(&nodes)?;
+
+        let (mut targets, mut roots) = (BTreeMap::new(), BTreeMap::new());
+        let policy_info = CatalogueInfo {
+            kind: CatalogueKind::Policy,
+            fits: Expr::Const(true),
+            documents: policy.documents,
+        };
+        self.add_target(&mut targets, &self.policy, policy.digest, &policy_info)?;
+        roots.insert(self.policy.clone(), policy.digest);
+        for (id, record) in self.state.model().catalogues() {
+            let info = CatalogueInfo {
+                kind: record.kind.clone(),
+                fits: record.fits.clone(),
+                documents: record.documents,
+            };
+            self.add_target(&mut targets, id, record.root, &info)?;
+            roots.insert(id.clone(), record.root);
+        }
+
+        let mut batch = Batch::new();
+        for row in &pending {
+            batch.expect_equals(row.key.clone(), row.value.clone()).delete(row.key.clone());
+        }
+        if targets == writer.repository.targets() && writer.repository.timestamp_version() > 0 {
+            if !batch.is_empty() {
+                self.state.store().commit(&batch)?;
+            }
+            return Ok(Outcome::Unchanged);
+        }
+        let mut repository = writer.repository.clone();
+        let published = repository.publish(&targets, &[&self.key], now)?;
+        let mut record = writer.record.clone();
+        let before = std::mem::replace(&mut record.roots, roots);
+        record.before.insert(0, before);
+        record.before.truncate(KEPT_BEFORE);
+        record.changed = Some(now);
+        self.keep(&mut writer, repository, record, published, batch)?;
+        let version = writer.record.timestamp_version;
+        info!(version, documents = pending.len(), "published");
+        Ok(Outcome::Published { version, more: pending.len() == PENDING_AT_ONCE })
+    }
+
+    fn add_target(
+        &self,
+        targets: &mut BTreeMap<String, Target>,
+        catalogue: &CatalogueId,
+        root: Digest,
+        info: &CatalogueInfo,
+    ) -> Result<(), PublishError> {
+        let describe = |source| PublishError::Describe { catalogue: catalogue.clone(), source };
+        let custom = Some(serde_json::to_value(info).map_err(describe)?);
+        let length = self.trees.len(&root).ok_or(TreeError::Missing { digest: root })?;
+        targets.insert(catalogue.to_string(), Target { length, sha256: root, custom });
+        Ok(())
+    }
+
+    /// Signs the timestamp again, so that it does not expire while nothing changes.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError`].
+    pub fn refresh(&self) -> Result<u64, PublishError> {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if writer.repository.timestamp_version() == 0 {
+            return Ok(0);
+        }
+        let mut repository = writer.repository.clone();
+        let published = repository.refresh_timestamp(&[&self.key], self.state.now())?;
+        let record = writer.record.clone();
+        self.keep(&mut writer, repository, record, published, Batch::new())?;
+        Ok(writer.record.timestamp_version)
+    }
+
+    /// Until when the root is valid.
+    #[must_use]
+    pub fn root_expires(&self) -> Timestamp {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner).repository.root_expires()
+    }
+
+    fn keep(
+        &self,
+        writer: &mut Writer,
+        repository: Repository,
+        mut record: PublishedRecord,
+        published: Published,
+        mut batch: Batch,
+    ) -> Result<(), PublishError> {
+        let tenant = self.state.tenant();
+        let Published { files, timestamp_version } = published;
+        record.timestamp_version = timestamp_version;
+        let remembered = serde_json::to_vec(&repository.state()).map_err(PublishError::Remembered)?;
+        chunked::put(&mut batch, &tables::Writer { tenant, chunk: 0 }, &remembered)?;
+        for (name, bytes) in &files {
+            chunked::put(&mut batch, &tables::Metadata { tenant, name, chunk: 0 }, bytes)?;
+        }
+        let outdated = self.served().outdated();
+        for name in &outdated {
+            table::delete(&mut batch, &tables::Metadata { tenant, name, chunk: 0 });
+        }
+        table::put(&mut batch, &tables::Published { tenant }, &record)?;
+        self.state.store().commit(&batch)?;
+        (writer.repository, writer.record) = (repository, record);
+        let mut served = self.served.write().unwrap_or_else(PoisonError::into_inner);
+        for name in outdated {
+            served.files.remove(&name);
+        }
+        for (name, bytes) in files {
+            served.put(&name, bytes);
+        }
+        served.version = timestamp_version;
+        drop(served);
+        self.version.send_replace(timestamp_version);
+        Ok(())
+    }
+
+    /// Pins the trees that are published or were a moment ago, and lets go of all others: what is over the
+    /// quota then can be evicted.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError`].
+    pub fn pin(&self) -> Result<usize, PublishError> {
+        let record = self.published();
+        let mut roots: BTreeSet<Digest> = record.roots.into_values().collect();
+        roots.extend(record.before.into_iter().flat_map(BTreeMap::into_values));
+        roots.extend(self.state.model().catalogues().values().map(|catalogue| catalogue.root));
+        let mut reachable = BTreeSet::new();
+        for root in roots {
+            reachable.extend(tree::reachable(&root, None, &self.trees)?);
+        }
+        self.trees.pin(PIN_OWNER, &reachable)?;
+        self.trees.evict()?;
+        Ok(reachable.len())
+    }
+}
+
+impl Served {
+    fn put(&mut self, name: &str, bytes: Bytes) {
+        if let Some(version) = name.strip_suffix(".root.json").and_then(|version| version.parse().ok()) {
+            self.roots.insert(version);
+        }
+        self.files.insert(name.to_owned(), bytes);
+    }
+
+    fn versions(&self, role: &str) -> BTreeSet<u64> {
+        let suffix = format!(".{role}.json");
+        let version = |name: &String| name.strip_suffix(&suffix)?.parse().ok();
+        self.files.keys().filter_map(version).collect()
+    }
+
+    fn newest(&self, role: &str) -> Option<String> {
+        self.versions(role).last().map(|version| format!("{version}.{role}.json"))
+    }
+
+    /// Versions of `targets` and `snapshot` beyond [`VERSIONS_KEPT`].
+    fn outdated(&self) -> Vec<String> {
+        let mut outdated = Vec::new();
+        for role in ["targets", "snapshot"] {
+            let versions = self.versions(role);
+            let keep_from = versions.last().map_or(0, |newest| newest.saturating_sub(VERSIONS_KEPT));
+            outdated.extend(versions.range(..keep_from).map(|version| format!("{version}.{role}.json")));
+        }
+        outdated
+    }
+}

@@ -1,0 +1,601 @@
+//! `Admin`: what `tierctl` and the console ask.
+
+mod convert;
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use futures_util::Stream;
+use jiff::civil::Time;
+use tierway_common::{
+    daemon::{chain::Chain, tasks::TaskError},
+    id::{GroupId, SiteId, SourceId},
+    rules::expr::Expr,
+    schema::{Members, State as UpdateState},
+    transport::identity::Role,
+};
+use tierway_proto::v1::{self, admin_server};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use self::convert::{endpoint, patch, patch_endpoint, relay, times};
+use super::{ToStatus, blocking, gate::Gate, millis, millis_of_seconds};
+use crate::{
+    audit,
+    decide::{self, About, Membership, Verb},
+    download::Progress,
+    enroll::NewToken,
+    fleet::{
+        self,
+        endpoints::{self, EndpointFilter},
+        patches::{self, PatchFilter, Standing},
+        status::{self, Filter},
+        why,
+    },
+    server::{Central, Notice},
+    sources::payloads::Which,
+    store::tables::AutoApprovalRecord,
+};
+
+/// Messages of progress that wait for a slow reader; older ones are skipped anyway.
+const PROGRESS_WAITING: usize = 4;
+/// How often progress is told at most.
+const PROGRESS_APART: Duration = Duration::from_millis(200);
+/// Names in one request.
+const NAMES_MAX: usize = 5_000;
+
+/// The service; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct AdminService {
+    central: Arc<Central>,
+    gate: Gate,
+}
+
+impl AdminService {
+    /// On the given central.
+    #[must_use]
+    pub fn new(central: Arc<Central>, gate: Gate) -> Self {
+        Self { central, gate }
+    }
+
+    /// `operator:<name>`; only operators may call.
+    fn actor<T>(&self, request: &Request<T>) -> Result<String, Status> {
+        let peer = self.gate.admit(request.extensions(), &[Role::Operator])?;
+        Ok(format!("operator:{}", peer.holder.id))
+    }
+
+    async fn change<E: ToStatus + Send + 'static>(
+        &self,
+        work: impl FnOnce(&Central) -> Result<u64, E> + Send + 'static,
+    ) -> Result<Response<v1::Change>, Status> {
+        let audit_sequence = blocking(&self.central, work).await?;
+        Ok(Response::new(v1::Change { audit_sequence }))
+    }
+}
+
+fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, Status> {
+    text.parse().map_err(|error: T::Err| Status::invalid_argument(error.to_string()))
+}
+
+fn parse_optional<T: std::str::FromStr<Err: std::fmt::Display>>(
+    text: Option<&String>,
+) -> Result<Option<T>, Status> {
+    text.map(|text| parse(text)).transpose()
+}
+
+fn filter(
+    site: Option<&String>,
+    group: Option<&String>,
+    severity: Option<&String>,
+) -> Result<Filter, Status> {
+    Ok(Filter {
+        site: parse_optional(site)?,
+        group: parse_optional(group)?,
+        severity: severity.map(|text| fleet::severity(text)).transpose().map_err(|e| e.to_status())?,
+    })
+}
+
+fn which(text: &str) -> Result<Which, Status> {
+    match text {
+        "needed" => Ok(Which::Needed),
+        "approved" => Ok(Which::Approved),
+        "all" => Ok(Which::All),
+        _ => Err(Status::invalid_argument(format!("`what` must be needed, approved or all, found `{text}`"))),
+    }
+}
+
+type ProgressStream = Pin<Box<dyn Stream<Item = Result<v1::Progress, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl admin_server::Admin for AdminService {
+    async fn get_status(
+        &self,
+        request: Request<v1::GetStatusRequest>,
+    ) -> Result<Response<v1::FleetStatus>, Status> {
+        self.actor(&request)?;
+        let v1::GetStatusRequest { site, group, severity } = request.into_inner();
+        let filter = filter(site.as_ref(), group.as_ref(), severity.as_ref())?;
+        let status = blocking(&self.central, move |central| {
+            status::status(&central.state.model(), &filter, central.state.now())
+        })
+        .await?;
+        let published = self.central.publisher.published();
+        Ok(Response::new(convert::status(status, published.timestamp_version, millis(published.changed))))
+    }
+
+    async fn why(&self, request: Request<v1::WhyRequest>) -> Result<Response<v1::WhyResponse>, Status> {
+        self.actor(&request)?;
+        let v1::WhyRequest { endpoint, patch } = request.into_inner();
+        let why = blocking(&self.central, move |central| {
+            why::why(&central.state, &central.trees, &endpoint, &patch)
+        })
+        .await?;
+        Ok(Response::new(convert::why(why)))
+    }
+
+    async fn list_endpoints(
+        &self,
+        request: Request<v1::ListEndpointsRequest>,
+    ) -> Result<Response<v1::ListEndpointsResponse>, Status> {
+        self.actor(&request)?;
+        let v1::ListEndpointsRequest { site, group, name, needing, limit, after } = request.into_inner();
+        let wanted = EndpointFilter {
+            filter: filter(site.as_ref(), group.as_ref(), None)?,
+            name,
+            needing,
+            limit: fleet::limit(limit),
+            after: (!after.is_empty()).then_some(after),
+        };
+        let page = blocking(&self.central, move |central| endpoints::list(&central.state, &wanted)).await?;
+        Ok(Response::new(v1::ListEndpointsResponse {
+            endpoints: page.rows.into_iter().map(endpoint).collect(),
+            next: page.next.unwrap_or_default(),
+        }))
+    }
+
+    async fn get_endpoint(
+        &self,
+        request: Request<v1::GetEndpointRequest>,
+    ) -> Result<Response<v1::EndpointDetail>, Status> {
+        self.actor(&request)?;
+        let v1::GetEndpointRequest { name_or_id } = request.into_inner();
+        let (row, patches) = blocking(&self.central, move |central| {
+            let record = fleet::endpoint(&central.state.model(), &name_or_id)?.clone();
+            let patches = endpoints::patches(&central.state, &record)?;
+            Ok::<_, fleet::AskError>((endpoints::row(&central.state, record)?, patches))
+        })
+        .await?;
+        Ok(Response::new(convert::endpoint_detail(row, patches)))
+    }
+
+    async fn check_endpoint_now(
+        &self,
+        request: Request<v1::CheckEndpointNowRequest>,
+    ) -> Result<Response<v1::Change>, Status> {
+        let actor = self.actor(&request)?;
+        let v1::CheckEndpointNowRequest { name_or_id } = request.into_inner();
+        let change = self
+            .change(move |central| {
+                let id = fleet::endpoint(&central.state.model(), &name_or_id)?.id.clone();
+                let (_, sequence) = central.state.change(|_, change| {
+                    change.audit(&actor, "check now", format!("endpoint:{id}"), String::new());
+                    Ok::<_, fleet::AskError>(())
+                })?;
+                // Nobody may be watching; then the endpoint comes at its time.
+                let _ = central.notices.send(Notice::CheckNow(id.to_string()));
+                Ok::<_, fleet::AskError>(sequence)
+            })
+            .await?;
+        Ok(change)
+    }
+
+    async fn revoke_endpoint(
+        &self,
+        request: Request<v1::RevokeEndpointRequest>,
+    ) -> Result<Response<v1::Change>, Status> {
+        let actor = self.actor(&request)?;
+        let v1::RevokeEndpointRequest { name_or_id, reason } = request.into_inner();
+        self.change(move |central| {
+            let relay = convert::relay_by_name(&central.state.model(), &name_or_id);
+            let id = match (fleet::endpoint(&central.state.model(), &name_or_id), relay) {
+                (Ok(endpoint), _) => endpoint.id.to_string(),
+                (Err(_), Some(relay)) => relay,
+                (Err(error), None) => return Err(error.to_status()),
+            };
+            central.enrollment.revoke(&id, &reason, &actor).map_err(|error| error.to_status())
+        })
+        .await
+    }
+
+    async fn create_token(
+        &self,
+        request: Request<v1::CreateTokenRequest>,
+    ) -> Result<Response<v1::CreateTokenResponse>, Status> {
+        let actor = self.actor(&request)?;
+        let v1::CreateTokenRequest { role, site, uses, valid_seconds, server, groups } = request.into_inner();
+        let role = match role.as_str() {
+            "endpoint" => Role::Endpoint,
+            "relay" => Role::Relay,
+            "operator" => Role::Operator,
+            _ => {
+                let found = format!("`role` must be endpoint, relay or operator, found `{role}`");
+                return Err(Status::invalid_argument(found));
+            }
+        };
+        let valid = match valid_seconds {
+            0 => crate::enroll::TOKEN_VALID,
+            seconds => Duration::from_secs(seconds),
+        };
+        let wanted = NewToken {
+            role,
+            site: parse::<SiteId>(&site)?,
+            uses: uses.max(1),
+            valid,
+            servers: vec![server.unwrap_or_else(|| self.central.config.public_address.clone())],
+            groups: groups.iter().map(|group| parse(group)).collect::<Result<_, _>>()?,
+        };
+        let (token, expires, audit_sequence) =
+            blocking(&self.central, move |central| central.enrollment.create_token(&wanted, &actor)).await?;
+        Ok(Response::new(v1::CreateTokenResponse {
+            token: token.to_string(),
+            expires: millis(Some(expires)),
+            audit_sequence,
+        }))
+    }
+
+    async fn list_patches(
+        &self,
+        request: Request<v1::ListPatchesRequest>,
+    ) -> Result<Response<v1::ListPatchesResponse>, Status> {
+        self.actor(&request)?;
+        let v1::ListPatchesRequest { name, severity, state, limit, after } = request.into_inner();
+        let wanted = PatchFilter {
+            name,
+            severity: filter(None, None, severity.as_ref())?.severity,
+            standing: state.map(|text| Standing::parse(&text)).transpose().map_err(|e| e.to_status())?,
+            limit: fleet::limit(limit),
+            after: (!after.is_empty()).then_some(after),
+        };
+        let page = blocking(&self.central, move |central| {
+            patches::list(&central.state.model(), central.payloads.blobs(), &wanted)
+        })
+        .await?;
+        Ok(Response::new(v1::ListPatchesResponse {
+            patches: page.rows.into_iter().map(patch).collect(),
+            next: page.next.unwrap_or_default(),
+        }))
+    }
+
+    async fn get_patch(
+        &self,
+        request: Request<v1::GetPatchRequest>,
+    ) -> Result<Response<v1::PatchDetail>, Status> {
+        self.actor(&request)?;
+        let v1::GetPatchRequest { name_or_id } = request.into_inner();
+        let (row, document, document_json) = blocking(&self.central, move |central| {
+            let record = fleet::update(&central.state.model(), &name_or_id)?.clone();
+            let (document, json) = patches::document(&central.state, &central.trees, &record)?;
+            let row = patches::row(&central.state.model(), central.payloads.blobs(), record);
+            Ok::<_, fleet::AskError>((row, document, json))
+        })
+        .await?;
+        Ok(Response::new(v1::PatchDetail {
+            patch: Some(patch(row)),
+            document_json,
+            references: document.references,
+            supersedes: document.supersedes.iter().map(ToString::to_string).collect(),
+        }))
+    }
+
+    async fn decide_patches(
+        &self,
+        request: Request<v1::DecidePatchesRequest>,
+    ) -> Result<Response<v1::DecidePatchesResponse>, Status> {
+        let actor = self.actor(&request)?;
+        let v1::DecidePatchesRequest { patches, all_needed, group, decision } = request.into_inner();
+        if patches.len() > NAMES_MAX || all_needed != patches.is_empty() {
+            return Err(Status::invalid_argument(
+                "give the names of 1 to 5,000 patches, or ask for all needed",
+            ));
+        }
+        let group = parse::<GroupId>(&group)?;
+        let verb = Verb::parse(&decision).map_err(|error| error.to_status())?;
+        let (changed, audit_sequence) = blocking(&self.central, move |central| {
+            let about = if all_needed { About::AllNeeded } else { About::Named(&patches) };
+            decide::patches(&central.state, about, &group, verb, &actor)
+        })
+        .await?;
+        let patches = changed.iter().map(ToString::to_string).collect();
+        Ok(Response::new(v1::DecidePatchesResponse { audit_sequence, patches }))
+    }
+
+    async fn list_patch_endpoints(
+        &self,
+        request: Request<v1::ListPatchEndpointsRequest>,
+    ) -> Result<Response<v1::ListPatchEndpointsResponse>, Status> {
+        self.actor(&request)?;
+        let v1::ListPatchEndpointsRequest { patch, state } = request.into_inner();
+        let state: Option<UpdateState> =
+            state.map(|text| fleet::state(&text)).transpose().map_err(|error| error.to_status())?;
+        let rows = blocking(&self.central, move |central| {
+            let update = fleet::update(&central.state.model(), &patch)?.clone();
+            Ok::<_, fleet::AskError>(endpoints::with_patch(&central.state, &update, state, fleet::ROWS_MAX)?)
+        })
+        .await?;
+        let endpoints = rows.into_iter().map(|(endpoint, patch)| patch_endpoint(&endpoint, &patch)).collect();
+        Ok(Response::new(v1::ListPatchEndpointsResponse { endpoints }))
+    }
+
+    async fn list_relays(
+        &self,
+        request: Request<v1::ListRelaysRequest>,
+    ) -> Result<Response<v1::ListRelaysResponse>, Status> {
+        self.actor(&request)?;
+        let v1::ListRelaysRequest {} = request.into_inner();
+        let model = self.central.state.model();
+        let mut relays: Vec<_> = model.relays().values().map(relay).collect();
+        relays.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+        Ok(Response::new(v1::ListRelaysResponse { relays }))
+    }
+
+    async fn list_groups(
+        &self,
+        request: Request<v1::ListGroupsRequest>,
+    ) -> Result<Response<v1::ListGroupsResponse>, Status> {
+        self.actor(&request)?;
+        let v1::ListGroupsRequest {} = request.into_inner();
+        let model = self.central.state.model();
+        let groups = model.policy().groups().values().map(|group| convert::group(&model, group)).collect();
+        Ok(Response::new(v1::ListGroupsResponse { groups }))
+    }
+
+    async fn set_group(&self, request: Request<v1::SetGroupRequest>) -> Result<Response<v1::Change>, Status> {
+        let actor = self.actor(&request)?;
+        let v1::SetGroupRequest { group } = request.into_inner();
+        let v1::Group { name, priority, endpoints, rule_json, site, everyone, members: _ } =
+            group.ok_or_else(|| Status::invalid_argument("there is no group in the request"))?;
+        let id = parse::<GroupId>(&name)?;
+        if endpoints.len() > NAMES_MAX {
+            return Err(Status::invalid_argument("more than 5,000 endpoints are named"));
+        }
+        let membership = match (everyone, site, rule_json) {
+            (true, None, None) if endpoints.is_empty() => Membership::Everyone,
+            (false, Some(site), None) if endpoints.is_empty() => Membership::Site(parse(&site)?),
+            (false, None, Some(rule)) if endpoints.is_empty() => {
+                let rule: Expr = serde_json::from_str(&rule)
+                    .map_err(|error| Status::invalid_argument(format!("the rule cannot be read: {error}")))?;
+                Membership::Rule(rule)
+            }
+            (false, None, None) => Membership::Named(endpoints),
+            _ => {
+                return Err(Status::invalid_argument(
+                    "a group is everyone, or a site, or a rule, or names its endpoints",
+                ));
+            }
+        };
+        self.change(move |central| decide::set_group(&central.state, &id, priority, &membership, &actor))
+            .await
+    }
+
+    async fn delete_group(
+        &self,
+        request: Request<v1::DeleteGroupRequest>,
+    ) -> Result<Response<v1::Change>, Status> {
+        let actor = self.actor(&request)?;
+        let v1::DeleteGroupRequest { name } = request.into_inner();
+        let id = parse::<GroupId>(&name)?;
+        self.change(move |central| decide::delete_group(&central.state, &id, &actor)).await
+    }
+
+    async fn list_auto_approvals(
+        &self,
+        request: Request<v1::ListAutoApprovalsRequest>,
+    ) -> Result<Response<v1::ListAutoApprovalsResponse>, Status> {
+        self.actor(&request)?;
+        let v1::ListAutoApprovalsRequest {} = request.into_inner();
+        let model = self.central.state.model();
+        let rules = model.policy().rules().values().map(convert::rule).collect();
+        Ok(Response::new(v1::ListAutoApprovalsResponse { rules }))
+    }
+
+    async fn set_auto_approval(
+        &self,
+        request: Request<v1::SetAutoApprovalRequest>,
+    ) -> Result<Response<v1::Change>, Status> {
+        let actor = self.actor(&request)?;
+        let v1::SetAutoApprovalRequest { rule } = request.into_inner();
+        let v1::AutoApproval { name, group, catalogue, severity_at_least, matching, age_at_least_seconds } =
+            rule.ok_or_else(|| Status::invalid_argument("there is no rule in the request"))?;
+        let rule = AutoApprovalRecord {
+            name,
+            group: parse(&group)?,
+            catalogue: parse_optional(catalogue.as_ref())?,
+            severity_at_least: filter(None, None, severity_at_least.as_ref())?.severity,
+            matching,
+            age_at_least_seconds,
+        };
+        let change = self.change(move |central| decide::set_rule(&central.state, rule, &actor)).await?;
+        self.central.rules.wake();
+        Ok(change)
+    }
+
+    async fn delete_auto_approval(
+        &self,
+        request: Request<v1::DeleteAutoApprovalRequest>,
+    ) -> Result<Response<v1::Change>, Status> {
+        let actor = self.actor(&request)?;
+        let v1::DeleteAutoApprovalRequest { name } = request.into_inner();
+        self.change(move |central| decide::delete_rule(&central.state, &name, &actor)).await
+    }
+
+    async fn list_sources(
+        &self,
+        request: Request<v1::ListSourcesRequest>,
+    ) -> Result<Response<v1::ListSourcesResponse>, Status> {
+        self.actor(&request)?;
+        let v1::ListSourcesRequest {} = request.into_inner();
+        let settings = self.central.download_settings();
+        let (here, all) =
+            self.central.payloads.usage(settings.which).await.map_err(|error| error.to_status())?;
+        let model = self.central.state.model();
+        let sources = self.central.feeds.values().map(|feed| convert::source(&model, feed)).collect();
+        let download = convert::download(settings, here, all);
+        Ok(Response::new(v1::ListSourcesResponse { sources, download: Some(download) }))
+    }
+
+    async fn set_download(
+        &self,
+        request: Request<v1::SetDownloadRequest>,
+    ) -> Result<Response<v1::Change>, Status> {
+        let actor = self.actor(&request)?;
+        let v1::SetDownloadRequest { enabled, at, what } = request.into_inner();
+        let at: Option<Time> = at
+            .map(|text| text.parse())
+            .transpose()
+            .map_err(|_| Status::invalid_argument("`at` must be a time of day such as `03:00`"))?;
+        let which = what.map(|text| which(&text)).transpose()?;
+        let change = self
+            .change(move |central| decide::set_download(&central.state, enabled, at, which, &actor))
+            .await?;
+        self.central.download_settings_changed.wake();
+        Ok(change)
+    }
+
+    type SyncSourceStream = ProgressStream;
+
+    async fn sync_source(
+        &self,
+        request: Request<v1::SyncSourceRequest>,
+    ) -> Result<Response<ProgressStream>, Status> {
+        self.actor(&request)?;
+        let v1::SyncSourceRequest { name } = request.into_inner();
+        let names: Vec<SourceId> = match name {
+            Some(name) => {
+                let name = parse::<SourceId>(&name)?;
+                if !self.central.feeds.contains_key(&name) {
+                    return Err(Status::not_found(format!("there is no source `{name}`")));
+                }
+                vec![name]
+            }
+            None => self.central.feeds.keys().cloned().collect(),
+        };
+        if names.is_empty() {
+            return Err(Status::failed_precondition("no source is configured"));
+        }
+        let central = self.central.clone();
+        let (progress, watched) = watch::channel(Progress::default());
+        let total = names.len() as u64;
+        let step = move |step: String, done| {
+            progress.send_replace(Progress { step, done, total, unit: "sources" });
+        };
+        Ok(Response::new(streamed(watched, async move {
+            let mut first: Option<TaskError> = None;
+            for (done, name) in (0..).zip(names) {
+                step(format!("reading {name}"), done);
+                match central.read_source(&name).await {
+                    Ok(applied) => {
+                        let crate::catalog::Applied { new, changed, gone, refused: _ } = applied;
+                        let text = format!("{name}: {new} new, {changed} changed, {gone} gone");
+                        step(text, done + 1);
+                    }
+                    Err(error) => drop(first.get_or_insert(error)),
+                }
+            }
+            first.map_or(Ok(()), Err)
+        })))
+    }
+
+    type DownloadPayloadsStream = ProgressStream;
+
+    async fn download_payloads(
+        &self,
+        request: Request<v1::DownloadPayloadsRequest>,
+    ) -> Result<Response<ProgressStream>, Status> {
+        self.actor(&request)?;
+        let v1::DownloadPayloadsRequest {} = request.into_inner();
+        let central = self.central.clone();
+        let watched = central.downloading.subscribe();
+        Ok(Response::new(streamed(watched, async move { central.download_payloads().await.map(drop) })))
+    }
+
+    async fn list_tasks(
+        &self,
+        request: Request<v1::ListTasksRequest>,
+    ) -> Result<Response<v1::ListTasksResponse>, Status> {
+        self.actor(&request)?;
+        let v1::ListTasksRequest {} = request.into_inner();
+        let statuses = self.central.board.statuses();
+        let tasks = statuses.into_iter().map(|(name, status)| convert::task(name, status)).collect();
+        Ok(Response::new(v1::ListTasksResponse { tasks }))
+    }
+
+    async fn list_audit(
+        &self,
+        request: Request<v1::ListAuditRequest>,
+    ) -> Result<Response<v1::ListAuditResponse>, Status> {
+        self.actor(&request)?;
+        let v1::ListAuditRequest { limit, before } = request.into_inner();
+        let records = blocking(&self.central, move |central| {
+            audit::list(central.state.store(), central.state.tenant(), before, fleet::limit(limit))
+        })
+        .await?;
+        let records = records.into_iter().map(convert::audit_record).collect();
+        Ok(Response::new(v1::ListAuditResponse { records }))
+    }
+
+    async fn verify_audit(
+        &self,
+        request: Request<v1::VerifyAuditRequest>,
+    ) -> Result<Response<v1::VerifyAuditResponse>, Status> {
+        self.actor(&request)?;
+        let v1::VerifyAuditRequest {} = request.into_inner();
+        let audit::Verified { records, head, broken } =
+            blocking(&self.central, |central| audit::verify(central.state.store(), central.state.tenant()))
+                .await?;
+        Ok(Response::new(v1::VerifyAuditResponse { records, head: head.to_string(), broken_at: broken }))
+    }
+}
+
+/// Runs `work`, which goes on when the caller goes away, and tells what `watched` says meanwhile.
+fn streamed(
+    mut watched: watch::Receiver<Progress>,
+    work: impl Future<Output = Result<(), TaskError>> + Send + 'static,
+) -> ProgressStream {
+    let (sender, receiver) = mpsc::channel(PROGRESS_WAITING);
+    tokio::spawn(async move {
+        let mut work = tokio::spawn(work);
+        watched.mark_unchanged();
+        let ended = loop {
+            tokio::select! {
+                ended = &mut work => break ended,
+                Ok(()) = watched.changed() => {
+                    let now = convert::progress(watched.borrow_and_update().clone());
+                    // A reader that is slow or gone misses some; the work goes on.
+                    let _ = sender.try_send(Ok(now));
+                    tokio::time::sleep(PROGRESS_APART).await;
+                }
+            }
+        };
+        let last = match ended {
+            Ok(Ok(())) => Ok(convert::progress(watched.borrow().clone())),
+            Ok(Err(error)) => Err(Status::unavailable(Chain(error.as_ref()).to_string())),
+            Err(_) => Err(Status::internal("central met a fault")),
+        };
+        let _ = sender.send(last).await;
+    });
+    Box::pin(ReceiverStream::new(receiver))
+}
+
+/// How a group's members are chosen, for messages.
+fn named_members(model: &crate::model::Model, group: &tierway_common::schema::Group) -> Vec<String> {
+    if group.members != Members::Assigned {
+        return Vec::new();
+    }
+    let members = model.members().get(&group.id);
+    let endpoints = members.into_iter().flatten().filter_map(|number| model.endpoint(number));
+    endpoints.take(NAMES_MAX).map(|endpoint| endpoint.id.to_string()).collect()
+}
+
+fn patch_times(detected: Option<u32>, authorized: Option<u32>, applied: Option<u32>) -> v1::PatchTimes {
+    times(millis_of_seconds(detected), millis_of_seconds(authorized), millis_of_seconds(applied))
+}

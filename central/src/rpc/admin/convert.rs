@@ -1,0 +1,311 @@
+//! From what central knows to the messages of `Admin`.
+
+use std::sync::Arc;
+
+use tierway_common::{
+    daemon::tasks::TaskStatus,
+    schema::{Decision, Group, Members},
+};
+use tierway_proto::v1;
+
+use super::{millis, named_members, patch_times};
+use crate::{
+    audit,
+    download::Progress,
+    fleet::{
+        endpoints::{EndpointPatch, EndpointRow},
+        patches::PatchRow,
+        status::FleetStatus,
+        why::{Why, verdict_name},
+    },
+    model::Model,
+    server::{DownloadSettings, Feed},
+    sources::{SourceConfig, payloads::Which},
+    store::tables::{AutoApprovalRecord, EndpointRecord, RelayRecord},
+};
+
+pub(super) fn times(detected: i64, authorized: i64, applied: i64) -> v1::PatchTimes {
+    v1::PatchTimes { detected, authorized, applied }
+}
+
+pub(super) fn status(status: FleetStatus, dictionary_version: u64, dictionary_at: i64) -> v1::FleetStatus {
+    let FleetStatus {
+        endpoints,
+        reporting,
+        stale,
+        lost,
+        compliant,
+        assessed,
+        counts,
+        updates,
+        sites,
+        groups,
+    } = status;
+    v1::FleetStatus {
+        endpoints,
+        reporting,
+        stale,
+        lost,
+        compliant,
+        assessed,
+        needed: counts.needed,
+        needed_approved: counts.needed_approved,
+        installed: counts.installed,
+        failed: counts.failed,
+        unknown: counts.unknown,
+        reboot_pending: counts.reboot_pending,
+        dictionary_version,
+        dictionary_at,
+        sites: sites
+            .into_iter()
+            .map(|(site, part)| v1::SiteStatus {
+                site: site.to_string(),
+                endpoints: part.endpoints,
+                compliant: part.compliant,
+                needed: part.needed,
+                relays: part.relays,
+                relays_fresh: part.relays_fresh,
+            })
+            .collect(),
+        groups: groups
+            .into_iter()
+            .map(|(group, part)| v1::GroupStatus {
+                group: group.to_string(),
+                endpoints: part.endpoints,
+                compliant: part.compliant,
+                needed: part.needed,
+                failed: part.failed,
+            })
+            .collect(),
+        updates,
+    }
+}
+
+pub(super) fn why(why: Why) -> v1::WhyResponse {
+    let Why { endpoint, patch, explained, facts_at, reported, reported_at, summary, approval } = why;
+    let json = |explained: &tierway_common::rules::explain::Explained| {
+        // A tree of texts and numbers always becomes JSON.
+        serde_json::to_string(explained).unwrap_or_default()
+    };
+    let verdict = explained.as_ref().map_or("unknown", |explained| verdict_name(&explained.verdict));
+    v1::WhyResponse {
+        endpoint,
+        patch,
+        verdict: verdict.to_owned(),
+        reported_state: reported.as_ref().map_or_else(
+            || "not applicable".to_owned(),
+            |reported| match reported.entry.estimated {
+                true => format!("{} (estimated)", reported.entry.state.as_str()),
+                false => reported.entry.state.as_str().to_owned(),
+            },
+        ),
+        reported_at: millis(reported_at),
+        applicable_json: explained.as_ref().map(|explained| json(&explained.applicable)).unwrap_or_default(),
+        installed_json: explained
+            .as_ref()
+            .and_then(|explained| explained.installed.as_ref().map(json))
+            .unwrap_or_default(),
+        summary,
+        approval,
+        would_change: explained.map(|explained| explained.would_change).unwrap_or_default(),
+        facts_at: millis(facts_at),
+        times: reported
+            .map(|patch| patch_times(patch.entry.detected, patch.authorized(), patch.entry.applied)),
+    }
+}
+
+pub(super) fn endpoint(row: EndpointRow) -> v1::Endpoint {
+    let EndpointRow { record, counts, groups } = row;
+    v1::Endpoint {
+        id: record.id.to_string(),
+        name: record.name.clone(),
+        site: record.site.to_string(),
+        os: record.facts.as_ref().map(|facts| facts.os.clone()).unwrap_or_default(),
+        agent_version: record.agent_version.clone(),
+        enrolled_at: millis(Some(record.enrolled_at)),
+        last_report: millis(record.last_report),
+        needed: counts.needed,
+        needed_approved: counts.needed_approved,
+        installed: counts.installed,
+        failed: counts.failed,
+        unknown: counts.unknown,
+        revoked: record.revoked,
+        reboot_pending: record.reboot_pending,
+        groups,
+    }
+}
+
+pub(super) fn endpoint_detail(row: EndpointRow, patches: Vec<EndpointPatch>) -> v1::EndpointDetail {
+    let record = row.record.clone();
+    let facts = record.facts.as_ref();
+    let mut problems = record.problems.clone();
+    problems.extend(facts.map(|facts| facts.problems.clone()).unwrap_or_default());
+    v1::EndpointDetail {
+        endpoint: Some(endpoint(row)),
+        patches: patches.into_iter().map(|patch| endpoint_patch(&patch)).collect(),
+        facts_digest: facts.map(|facts| facts.digest.to_string()).unwrap_or_default(),
+        packages: facts.map_or(0, |facts| facts.packages),
+        problems,
+        certificate_expires: millis(Some(record.certificate_expires)),
+        tags: record.groups.iter().map(ToString::to_string).collect(),
+    }
+}
+
+pub(super) fn endpoint_patch(patch: &EndpointPatch) -> v1::EndpointPatch {
+    let EndpointPatch { update, entry, decision } = patch;
+    v1::EndpointPatch {
+        patch: update.id.to_string(),
+        title: update.title.clone(),
+        severity: update.severity.as_str().to_owned(),
+        state: entry.state.as_str().to_owned(),
+        approved: decision.is_some_and(|(decision, _)| decision == Decision::Approve),
+        times: Some(patch_times(entry.detected, patch.authorized(), entry.applied)),
+        detail: entry.detail.as_deref().unwrap_or_default().to_owned(),
+    }
+}
+
+pub(super) fn patch_endpoint(endpoint: &EndpointRecord, patch: &EndpointPatch) -> v1::PatchEndpoint {
+    v1::PatchEndpoint {
+        endpoint: endpoint.id.to_string(),
+        name: endpoint.name.clone(),
+        site: endpoint.site.to_string(),
+        state: patch.entry.state.as_str().to_owned(),
+        times: Some(patch_times(patch.entry.detected, patch.authorized(), patch.entry.applied)),
+        detail: patch.entry.detail.as_deref().unwrap_or_default().to_owned(),
+    }
+}
+
+pub(super) fn patch(row: PatchRow) -> v1::Patch {
+    let PatchRow { record, needed, installed, failed, unknown, approved, declined, payloads } = row;
+    v1::Patch {
+        id: record.id.to_string(),
+        title: record.title.clone(),
+        severity: record.severity.as_str().to_owned(),
+        catalogue: record.id.catalogue().to_owned(),
+        released: millis(Some(record.released)),
+        endpoints_needed: needed,
+        endpoints_installed: installed,
+        endpoints_failed: failed,
+        endpoints_unknown: unknown,
+        approved,
+        declined,
+        payload_bytes: record.payload_bytes,
+        payloads: payloads.as_str().to_owned(),
+        superseded_by: record.superseded_by.iter().map(ToString::to_string).collect(),
+    }
+}
+
+pub(super) fn relay(record: &Arc<RelayRecord>) -> v1::Relay {
+    let health = record.health.clone();
+    v1::Relay {
+        id: record.id.to_string(),
+        name: record.name.clone(),
+        site: record.site.to_string(),
+        agent_version: record.agent_version.clone(),
+        last_seen: millis(record.last_seen),
+        timestamp_version: record.timestamp_version,
+        blob_bytes: health.blob_bytes,
+        blob_bytes_quota: health.blob_bytes_quota,
+        outbox_reports: health.outbox_reports,
+        outbox_oldest: health.outbox_oldest.saturating_mul(1_000),
+        endpoints_connected: health.endpoints_connected,
+        endpoints_seen: health.endpoints_seen,
+        enrolled_at: millis(Some(record.enrolled_at)),
+        revoked: record.revoked,
+    }
+}
+
+/// The id of the one active relay of that name or id.
+pub(super) fn relay_by_name(model: &Model, name_or_id: &str) -> Option<String> {
+    let called = |relay: &&Arc<RelayRecord>| {
+        relay.id.as_str() == name_or_id || (relay.name == name_or_id && !relay.revoked)
+    };
+    let mut found = model.relays().values().filter(called);
+    let first = found.next()?;
+    found.next().is_none().then(|| first.id.to_string())
+}
+
+pub(super) fn group(model: &Model, group: &Group) -> v1::Group {
+    let (mut rule_json, mut site) = (None, None);
+    match &group.members {
+        Members::Rule(rule) => rule_json = serde_json::to_string(rule).ok(),
+        Members::Site(of) => site = Some(of.to_string()),
+        Members::Everyone | Members::Assigned => {}
+    }
+    v1::Group {
+        name: group.id.to_string(),
+        priority: group.priority,
+        endpoints: named_members(model, group),
+        rule_json,
+        site,
+        everyone: group.members == Members::Everyone,
+        members: model.members().get(&group.id).map_or(0, roaring::RoaringBitmap::len),
+    }
+}
+
+pub(super) fn rule(rule: &AutoApprovalRecord) -> v1::AutoApproval {
+    let AutoApprovalRecord { name, group, catalogue, severity_at_least, matching, age_at_least_seconds } =
+        rule.clone();
+    v1::AutoApproval {
+        name,
+        group: group.to_string(),
+        catalogue: catalogue.map(|catalogue| catalogue.to_string()),
+        severity_at_least: severity_at_least.map(|severity| severity.as_str().to_owned()),
+        matching,
+        age_at_least_seconds,
+    }
+}
+
+pub(super) fn source(model: &Model, feed: &Feed) -> v1::Source {
+    let SourceConfig::Debian(config) = &feed.config;
+    let record = model.sources().get(&config.name).cloned().unwrap_or_default();
+    v1::Source {
+        name: config.name.to_string(),
+        kind: "debian".to_owned(),
+        url: config.url.clone(),
+        last_sync: millis(record.last_sync),
+        last_error: record.last_error,
+        updates: record.updates,
+        archive_date: millis(record.archive_date),
+        suites: config.archives().into_iter().map(|archive| archive.suite).collect(),
+    }
+}
+
+pub(super) fn download(settings: DownloadSettings, here: u64, all: u64) -> v1::Download {
+    let DownloadSettings { enabled, at, which } = settings;
+    v1::Download {
+        enabled,
+        at: at.strftime("%H:%M").to_string(),
+        what: match which {
+            Which::Needed => "needed",
+            Which::Approved => "approved",
+            Which::All => "all",
+        }
+        .to_owned(),
+        payload_bytes_present: here,
+        payload_bytes_wanted: all,
+    }
+}
+
+pub(super) fn progress(progress: Progress) -> v1::Progress {
+    let Progress { step, done, total, unit } = progress;
+    v1::Progress { step, done, total, unit: unit.to_owned() }
+}
+
+pub(super) fn task(name: &str, status: TaskStatus) -> v1::Task {
+    let TaskStatus { last_run, last_duration, last_error, next_run, runs } = status;
+    v1::Task {
+        name: name.to_owned(),
+        last_run: millis(last_run),
+        last_duration_ms: u64::try_from(last_duration.as_millis()).unwrap_or(u64::MAX),
+        last_error: last_error.unwrap_or_default(),
+        next_run: millis(next_run),
+        runs,
+    }
+}
+
+pub(super) fn audit_record(record: audit::Record) -> v1::AuditRecord {
+    let digest = record.digest().to_string();
+    let audit::Record { sequence, previous: _, at, actor, action, object, detail } = record;
+    v1::AuditRecord { sequence, at: millis(Some(at)), actor, action, object, detail, digest }
+}

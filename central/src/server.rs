@@ -1,0 +1,305 @@
+//! Central as a whole: what is opened, which tasks run, how it ends.
+
+pub mod tasks;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use jiff::{Timestamp, civil::Time};
+use ring::rand::SystemRandom;
+use tierway_common::{
+    blobs::{BlobError, BlobOptions, Blobs},
+    clock::Clock,
+    daemon::{
+        stop::Stop,
+        tasks::{Board, Tasks, Wake},
+    },
+    id::{CatalogueId, SourceId},
+    store::{Store, StoreError, sled_store::SledStore},
+    transport::{
+        accept::{self, Gauge},
+        tls::{Identity, IdentityError, IdentityFiles},
+    },
+    trust::{
+        digest::Digest,
+        keys::{KeyError, SigningKey},
+    },
+};
+use tierway_proto::{
+    blob_stream::BlobStreams,
+    v1::{admin_server::AdminServer, upstream_server::UpstreamServer},
+};
+use tokio::{
+    net::TcpListener,
+    sync::{broadcast, watch},
+};
+use tracing::info;
+
+use crate::{
+    catalog::Catalog,
+    config::Config,
+    download::{Payloads, Progress},
+    enroll::Enrollment,
+    init::{self, InitError},
+    inventory::{
+        Inventory,
+        inbox::{Inbox, inbox},
+    },
+    layout::Layout,
+    publish::{PublishError, Publisher},
+    rpc::{admin::AdminService, gate::Gate, upstream::UpstreamService},
+    sources::{
+        Source, SourceConfig, SourceError,
+        fetch::{FetchError, HttpFetch},
+        payloads::Which,
+    },
+    state::State,
+};
+
+/// This program's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Longest message taken: a batch of reports and its framing.
+const REQUEST_BYTES_MAX: usize = (1 << 20) + (64 << 10);
+/// Longest message sent: metadata, and pages of lists.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
+/// Notices a slow watcher may be behind before it is told to look at everything.
+const NOTICES: usize = 1_024;
+/// What running tasks get to end.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// Why central does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// It was not initialised, or what `init` wrote is damaged.
+    #[error("could not take up what `init` set up")]
+    Init(#[from] InitError),
+    /// The store.
+    #[error("could not open the store")]
+    Store(#[from] StoreError),
+    /// The blobs.
+    #[error("could not open the blobs")]
+    Blobs(#[from] BlobError),
+    /// The signing key.
+    #[error("could not read the signing key")]
+    Key(#[from] KeyError),
+    /// What is published.
+    #[error("could not take up what is published")]
+    Publish(#[from] PublishError),
+    /// Its identity.
+    #[error("could not take up central's identity")]
+    Identity(#[from] IdentityError),
+    /// A source.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The HTTP client of a source.
+    #[error("could not set up the downloads of the source `{name}`")]
+    Fetch {
+        /// Which.
+        name: SourceId,
+        /// Why.
+        source: FetchError,
+    },
+    /// The address is taken, or not this machine's.
+    #[error("could not listen on `{address}`")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A source of updates, ready to be read.
+#[derive(Debug)]
+pub struct Feed {
+    /// As configured.
+    pub config: SourceConfig,
+    /// Reads it.
+    pub source: Source,
+    /// One reader at a time, whoever asked for it.
+    pub reading: tokio::sync::Mutex<()>,
+}
+
+/// What somebody who watches is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// Check in now: an endpoint's id.
+    CheckNow(String),
+}
+
+/// Everything that services and tasks share.
+#[derive(Debug)]
+pub struct Central {
+    /// As configured.
+    pub config: Config,
+    /// Store and model.
+    pub state: Arc<State>,
+    /// Identities.
+    pub enrollment: Enrollment,
+    /// What is published.
+    pub publisher: Publisher,
+    /// Catalogues.
+    pub catalog: Catalog,
+    /// Their trees.
+    pub trees: Blobs,
+    /// Payloads.
+    pub payloads: Payloads<HttpFetch>,
+    /// Reports.
+    pub inbox: Inbox,
+    /// Sources by name.
+    pub feeds: BTreeMap<SourceId, Feed>,
+    /// `1.root.json`.
+    pub root_metadata: Vec<u8>,
+    /// Wake-ups for whoever watches.
+    pub notices: broadcast::Sender<Notice>,
+    /// How the running download is.
+    pub downloading: watch::Sender<Progress>,
+    /// One download at a time, whoever asked for it.
+    pub download: tokio::sync::Mutex<()>,
+    /// When the daily download is due next.
+    pub download_due: Mutex<Option<Timestamp>>,
+    /// Makes the task of the daily download look at its settings again.
+    pub download_settings_changed: Wake,
+    /// Wakes the task that approves by rules.
+    pub rules: Wake,
+    /// How the tasks are.
+    pub board: Board,
+    /// The wish to stop.
+    pub stop: Stop,
+}
+
+/// The daily download as it is set now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DownloadSettings {
+    /// Daily, or only by hand.
+    pub enabled: bool,
+    /// Time of day.
+    pub at: Time,
+    /// Which payloads.
+    pub which: Which,
+}
+
+impl Central {
+    /// The daily download: as an operator set it, else as configured.
+    #[must_use]
+    pub fn download_settings(&self) -> DownloadSettings {
+        let model = self.state.model();
+        let set = model.download();
+        DownloadSettings {
+            enabled: set.enabled.unwrap_or(self.config.download_enabled),
+            at: set.at.unwrap_or(self.config.download_at),
+            which: set.which.unwrap_or(self.config.download_which),
+        }
+    }
+}
+
+/// A central that listens.
+#[derive(Debug)]
+pub struct Running {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What it knows and does.
+    pub central: Arc<Central>,
+    tasks: Tasks,
+}
+
+impl Running {
+    /// Returns when the stop signal came and everything has ended.
+    pub async fn ended(self) {
+        self.tasks.ended(GRACE).await;
+    }
+}
+
+/// Opens everything and starts to serve.
+///
+/// # Errors
+///
+/// [`StartError`], naming what does not open.
+pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, StartError> {
+    let layout = Layout::new(&config.data_dir);
+    let authority = init::authority(&layout)?;
+    let root_metadata = init::read(&layout.trust_root())?;
+    let online = SigningKey::load(&layout.online_key())?;
+    let identity = Identity::load(&IdentityFiles::in_dir(&layout.identity()))?;
+    let store: Arc<dyn Store> = Arc::new(SledStore::open(&layout.store())?);
+    let state = Arc::new(State::open(config.tenant.clone(), store, clock.clone())?);
+    let blobs = |dir: &std::path::Path, quota_bytes| {
+        let options = BlobOptions { quota_bytes, free_floor_bytes: config.disk_free_bytes_min };
+        Blobs::open_with_clock(dir, options, clock.clone())
+    };
+    let trees = blobs(&layout.trees(), config.tree_bytes_max)?;
+    let payload_blobs = blobs(&layout.payloads(), config.payload_bytes_max)?;
+    let publisher = Publisher::open(state.clone(), trees.clone(), &root_metadata, online)?;
+    let random = Arc::new(SystemRandom::new());
+    let enrollment = Enrollment::new(state.clone(), authority, Digest::of(&root_metadata), random);
+
+    let (mut feeds, mut fetches) = (BTreeMap::new(), BTreeMap::<CatalogueId, HttpFetch>::new());
+    for config in &config.sources {
+        let source = Source::new(config.clone(), &layout.cache())?;
+        let SourceConfig::Debian(debian) = config;
+        let fetch = HttpFetch::new(debian.proxy.as_deref(), debian.timeout)
+            .map_err(|source| StartError::Fetch { name: config.name().clone(), source })?;
+        fetches.insert(config.catalogue().clone(), fetch);
+        let feed = Feed { config: config.clone(), source, reading: tokio::sync::Mutex::default() };
+        feeds.insert(config.name().clone(), feed);
+    }
+    let payloads = Payloads::new(
+        state.clone(),
+        trees.clone(),
+        payload_blobs,
+        fetches,
+        config.download_options,
+        config.on_demand,
+        stop.clone(),
+    );
+
+    let listen = |source| StartError::Listen { address: config.listen, source };
+    let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
+    let address = listener.local_addr().map_err(listen)?;
+
+    let mut tasks = Tasks::new(clock, stop.clone());
+    let (inbox, intake) = inbox(Inventory::new(state.clone()));
+    let (notices, _) = broadcast::channel(NOTICES);
+    let (downloading, _) = watch::channel(Progress::default());
+    let limits = config.limits.clone();
+    let central = Arc::new(Central {
+        config,
+        catalog: Catalog::new(state.clone(), trees.clone()),
+        state,
+        enrollment,
+        publisher,
+        trees,
+        payloads,
+        inbox,
+        feeds,
+        root_metadata,
+        notices,
+        downloading,
+        download: tokio::sync::Mutex::default(),
+        download_due: Mutex::default(),
+        download_settings_changed: Wake::default(),
+        rules: Wake::default(),
+        board: tasks.board(),
+        stop: stop.clone(),
+    });
+    tokio::spawn(intake.run());
+    tasks::begin(&mut tasks, &central, &identity);
+
+    let gate = Gate::new(central.state.clone());
+    let upstream = UpstreamServer::new(UpstreamService::new(central.clone(), gate.clone()))
+        .max_decoding_message_size(REQUEST_BYTES_MAX)
+        .max_encoding_message_size(ANSWER_BYTES_MAX);
+    let admin = AdminServer::new(AdminService::new(central.clone(), gate.clone()))
+        .max_decoding_message_size(REQUEST_BYTES_MAX)
+        .max_encoding_message_size(ANSWER_BYTES_MAX);
+    let services = tonic::service::Routes::new(upstream).add_service(admin).prepare();
+    let answer = BlobStreams::new(crate::rpc::upstream::Served::new(central.clone(), gate), services);
+    tasks.spawn("serve", accept::serve(listener, identity, answer, limits, Gauge::default(), stop));
+    info!(%address, tenant = %central.state.tenant(), "serving");
+    Ok(Running { address, central, tasks })
+}

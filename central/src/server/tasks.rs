@@ -1,0 +1,252 @@
+//! The background tasks: each reads the present state, acts, runs to its end, and leaves what failed to its
+//! next run.
+
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use tierway_common::{
+    daemon::{
+        chain::Chain,
+        tasks::{TaskError, Tasks, Wake},
+    },
+    enrollment::Applicant,
+    id::SourceId,
+    transport::{identity::Role, tls::Identity},
+};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::{Central, Feed};
+use crate::{
+    audit, catalog::Applied, decide, enroll::ca::validity, exposure, init::CENTRAL_SITE, publish::Outcome,
+    sources::schedule::next_daily,
+};
+
+/// Publications are at least so far apart; what changes meanwhile goes into the next.
+const PUBLISH_APART: Duration = Duration::from_secs(1);
+/// How often the timestamp metadata is signed again; it is valid for a day.
+const REFRESH_EVERY: SignedDuration = SignedDuration::from_hours(1);
+/// How often what nobody needs is dropped.
+const RETAIN_EVERY: SignedDuration = SignedDuration::from_hours(1);
+/// How often rules look again, because updates grow older.
+const RULES_EVERY: SignedDuration = SignedDuration::from_mins(15);
+/// How often central looks after its own certificate.
+const IDENTITY_EVERY: SignedDuration = SignedDuration::from_hours(6);
+/// Without being woken, publication is looked at this often.
+const PUBLISH_AT_LEAST: SignedDuration = SignedDuration::from_mins(5);
+/// Before the root metadata ends somebody must bring its key back.
+const ROOT_WARNING: SignedDuration = SignedDuration::from_hours(24 * 60);
+
+/// Starts all tasks.
+pub(super) fn begin(tasks: &mut Tasks, central: &Arc<Central>, identity: &Identity) {
+    let every = |period: SignedDuration| move |now: Timestamp| now.checked_add(period).ok();
+
+    let interval = SignedDuration::try_from(central.config.source_interval).unwrap_or(REFRESH_EVERY);
+    let (wake, this) = (Wake::default(), central.clone());
+    tasks.periodic("sources", wake.clone(), every(interval), move || {
+        let central = this.clone();
+        async move { central.read_sources().await }
+    });
+    wake.wake();
+
+    let this = central.clone();
+    tasks.periodic("publish", central.state.news().clone(), every(PUBLISH_AT_LEAST), move || {
+        let central = this.clone();
+        async move { central.publish().await }
+    });
+    central.state.news().wake();
+
+    let this = central.clone();
+    tasks.periodic("refresh", Wake::default(), every(REFRESH_EVERY), move || {
+        let central = this.clone();
+        async move { central.refresh().await }
+    });
+
+    let this = central.clone();
+    tasks.periodic("rules", central.rules.clone(), every(RULES_EVERY), move || {
+        let central = this.clone();
+        async move {
+            let given = blocking(&central, |central| decide::by_rules(&central.state)).await??;
+            if given > 0 {
+                info!(approvals = given, "rules approved");
+            }
+            Ok(())
+        }
+    });
+
+    let (this, at) = (central.clone(), central.clone());
+    let wake = central.download_settings_changed.clone();
+    tasks.periodic(
+        "download",
+        wake,
+        move |now| at.next_download(now),
+        move || {
+            let central = this.clone();
+            async move {
+                // Woken because the settings changed, not because the time has come.
+                if !central.is_download_due() {
+                    return Ok(());
+                }
+                central.download_payloads().await.map(drop)
+            }
+        },
+    );
+
+    let this = central.clone();
+    tasks.periodic("retain", Wake::default(), every(RETAIN_EVERY), move || {
+        let central = this.clone();
+        async move { central.retain().await }
+    });
+
+    let (this, identity) = (central.clone(), identity.clone());
+    let wake = Wake::default();
+    tasks.periodic("identity", wake.clone(), every(IDENTITY_EVERY), move || {
+        let (central, identity) = (this.clone(), identity.clone());
+        async move { central.renew_identity(&identity).await }
+    });
+    wake.wake();
+}
+
+async fn blocking<T: Send + 'static>(
+    central: &Arc<Central>,
+    work: impl FnOnce(&Central) -> T + Send + 'static,
+) -> Result<T, TaskError> {
+    let central = central.clone();
+    Ok(tokio::task::spawn_blocking(move || work(&central)).await?)
+}
+
+impl Central {
+    /// Reads every source; one that fails does not keep the others from being read.
+    async fn read_sources(self: &Arc<Self>) -> Result<(), TaskError> {
+        let mut first = None;
+        for name in self.feeds.keys() {
+            if let Err(error) = self.read_source(name).await {
+                warn!(source = %name, error = %Chain(error.as_ref()), "could not read a source");
+                first.get_or_insert(error);
+            }
+        }
+        self.rules.wake();
+        first.map_or(Ok(()), Err)
+    }
+
+    /// Reads one source and takes its catalogue over.
+    ///
+    /// # Errors
+    ///
+    /// When it is not configured, could not be read, or could not be kept; what was there before stays.
+    pub async fn read_source(self: &Arc<Self>, name: &SourceId) -> Result<Applied, TaskError> {
+        let feed = self.feeds.get(name).ok_or_else(|| format!("there is no source `{name}`"))?;
+        let _reading = feed.reading.lock().await;
+        let result = self.read_feed(feed).await;
+        if let Err(error) = &result {
+            let (name, text) = (name.clone(), Chain(error.as_ref()).to_string());
+            blocking(self, move |central| central.catalog.failed(&name, &text)).await??;
+        }
+        result
+    }
+
+    async fn read_feed(self: &Arc<Self>, feed: &Feed) -> Result<Applied, TaskError> {
+        let (name, catalogue) = (feed.config.name().clone(), feed.config.catalogue().clone());
+        let (memory, documents) = blocking(self, move |central| {
+            Ok::<_, crate::catalog::CatalogError>((
+                central.catalog.memory(&name)?,
+                central.catalog.documents(&catalogue)?,
+            ))
+        })
+        .await??;
+        let synced = feed.source.sync(&memory, &documents, self.state.now()).await?;
+        let config = feed.config.clone();
+        let applied = blocking(self, move |central| central.catalog.apply(&config, synced)).await??;
+        let Applied { new, changed, gone, refused } = applied;
+        info!(source = %feed.config.name(), new, changed, gone, refused, "read a source");
+        self.rules.wake();
+        Ok(applied)
+    }
+
+    /// Publishes what changed, at most once a second, and evaluates it against what is reported.
+    async fn publish(self: &Arc<Self>) -> Result<(), TaskError> {
+        loop {
+            let begun = Instant::now();
+            let outcome = blocking(self, |central| central.publisher.publish()).await??;
+            let more = match outcome {
+                Outcome::Unchanged => return Ok(()),
+                Outcome::Published { more, .. } => more,
+            };
+            blocking(self, |central| {
+                exposure::run(&central.state, &central.trees, &central.publisher.published())
+            })
+            .await??;
+            tokio::time::sleep_until(begun + PUBLISH_APART).await;
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn refresh(self: &Arc<Self>) -> Result<(), TaskError> {
+        blocking(self, |central| central.publisher.refresh()).await??;
+        let left = self.publisher.root_expires().duration_since(self.state.now());
+        if left < ROOT_WARNING {
+            let until = self.publisher.root_expires();
+            warn!(%until, "the root metadata ends soon: sign the next with the key that was taken away");
+        }
+        Ok(())
+    }
+
+    /// When the daily download is due; `None` while it is off.
+    fn next_download(&self, now: Timestamp) -> Option<Timestamp> {
+        let download = self.download_settings();
+        let next = next_daily(download.at, &self.config.zone, now).filter(|_| download.enabled);
+        *self.download_due.lock().unwrap_or_else(PoisonError::into_inner) = next;
+        next
+    }
+
+    fn is_download_due(&self) -> bool {
+        let due = *self.download_due.lock().unwrap_or_else(PoisonError::into_inner);
+        due.is_some_and(|due| self.state.now() >= due)
+    }
+
+    /// Downloads what is wanted and not here; how many payloads came.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`crate::download`].
+    pub async fn download_payloads(self: &Arc<Self>) -> Result<usize, TaskError> {
+        let _download = self.download.lock().await;
+        let which = self.download_settings().which;
+        Ok(self.payloads.run(which, &self.downloading).await?)
+    }
+
+    async fn retain(self: &Arc<Self>) -> Result<(), TaskError> {
+        blocking(self, |central| {
+            central.enrollment.retain()?;
+            while central.state.retain_audit(audit::RECORDS_MAX)? {}
+            central.publisher.pin()?;
+            Ok::<_, TaskError>(())
+        })
+        .await?
+    }
+
+    /// Gives central itself a new certificate when two thirds of the present one's life are left or less.
+    async fn renew_identity(self: &Arc<Self>, identity: &Identity) -> Result<(), TaskError> {
+        let life = validity(Role::Central);
+        if !tierway_proto::joining::renewal_is_due(identity.own().not_after, life, self.state.now()) {
+            return Ok(());
+        }
+        let identity = identity.clone();
+        blocking(self, move |central| {
+            let (applicant, site) = (Applicant::new()?, CENTRAL_SITE.parse()?);
+            let csr = applicant.csr_der();
+            let issued = central.enrollment.issue_directly(Role::Central, &site, CENTRAL_SITE, csr)?;
+            let files = identity.files();
+            applicant.keep(&issued.chain, files.identity.parent().unwrap_or(std::path::Path::new(".")))?;
+            identity.reload()?;
+            info!(until = %identity.own().not_after, "renewed central's own certificate");
+            Ok::<_, TaskError>(())
+        })
+        .await?
+    }
+}
