@@ -8,6 +8,8 @@
 //!
 //! The result is that of [`super::verdict`], rule by rule, reasons included; a property test holds it.
 
+use std::ops::Range;
+
 use super::{
     atom::{Atom, Check, How, Scale, Words, atoms, threshold},
     expr::{Expr, Ordering},
@@ -16,6 +18,7 @@ use super::{
 use crate::{facts::domain_of, id::UpdateId};
 
 mod build;
+mod checksum;
 mod disk;
 mod intern;
 mod scan;
@@ -58,15 +61,6 @@ pub enum CompileError {
         /// Which update.
         update: UpdateId,
     },
-}
-
-/// One update: its id and where its two trees are among the ops.
-#[derive(Clone, Copy, Debug, Default)]
-struct Rule {
-    id: u32,
-    start: u32,
-    applicable_ops: u32,
-    installed_ops: u32,
 }
 
 /// A node of a tree as one number: what it is in the upper four bits; in the others an atom, a constant, or
@@ -179,7 +173,8 @@ impl Code {
 pub struct Compiled {
     /// Ascending; rule `n` has id `n`.
     ids: Texts,
-    rules: Vec<Rule>,
+    /// Rule → where its two trees start among the ops, `applicable` and then `installed`.
+    rules: Vec<u32>,
     ops: Vec<u32>,
     /// Fact keys, ascending; of equal texts the exact key goes before the instances.
     subjects: Texts,
@@ -193,9 +188,13 @@ pub struct Compiled {
     /// Atom → its right-hand side in `texts`.
     values: Vec<u32>,
     texts: Texts,
-    /// Subject → rules that read it.
+    /// Subject → rules that read it, but for those that are read `everywhere`.
     readers: Groups,
-    /// Atom → rules that it guards.
+    /// Subjects that so many rules read that a change of one is a change of all, ascending.
+    everywhere: Vec<u32>,
+    /// Atoms that guard a rule, ascending.
+    guard_atoms: Vec<u32>,
+    /// Place among these atoms → rules that it guards.
     guards: Groups,
     /// Rules without a guard.
     unguarded: Vec<u32>,
@@ -234,12 +233,9 @@ impl Compiler {
         let limit = |source| CompileError::Limit { update: update.clone(), source };
         limits::check(applicable).map_err(limit)?;
         limits::check(installed).map_err(limit)?;
-        let id = self.new_id(update)?;
-        let start = self.compiled.ops.len();
+        self.new_rule(update)?;
         self.lower(applicable);
-        let middle = self.compiled.ops.len();
         self.lower(installed);
-        self.push_rule(id, start, middle);
         Ok(())
     }
 
@@ -253,25 +249,27 @@ impl Compiler {
         older: &Compiled,
         mut keep: impl FnMut(&str) -> bool,
     ) -> Result<(), CompileError> {
-        for (number, rule) in older.rules.iter().enumerate() {
+        for number in 0..older.len() {
             let text = older.id(number);
             let Some(update) = keep(text).then(|| text.parse::<UpdateId>().ok()).flatten() else { continue };
-            let id = self.new_id(&update)?;
-            let start = self.compiled.ops.len();
-            for op in older.ops_of(*rule) {
+            self.new_rule(&update)?;
+            let (applicable, installed) = older.trees_of(number);
+            for op in applicable.iter().chain(installed) {
                 let op = match Op::unpack(*op) {
-                    Op::Atom(atom) => Op::Atom(self.atom(&older.atom(atom as usize))),
+                    Op::Atom(atom) => match older.atom(atom as usize) {
+                        Some(atom) => Op::Atom(self.atom(&atom)),
+                        None => Op::Const(false),
+                    },
                     other => other,
                 };
                 self.compiled.ops.push(op.pack());
             }
-            self.push_rule(id, start, start + rule.applicable_ops as usize);
         }
         Ok(())
     }
 
-    /// Reserves an id, when there is room for another rule of any size.
-    fn new_id(&mut self, update: &UpdateId) -> Result<u32, CompileError> {
+    /// Begins a rule, when there is room for another of any size.
+    fn new_rule(&mut self, update: &UpdateId) -> Result<(), CompileError> {
         let compiled = &mut self.compiled;
         // One rule has at most 2 * NODES_MAX leaves of at most 5 atoms each.
         let full = compiled.rules.len() >= RULES_MAX
@@ -285,7 +283,7 @@ impl Compiler {
         let ids = &mut compiled.ids;
         let text = update.as_str();
         let mut new = false;
-        let id = self.id_slots.find_or_add(
+        self.id_slots.find_or_add(
             hash(&text),
             ids,
             |ids, id| ids.get(id) == text,
@@ -294,17 +292,11 @@ impl Compiler {
                 ids.push(text)
             },
         );
-        if new { Ok(id) } else { Err(CompileError::Twice { update: update.clone() }) }
-    }
-
-    fn push_rule(&mut self, id: u32, start: usize, middle: usize) {
-        let end = self.compiled.ops.len();
-        self.compiled.rules.push(Rule {
-            id,
-            start: number(start),
-            applicable_ops: number(middle - start),
-            installed_ops: number(end - middle),
-        });
+        if !new {
+            return Err(CompileError::Twice { update: update.clone() });
+        }
+        compiled.rules.push(number(compiled.ops.len()));
+        Ok(())
     }
 
     /// Appends the tree of `expr` to the ops.
@@ -378,6 +370,20 @@ impl Compiler {
     }
 }
 
+/// The first of the range for which `before` is false, when it is true up to somewhere and false from there.
+fn partition(range: Range<usize>, before: impl Fn(usize) -> bool) -> usize {
+    let (mut low, mut high) = (range.start, range.end);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if before(middle) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    low
+}
+
 /// A place in one of the lists, whose lengths the limits above keep far below 2^28.
 fn number(place: usize) -> u32 {
     u32::try_from(place).unwrap_or(u32::MAX)
@@ -399,13 +405,14 @@ impl Compiled {
     /// The id of the update with this number; empty beyond the last.
     #[must_use]
     pub fn id(&self, update: usize) -> &str {
-        self.rules.get(update).map_or("", |rule| self.ids.get(rule.id))
+        self.ids.get(number(update))
     }
 
     /// The number of the update with this id.
     #[must_use]
     pub fn position(&self, update: &UpdateId) -> Option<usize> {
-        self.rules.binary_search_by(|rule| self.ids.get(rule.id).cmp(update.as_str())).ok()
+        let place = partition(0..self.len(), |number| self.id(number) < update.as_str());
+        (self.id(place) == update.as_str()).then_some(place)
     }
 
     /// The fact keys that some rule reads, ascending; one that ends in `:` stands for all keys that start
@@ -428,33 +435,33 @@ impl Compiled {
             + size_of_val(self.values.as_slice())
             + self.readers.bytes()
             + self.guards.bytes()
-            + size_of_val(self.unguarded.as_slice())
-    }
-
-    /// Both trees of a rule.
-    fn ops_of(&self, rule: Rule) -> &[u32] {
-        let start = rule.start as usize;
-        &self.ops[start..start + (rule.applicable_ops + rule.installed_ops) as usize]
+            + [&self.everywhere, &self.guard_atoms, &self.unguarded]
+                .map(|numbers| size_of_val(numbers.as_slice()))
+                .iter()
+                .sum::<usize>()
     }
 
     /// The trees `applicable` and `installed` of a rule.
-    fn trees_of(&self, rule: Rule) -> (&[u32], &[u32]) {
-        self.ops_of(rule).split_at(rule.applicable_ops as usize)
+    fn trees_of(&self, rule: usize) -> (&[u32], &[u32]) {
+        let start = self.rules.get(rule).map_or(self.ops.len(), |start| *start as usize);
+        let mut both = trees(self.ops.get(start..).unwrap_or(&[]));
+        (both.next().unwrap_or(&[]), both.next().unwrap_or(&[]))
     }
 
     /// The atoms of a subject.
-    fn atoms_of(&self, subject: usize) -> std::ops::Range<usize> {
+    fn atoms_of(&self, subject: usize) -> Range<usize> {
         self.first_atom[subject] as usize..self.first_atom[subject + 1] as usize
     }
 
-    /// An atom as the trees of documents have it.
-    fn atom(&self, atom: usize) -> Atom<'_> {
-        let subject = self.first_atom.partition_point(|first| *first as usize <= atom) - 1;
-        Atom {
+    /// An atom as the trees of documents have it; `None` when there is none of that number.
+    fn atom(&self, atom: usize) -> Option<Atom<'_>> {
+        let value = self.texts.get(*self.values.get(atom)?);
+        let subject = self.first_atom.partition_point(|first| *first as usize <= atom).checked_sub(1)?;
+        Some(Atom {
             key: self.subjects.get(number(subject)).to_owned(),
-            instances: self.instances[subject],
-            check: self.codes[atom].check(self.texts.get(self.values[atom])).unwrap_or(Check::Exists),
-        }
+            instances: *self.instances.get(subject)?,
+            check: self.codes.get(atom)?.check(value)?,
+        })
     }
 
     /// Splits the subjects, which are in order, into the ranges of their domains.

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::{Code, Compiled, Compiler, Groups, Op, Rule, Slots, number, trees};
+use super::{Code, Compiled, Compiler, Groups, Op, Slots, number, trees};
 use crate::rules::atom::{Check, Read};
 
 impl Compiler {
@@ -42,14 +42,10 @@ fn all(count: usize) -> Vec<u32> {
 impl Compiled {
     /// Puts rules and ids in the order of ids.
     fn sort_rules(&mut self) {
-        let ids = &self.ids;
-        self.rules.sort_unstable_by(|a, b| ids.get(a.id).cmp(ids.get(b.id)));
-        self.rules.shrink_to_fit();
-        let order: Vec<u32> = self.rules.iter().map(|rule| rule.id).collect();
+        let mut order = all(self.rules.len());
+        order.sort_unstable_by(|a, b| self.ids.get(*a).cmp(self.ids.get(*b)));
+        self.rules = order.iter().map(|rule| self.rules[*rule as usize]).collect();
         self.ids = self.ids.reorder(&order);
-        for (place, rule) in self.rules.iter_mut().enumerate() {
-            rule.id = number(place);
-        }
     }
 
     /// Puts subjects in order; returns where each is now.
@@ -107,46 +103,58 @@ impl Compiled {
     }
 
     /// Finds out which rules read a subject, and what guards each rule.
-    pub(super) fn index(&mut self) {
+    fn index(&mut self) {
         let mut subject_of = Vec::with_capacity(self.codes.len());
         for subject in 0..self.subjects.len() {
             subject_of.resize(self.atoms_of(subject).end, number(subject));
         }
-        let rules = |each: &mut dyn FnMut(u32, Rule)| {
-            for (place, rule) in self.rules.iter().enumerate() {
-                each(number(place), *rule);
+        let (mut reads, mut subjects) = (Vec::new(), Vec::new());
+        for rule in 0..self.len() {
+            let (applicable, installed) = self.trees_of(rule);
+            subjects.clear();
+            subjects.extend(applicable.iter().chain(installed).filter_map(|op| match Op::unpack(*op) {
+                Op::Atom(atom) => Some(subject_of[atom as usize]),
+                _ => None,
+            }));
+            subjects.sort_unstable();
+            subjects.dedup();
+            reads.extend(subjects.iter().map(|subject| (*subject, number(rule))));
+        }
+        let mut weights = vec![0; self.subjects.len()];
+        reads.iter().for_each(|(subject, _)| weights[*subject as usize] += 1);
+        let everywhere = |subject: u32| weights[subject as usize] * EVERYWHERE > self.len();
+        reads.retain(|(subject, _)| !everywhere(*subject));
+        self.everywhere =
+            all(self.subjects.len()).into_iter().filter(|subject| everywhere(*subject)).collect();
+        self.readers = Groups::new(self.subjects.len(), &reads);
+        drop(reads);
+
+        let weigh = |atom: u32| weights[subject_of[atom as usize] as usize];
+        let (mut guarded, mut unguarded) = (Vec::new(), Vec::new());
+        for rule in 0..self.len() {
+            match settle(self.trees_of(rule).0, false, &weigh) {
+                Some(guard) => guarded.extend(guard.atoms.iter().map(|atom| (*atom, number(rule)))),
+                None => unguarded.push(number(rule)),
             }
-        };
-        let readers = Groups::new(self.subjects.len(), |pair| {
-            let mut subjects = Vec::new();
-            rules(&mut |place, rule| {
-                subjects.clear();
-                subjects.extend(self.ops_of(rule).iter().filter_map(|op| match Op::unpack(*op) {
-                    Op::Atom(atom) => Some(subject_of[atom as usize]),
-                    _ => None,
-                }));
-                subjects.sort_unstable();
-                subjects.dedup();
-                subjects.iter().for_each(|subject| pair(*subject, place));
-            });
-        });
-        let weigh = |atom: u32| readers.of(subject_of[atom as usize] as usize).len();
-        let guards = Groups::new(self.codes.len(), |pair| {
-            rules(&mut |place, rule| {
-                if let Some(guard) = guard(self.trees_of(rule).0, &weigh) {
-                    guard.atoms.iter().for_each(|atom| pair(*atom, place));
-                }
-            });
-        });
-        let mut unguarded = Vec::new();
-        rules(&mut |place, rule| {
-            if guard(self.trees_of(rule).0, &weigh).is_none() {
-                unguarded.push(place);
+        }
+        guarded.sort_unstable();
+        let mut guard_atoms: Vec<u32> = guarded.iter().map(|(atom, _)| *atom).collect();
+        guard_atoms.dedup();
+        let mut place = 0;
+        for (atom, _) in &mut guarded {
+            while guard_atoms[place] != *atom {
+                place += 1;
             }
-        });
-        (self.readers, self.guards, self.unguarded) = (readers, guards, unguarded);
+            *atom = number(place);
+        }
+        self.guards = Groups::new(guard_atoms.len(), &guarded);
+        (self.guard_atoms, self.unguarded) = (guard_atoms, unguarded);
     }
 }
+
+/// A subject that more than one rule in so many reads is read everywhere: a change of it is as rare as a
+/// change of the operating system, and evaluating all rules costs but that many times more.
+const EVERYWHERE: usize = 4;
 
 /// Atoms that settle a tree when all of them are false.
 struct Guard {
@@ -156,12 +164,8 @@ struct Guard {
     weight: usize,
 }
 
-/// The lightest atoms without which the tree is false; `None` when it can be true all the same.
-fn guard(tree: &[u32], weigh: &dyn Fn(u32) -> usize) -> Option<Guard> {
-    settle(tree, false, weigh)
-}
-
-/// The lightest atoms that, all false, give the tree the value `wanted`.
+/// The lightest atoms that, all false, give the tree the value `wanted`; `None` when it can have the other
+/// one all the same.
 fn settle(tree: &[u32], wanted: bool, weigh: &dyn Fn(u32) -> usize) -> Option<Guard> {
     let (first, rest) = tree.split_first()?;
     let nothing = || Guard { atoms: Vec::new(), weight: 0 };

@@ -65,20 +65,20 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    /// From pairs `(group, member)`, which `each` hands out twice in the same order.
-    pub(super) fn new(groups: usize, each: impl Fn(&mut dyn FnMut(u32, u32))) -> Self {
+    /// From pairs `(group, member)`; the members of a group stay in the order of the pairs.
+    pub(super) fn new(groups: usize, pairs: &[(u32, u32)]) -> Self {
         let mut starts = vec![0_u32; groups + 1];
-        each(&mut |group, _| starts[group as usize + 1] += 1);
+        pairs.iter().for_each(|(group, _)| starts[*group as usize + 1] += 1);
         for group in 0..groups {
             starts[group + 1] += starts[group];
         }
         let mut next = starts.clone();
-        let mut members = vec![0; starts[groups] as usize];
-        each(&mut |group, member| {
-            let at = &mut next[group as usize];
-            members[*at as usize] = member;
+        let mut members = vec![0; pairs.len()];
+        for (group, member) in pairs {
+            let at = &mut next[*group as usize];
+            members[*at as usize] = *member;
             *at += 1;
-        });
+        }
         Self { starts, members }
     }
 

@@ -1,8 +1,10 @@
 //! What the compiled rules say of one computer, all at once and after a change.
 
+use std::{cmp::Ordering, ops::Range};
+
 use serde::{Deserialize, Serialize};
 
-use super::{Check, Compiled, Op, Rule, UNREADABLE, number, trees};
+use super::{Check, Compiled, HOWS, Op, UNREADABLE, number, partition, trees};
 use crate::{
     facts::{Domain, Facts, FactsDelta},
     id::UpdateId,
@@ -10,7 +12,10 @@ use crate::{
         Truth, Verdict,
         atom::{How, Read, Scale, found},
         evaluate::{all, any, combine},
+        expr,
+        limits::DEPTH_MAX,
     },
+    version::deb,
 };
 
 /// The truth of an atom or a tree as a number: `and` is the smaller, `or` the greater, `not` the mirror.
@@ -83,11 +88,13 @@ impl Compiled {
         let mut scan = Scan { truths, kinds: vec![Kind::NotApplicable; self.len()], evaluated: 0 };
         let mut touched = Bits::new(self.len());
         self.unguarded.iter().for_each(|rule| touched.set(*rule));
-        for (atom, _) in scan.truths.iter().enumerate().filter(|(_, truth)| **truth != FALSE) {
-            self.guards.of(atom).iter().for_each(|rule| touched.set(*rule));
+        for (place, atom) in self.guard_atoms.iter().enumerate() {
+            if scan.truths.get(*atom as usize).is_some_and(|truth| *truth != FALSE) {
+                self.guards.of(place).iter().for_each(|rule| touched.set(*rule));
+            }
         }
         for rule in touched.iter() {
-            scan.kinds[rule] = self.kind(self.rules[rule], &scan.truths);
+            scan.kinds[rule] = self.kind(rule, &scan.truths);
             scan.evaluated += 1;
         }
         scan
@@ -116,21 +123,26 @@ impl Compiled {
         }
         subjects.sort_unstable();
         subjects.dedup();
-        let mut rules = Vec::new();
+        let (mut rules, mut all) = (Vec::new(), false);
         for subject in subjects {
             let atoms = self.atoms_of(subject);
             let before = scan.truths[atoms.clone()].to_vec();
             self.ask_again(subject, facts, &mut scan.truths);
-            if scan.truths[atoms] != before {
-                rules.extend_from_slice(self.readers.of(subject));
+            if scan.truths[atoms] == before {
+                continue;
             }
+            all |= self.everywhere.binary_search(&number(subject)).is_ok();
+            rules.extend_from_slice(self.readers.of(subject));
+        }
+        if all {
+            rules = (0..number(self.len())).collect();
         }
         rules.sort_unstable();
         rules.dedup();
         scan.evaluated = rules.len();
         let mut changed = Vec::new();
         for rule in rules.into_iter().map(|rule| rule as usize) {
-            let kind = self.kind(self.rules[rule], &scan.truths);
+            let kind = self.kind(rule, &scan.truths);
             if scan.kinds[rule] != kind {
                 scan.kinds[rule] = kind;
                 changed.push(rule);
@@ -142,13 +154,14 @@ impl Compiled {
     /// The verdict on the update with this number, with the reason when it is unknown. `scan` must be of `facts`.
     #[must_use]
     pub fn verdict(&self, update: usize, scan: &Scan, facts: &Facts) -> Verdict {
-        match (scan.kind(update), self.rules.get(update)) {
-            (Kind::NotApplicable, _) | (_, None) => Verdict::NotApplicable,
-            (Kind::Needed, _) => Verdict::Needed,
-            (Kind::Installed, _) => Verdict::Installed,
-            (Kind::Unknown, Some(rule)) => {
-                let (applicable, installed) = self.trees_of(*rule);
-                combine(self.truth(applicable, facts), || self.truth(installed, facts))
+        match scan.kind(update) {
+            Kind::NotApplicable => Verdict::NotApplicable,
+            Kind::Needed => Verdict::Needed,
+            Kind::Installed => Verdict::Installed,
+            Kind::Unknown => {
+                let (applicable, installed) = self.trees_of(update);
+                let truth = |tree| self.truth(tree, facts, TREE_DEPTH_MAX);
+                combine(truth(applicable), || truth(installed))
             }
         }
     }
@@ -220,26 +233,30 @@ impl Compiled {
     }
 
     /// Answers atoms of one scale, which are ascending by their right-hand side: finds the value's place.
-    fn answer_run(&self, run: std::ops::Range<usize>, scale: Scale, value: &str, truths: &mut [u8]) {
+    fn answer_run(&self, run: Range<usize>, scale: Scale, value: &str, truths: &mut [u8]) {
         let Ok(left) = Read::new(scale, value) else {
             truths[run].iter_mut().for_each(|truth| *truth = UNKNOWN.max(*truth));
             return;
         };
-        let order =
-            |atom: usize| Read::new(scale, self.texts.get(self.values[atom])).map(|right| left.order(&right));
-        let above = partition(run.clone(), |atom| order(atom).is_ok_and(std::cmp::Ordering::is_gt));
-        let equal = partition(above..run.end, |atom| order(atom).is_ok_and(std::cmp::Ordering::is_eq));
+        let order = |atom: usize| {
+            let right = self.texts.get(self.values[atom]);
+            if scale == Scale::Version(expr::Ordering::Deb) {
+                return deb::compare_unchecked(value, right);
+            }
+            Read::new(scale, right).map_or(Ordering::Less, |right| left.order(&right))
+        };
+        let above = partition(run.clone(), |atom| order(atom).is_gt());
+        let equal = partition(above..run.end, |atom| order(atom).is_eq());
         for atom in run {
             let order = if atom < above {
-                std::cmp::Ordering::Greater
+                Ordering::Greater
             } else if atom < equal {
-                std::cmp::Ordering::Equal
+                Ordering::Equal
             } else {
-                std::cmp::Ordering::Less
+                Ordering::Less
             };
-            let holds = super::HOWS
-                .get(usize::from(self.codes[atom].0 & 7))
-                .is_some_and(|how: &How| how.holds(order));
+            let holds =
+                HOWS.get(usize::from(self.codes[atom].0 & 7)).is_some_and(|how: &How| how.holds(order));
             if holds {
                 truths[atom] = TRUE;
             }
@@ -276,37 +293,47 @@ impl Compiled {
     }
 
     /// The outcome of a rule.
-    fn kind(&self, rule: Rule, truths: &[u8]) -> Kind {
+    fn kind(&self, rule: usize, truths: &[u8]) -> Kind {
         let (applicable, installed) = self.trees_of(rule);
-        match value(applicable, truths) {
+        match value(applicable, truths, TREE_DEPTH_MAX) {
             FALSE => Kind::NotApplicable,
-            UNKNOWN => Kind::Unknown,
-            _ => match value(installed, truths) {
+            TRUE => match value(installed, truths, TREE_DEPTH_MAX) {
                 FALSE => Kind::Needed,
-                UNKNOWN => Kind::Unknown,
-                _ => Kind::Installed,
+                TRUE => Kind::Installed,
+                _ => Kind::Unknown,
             },
+            _ => Kind::Unknown,
         }
     }
 
     /// The truth of a tree with its reasons, as [`crate::rules::evaluate()`] finds it.
-    fn truth(&self, tree: &[u32], facts: &Facts) -> Truth {
-        let Some((first, rest)) = tree.split_first() else { return Truth::True };
+    fn truth(&self, tree: &[u32], facts: &Facts, depth: usize) -> Truth {
+        let Some(((first, rest), below)) = tree.split_first().zip(depth.checked_sub(1)) else {
+            return malformed();
+        };
         match Op::unpack(*first) {
-            Op::Atom(atom) => self.atom(atom as usize).ask(facts),
+            Op::Atom(atom) => self.atom(atom as usize).map_or_else(malformed, |atom| atom.ask(facts)),
             Op::Const(value) => Truth::from(value),
-            Op::All(_) => all(trees(rest).map(|child| self.truth(child, facts))),
-            Op::Any(_) => any(trees(rest).map(|child| self.truth(child, facts))),
-            Op::Not(_) => self.truth(rest, facts).negate(),
+            Op::All(_) => all(trees(rest).map(|child| self.truth(child, facts, below))),
+            Op::Any(_) => any(trees(rest).map(|child| self.truth(child, facts, below))),
+            Op::Not(_) => self.truth(rest, facts, below).negate(),
         }
     }
 }
 
+/// Deepest tree of a rule within the limits: a leaf of several atoms is one node and the atoms below it.
+/// What was read from disk may be no tree at all, and must not use up the stack.
+const TREE_DEPTH_MAX: usize = DEPTH_MAX + 1;
+
+fn malformed() -> Truth {
+    Truth::unknown("the compiled rule is malformed".to_owned())
+}
+
 /// The value of a tree over the truths of the atoms.
-fn value(tree: &[u32], truths: &[u8]) -> u8 {
-    let Some((first, rest)) = tree.split_first() else { return TRUE };
+fn value(tree: &[u32], truths: &[u8], depth: usize) -> u8 {
+    let Some(((first, rest), below)) = tree.split_first().zip(depth.checked_sub(1)) else { return UNKNOWN };
     match Op::unpack(*first) {
-        Op::Atom(atom) => truths[atom as usize],
+        Op::Atom(atom) => truths.get(atom as usize).copied().unwrap_or(UNKNOWN),
         Op::Const(value) => {
             if value {
                 TRUE
@@ -314,11 +341,11 @@ fn value(tree: &[u32], truths: &[u8]) -> u8 {
                 FALSE
             }
         }
-        Op::Not(_) => TRUE - value(rest, truths),
+        Op::Not(_) => TRUE - value(rest, truths, below),
         Op::All(_) => {
             let mut least = TRUE;
             for child in trees(rest) {
-                least = least.min(value(child, truths));
+                least = least.min(value(child, truths, below));
                 if least == FALSE {
                     break;
                 }
@@ -328,7 +355,7 @@ fn value(tree: &[u32], truths: &[u8]) -> u8 {
         Op::Any(_) => {
             let mut greatest = FALSE;
             for child in trees(rest) {
-                greatest = greatest.max(value(child, truths));
+                greatest = greatest.max(value(child, truths, below));
                 if greatest == TRUE {
                     break;
                 }
@@ -346,20 +373,6 @@ fn is_complete(facts: &Facts, domain: &str) -> bool {
 fn package_of(key: &str) -> Option<&str> {
     let end = key.rfind(':')? + 1;
     key.starts_with("package:").then(|| &key[..end])
-}
-
-/// The first of the range for which `before` is false, when it is true up to somewhere and false from there.
-fn partition(range: std::ops::Range<usize>, before: impl Fn(usize) -> bool) -> usize {
-    let (mut low, mut high) = (range.start, range.end);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        if before(middle) {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    low
 }
 
 /// A set of small numbers.
@@ -479,7 +492,9 @@ mod tests {
             let newer = compiler.finish();
             let scan = newer.scan(&facts);
             prop_assert_eq!(by_scan(&newer, &scan, &facts), by_tree(&rules, &facts));
-            let read = Compiled::decode(&newer.encode()).unwrap();
+            let mut written = Vec::new();
+            newer.write(&mut written).unwrap();
+            let read = Compiled::read(&mut written.as_slice()).unwrap();
             prop_assert_eq!(by_scan(&read, &read.scan(&facts), &facts), by_tree(&rules, &facts));
         }
     }
