@@ -28,8 +28,8 @@ pub mod pace;
 pub mod payloads;
 pub mod schedule;
 
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 /// A source as written in the configuration, by its `kind`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

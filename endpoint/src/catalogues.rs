@@ -301,6 +301,7 @@ impl Catalogues {
             upstream: self.upstream.clone(),
             paths: self.paths.clone(),
             policy: self.policy.clone(),
+            fitting: self.rules.roots.keys().cloned().collect(),
             targets: self
                 .trusted
                 .iter()
@@ -319,6 +320,8 @@ pub struct Lookup {
     upstream: Upstream,
     paths: Blobs,
     policy: String,
+    /// Catalogues of updates that this computer evaluates.
+    fitting: BTreeSet<String>,
     targets: BTreeMap<String, (Digest, CatalogueInfo)>,
 }
 
@@ -333,17 +336,20 @@ impl Lookup {
         sync::documents(&self.upstream, *root, prefix, &self.paths).await
     }
 
-    /// One document of the pool that belongs to the catalogue `of`.
+    /// One document of the pools that belong to the catalogues of this computer; the first that has it.
     ///
     /// # Errors
     ///
     /// When a node is not here and cannot be had.
-    pub async fn pool(&self, of: &str, key: &str) -> Result<Option<Bytes>, CatalogueError> {
-        let belongs = |kind: &CatalogueKind| matches!(kind, CatalogueKind::Pool(id) if id.as_str() == of);
-        let Some((root, _)) = self.targets.values().find(|(_, info)| belongs(&info.kind)) else {
-            return Ok(None);
-        };
-        sync::document(&self.upstream, *root, key, &self.paths).await
+    pub async fn pool(&self, key: &str) -> Result<Option<Bytes>, CatalogueError> {
+        for (root, info) in self.targets.values() {
+            if matches!(&info.kind, CatalogueKind::Pool(of) if self.fitting.contains(of.as_str()))
+                && let Some(found) = sync::document(&self.upstream, *root, key, &self.paths).await?
+            {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
     }
 }
 

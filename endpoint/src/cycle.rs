@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,7 +18,6 @@ use tierway_common::{
     rules::{
         Verdict,
         explain::{Explained, explain_update},
-        verdict,
     },
     schema::{
         Approval, Assignment, CycleSummary, Decision, Group, Install, Payload, Report, State, StateEntry,
@@ -40,10 +40,10 @@ use crate::{
     agent::{AgentError, VERSION, host_name},
     catalogues::{Catalogues, CataloguesError},
     config::Config,
-    fetch::{Fetcher, PoolOf},
+    fetch::Fetcher,
     install::{
-        Fresh, Request,
-        deb::{DebEngine, is_incomplete},
+        self, Means,
+        deb::{Cleaned, DebEngine, is_incomplete},
     },
     ledger::{Book, Conditions, Ledger, Record, journal::JournalError},
     plan::{self, Finding, Plan},
@@ -349,7 +349,15 @@ impl Cycle {
                 .map(|update| update.id.clone())
                 .collect(),
         };
-        let mut changed = self.ledger.settle(now, &verdicts, &conditions)?;
+        let mut changed = match self.engine.clean() {
+            Ok(Cleaned::Yes) => self.ledger.settle(now, &verdicts, &conditions)?,
+            // Perhaps the package manager that a crash of this program left at work.
+            Ok(Cleaned::Busy) => Vec::new(),
+            Err(error) => {
+                warn!(error = %Chain(&error), "could not clear up after an earlier installation");
+                Vec::new()
+            }
+        };
         changed.extend(self.ledger.observe(now, &verdicts, &conditions)?);
         let findings: Vec<_> = updates
             .values()
@@ -395,41 +403,33 @@ impl Cycle {
         }
     }
 
-    /// Carries the plan out, one update after the other.
+    /// Carries the plan out.
     async fn install(
         &mut self,
         asked: &Asked,
         machine: &str,
         clock: &Clock,
     ) -> Result<Vec<StateEntry>, CycleError> {
-        let load = |ids: &mut dyn Iterator<Item = &UpdateId>| -> Result<Vec<Update>, CataloguesError> {
-            ids.filter_map(|id| self.catalogues.update(id).transpose()).collect()
-        };
-        let install = load(&mut self.plan.install.iter())?;
-        let left_out = load(&mut self.plan.left_out.keys())?;
-        let (install, left_out): (Vec<_>, Vec<_>) = (install.iter().collect(), left_out.iter().collect());
+        let mut updates = BTreeMap::new();
+        for id in self.plan.install.iter().chain(self.plan.left_out.keys()) {
+            if let Some(update) = self.catalogues.update(id)? {
+                updates.insert(id.clone(), Arc::new(update));
+            }
+        }
         let lookup = self.catalogues.lookup();
         let fetcher =
             Fetcher { upstream: &self.upstream, payloads: &self.payloads, patience: self.payload_patience };
-        let mut changed = Vec::new();
-        for update in &install {
-            if self.stop.requested() {
-                break;
-            }
-            self.ledger.begin(&update.id, clock.now())?;
-            let request =
-                Request { update, approved: &install, left_out: &left_out, limit: self.install_time_limit };
-            let fresh = || {
-                let facts = scan::scan(&self.root, asked, machine).0;
-                Fresh { state: state_of(&verdict(update, &facts)), facts }
-            };
-            let pool = PoolOf { lookup: &lookup, catalogue: update.id.catalogue() };
-            let attempted = self.engine.install(&request, &pool, &fetcher, &fresh).await;
-            let (outcome, detail) = (attempted.outcome, attempted.detail);
-            info!(update = %update.id, outcome = %outcome.sentence(), detail, "tried to install an update");
-            changed.extend(self.ledger.end(&update.id, clock.now(), outcome, detail.as_deref())?);
-        }
-        Ok(changed)
+        let means = Means {
+            engine: &self.engine,
+            pool: &lookup,
+            payloads: &fetcher,
+            scan: &|| scan::scan(&self.root, asked, machine).0,
+            clock,
+            limit: self.install_time_limit,
+            go_on: &|| !self.stop.requested(),
+        };
+        let executed = install::execute(&self.plan, &updates, &means, &mut self.ledger).await?;
+        Ok(executed.entries)
     }
 
     /// Puts on their way: the facts, what changed or everything, and the cycle in numbers.

@@ -60,22 +60,12 @@ impl PayloadFetcher for Fetcher<'_> {
     }
 }
 
-/// The pool of one catalogue.
-#[derive(Debug)]
-pub struct PoolOf<'a> {
-    /// Where documents are looked up.
-    pub lookup: &'a Lookup,
-    /// The catalogue of updates that it belongs to.
-    pub catalogue: &'a str,
-}
-
-impl Pool for PoolOf<'_> {
+impl Pool for Lookup {
     async fn lookup(&self, architecture: &str, name: &str) -> Result<Option<PoolEntry>, Unavailable> {
         let key = format!("package/{architecture}/{name}");
         let unavailable =
             |source| Unavailable { what: format!("what is known of the package `{name}`"), source };
-        let document =
-            self.lookup.pool(self.catalogue, &key).await.map_err(|error| unavailable(error.into()))?;
+        let document = self.pool(&key).await.map_err(|error| unavailable(error.into()))?;
         document
             .map(|bytes| serde_json::from_slice(&bytes))
             .transpose()

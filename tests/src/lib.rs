@@ -1,1 +1,14 @@
+//! A whole fleet in one process, for the flows: a signed Debian archive, central, relays, endpoints, real
+//! TLS over loopback, every folder its own.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    clippy::disallowed_methods,
+    reason = "a harness of tests: what goes wrong must end the test; programs it starts make packages and roots"
+)]
+
+pub mod archive;
+pub mod fleet;
+pub mod roots;
+pub mod skip;

@@ -1,4 +1,9 @@
-//! For the tests of this module: a server that misbehaves on demand, and archives signed by keys made here.
+//! For tests, here and of the whole fleet: a server that misbehaves on demand, and archives signed by keys made here.
+
+#![cfg_attr(
+    not(test),
+    expect(clippy::unwrap_used, clippy::missing_panics_doc, reason = "only tests enable this module")
+)]
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +31,7 @@ use tokio::{
 
 /// How the server answers for a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Manner {
+pub enum Manner {
     /// As it should.
     Well,
     /// With a status and no body.
@@ -41,11 +46,11 @@ pub(super) enum Manner {
 
 /// One request, as it came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Seen {
-    pub(super) path: String,
-    pub(super) headers: BTreeMap<String, String>,
+pub struct Seen {
+    pub path: String,
+    pub headers: BTreeMap<String, String>,
     /// As answered.
-    pub(super) status: u16,
+    pub status: u16,
 }
 
 #[derive(Debug, Default)]
@@ -58,13 +63,13 @@ struct Shared {
 
 /// An HTTP/1.1 server on a free port of the loopback.
 #[derive(Clone, Debug)]
-pub(super) struct Server {
-    pub(super) url: String,
+pub struct Server {
+    pub url: String,
     shared: Arc<Mutex<Shared>>,
 }
 
 impl Server {
-    pub(super) async fn start() -> Self {
+    pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let shared = Arc::new(Mutex::new(Shared::default()));
@@ -82,30 +87,30 @@ impl Server {
         server
     }
 
-    pub(super) fn put(&self, path: &str, bytes: impl Into<Bytes>) {
+    pub fn put(&self, path: &str, bytes: impl Into<Bytes>) {
         self.shared.lock().unwrap().files.insert(path.to_owned(), bytes.into());
     }
 
-    pub(super) fn remove(&self, path: &str) {
+    pub fn remove(&self, path: &str) {
         assert!(self.shared.lock().unwrap().files.remove(path).is_some(), "no `{path}`");
     }
 
-    pub(super) fn paths(&self) -> Vec<String> {
+    pub fn paths(&self) -> Vec<String> {
         self.shared.lock().unwrap().files.keys().cloned().collect()
     }
 
-    pub(super) fn file(&self, path: &str) -> Bytes {
+    pub fn file(&self, path: &str) -> Bytes {
         self.shared.lock().unwrap().files[path].clone()
     }
 
     /// The next answers for `path`, the last of them for ever.
-    pub(super) fn behave(&self, path: &str, manners: &[Manner]) {
+    pub fn behave(&self, path: &str, manners: &[Manner]) {
         let reversed = manners.iter().rev().cloned().collect();
         self.shared.lock().unwrap().manners.insert(path.to_owned(), reversed);
     }
 
     /// The requests since the last call.
-    pub(super) fn seen(&self) -> Vec<Seen> {
+    pub fn seen(&self) -> Vec<Seen> {
         std::mem::take(&mut self.shared.lock().unwrap().seen)
     }
 
@@ -168,7 +173,7 @@ impl Server {
 }
 
 /// A certificate with a primary key that only certifies and a subkey that signs, made at `created`.
-pub(super) fn new_key(created: Timestamp) -> SignedSecretKey {
+pub fn new_key(created: Timestamp) -> SignedSecretKey {
     let created = pgp::types::Timestamp::from_secs(u32::try_from(created.as_second()).unwrap());
     let subkey = SubkeyParamsBuilder::default()
         .key_type(KeyType::Ed25519Legacy)
@@ -190,21 +195,17 @@ pub(super) fn new_key(created: Timestamp) -> SignedSecretKey {
 }
 
 /// The certificate's public part, binary.
-pub(super) fn public(key: &SignedSecretKey) -> Vec<u8> {
+pub fn public(key: &SignedSecretKey) -> Vec<u8> {
     SignedPublicKey::from(key.clone()).to_bytes().unwrap()
 }
 
 /// Clearsigns `text` with the signing subkey.
-pub(super) fn clearsign(key: &SignedSecretKey, text: &str) -> String {
+pub fn clearsign(key: &SignedSecretKey, text: &str) -> String {
     clearsign_as(&key.secret_subkeys[0].key, text, |_| {})
 }
 
 /// Clearsigns `text` with any key, after `change` was made to what is to be signed.
-pub(super) fn clearsign_as(
-    key: &impl SigningKey,
-    text: &str,
-    change: impl Fn(&mut SignatureConfig),
-) -> String {
+pub fn clearsign_as(key: &impl SigningKey, text: &str, change: impl Fn(&mut SignatureConfig)) -> String {
     use pgp::packet::{SignatureType, Subpacket, SubpacketData};
     let mut config = SignatureConfig::from_key(rand::thread_rng(), key, SignatureType::Text).unwrap();
     config.hashed_subpackets = vec![
@@ -217,7 +218,7 @@ pub(super) fn clearsign_as(
 }
 
 /// `text`, packed.
-pub(super) fn xz(text: &[u8]) -> Vec<u8> {
+pub fn xz(text: &[u8]) -> Vec<u8> {
     let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), 1);
     encoder.write_all(text).unwrap();
     encoder.finish().unwrap()
@@ -225,33 +226,28 @@ pub(super) fn xz(text: &[u8]) -> Vec<u8> {
 
 /// A suite to publish.
 #[derive(Clone, Debug)]
-pub(super) struct Suite {
+pub struct Suite {
     /// Path of the archive on the server.
-    pub(super) archive: &'static str,
-    pub(super) suite: &'static str,
-    pub(super) date: &'static str,
-    pub(super) valid_until: Option<&'static str>,
+    pub archive: &'static str,
+    pub suite: &'static str,
+    pub date: &'static str,
+    pub valid_until: Option<&'static str>,
     /// Component and architecture → index.
-    pub(super) indices: BTreeMap<(&'static str, &'static str), String>,
+    pub indices: BTreeMap<(&'static str, &'static str), String>,
 }
 
 impl Suite {
-    pub(super) fn new(archive: &'static str, suite: &'static str, date: &'static str) -> Self {
+    pub fn new(archive: &'static str, suite: &'static str, date: &'static str) -> Self {
         Self { archive, suite, date, valid_until: None, indices: BTreeMap::new() }
     }
 
-    pub(super) fn with(
-        mut self,
-        component: &'static str,
-        architecture: &'static str,
-        stanzas: &[String],
-    ) -> Self {
+    pub fn with(mut self, component: &'static str, architecture: &'static str, stanzas: &[String]) -> Self {
         self.indices.insert((component, architecture), stanzas.join("\n"));
         self
     }
 
     /// The text of its release, and its files by their path below the suite.
-    pub(super) fn build(&self) -> (String, BTreeMap<String, Bytes>) {
+    pub fn build(&self) -> (String, BTreeMap<String, Bytes>) {
         let mut files = BTreeMap::new();
         let mut listed = String::new();
         for ((component, architecture), text) in &self.indices {
@@ -276,11 +272,11 @@ impl Suite {
     }
 
     /// Path on the server.
-    pub(super) fn path(&self, below: &str) -> String {
+    pub fn path(&self, below: &str) -> String {
         format!("{}/dists/{}/{below}", self.archive, self.suite)
     }
 
-    pub(super) fn publish(&self, server: &Server, key: &SignedSecretKey) {
+    pub fn publish(&self, server: &Server, key: &SignedSecretKey) {
         let (text, files) = self.build();
         for (path, bytes) in files {
             server.put(&self.path(&path), bytes);
@@ -290,7 +286,7 @@ impl Suite {
 }
 
 /// A stanza of an index. `more` are further lines.
-pub(super) fn stanza(name: &str, version: &str, architecture: &str, more: &str) -> String {
+pub fn stanza(name: &str, version: &str, architecture: &str, more: &str) -> String {
     let digest = Digest::of(format!("{name} {version} {architecture}").as_bytes());
     let more = if more.is_empty() { String::new() } else { format!("{more}\n") };
     format!(

@@ -2,4 +2,6 @@
 
 // `cfg(test)` holds for all of it; said on each module so that the lints see tests in the helpers too.
 #[cfg(test)]
+mod end_to_end;
+#[cfg(test)]
 mod tuf_interop;
