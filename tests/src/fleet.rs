@@ -55,6 +55,8 @@ pub struct Fleet {
     pub central: Option<Node<CentralRunning>>,
     /// Central's address, the same after a restart.
     pub address: SocketAddr,
+    /// Instead of the archive.
+    source: Option<String>,
     clock: Clock,
 }
 
@@ -98,13 +100,28 @@ impl Fleet {
 
     /// The same by another clock.
     pub async fn start_at(clock: Clock) -> Self {
+        Self::begin(clock, None).await
+    }
+
+    /// A central that reads what `source`, a part of its configuration, names instead of the archive.
+    pub async fn start_with(source: &str) -> Self {
+        Self::begin(Clock::system(), Some(source.to_owned())).await
+    }
+
+    async fn begin(clock: Clock, source: Option<String>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let archive = Archive::start().await;
         let central = dir.path().join("central");
         let layout = Layout::new(&central);
         init::init(&layout, &"default".parse().unwrap(), "tester", &clock).unwrap();
-        let mut fleet =
-            Self { dir, archive, central: None, address: SocketAddr::from(([127, 0, 0, 1], 0)), clock };
+        let mut fleet = Self {
+            dir,
+            archive,
+            central: None,
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            source,
+            clock,
+        };
         fleet.start_central().await;
         fleet
     }
@@ -121,7 +138,7 @@ impl Fleet {
             "data_dir = \"{}\"\nlisten = \"{}\"\npublic_address = \"central.invalid:1\"\ndisk_free_bytes_min = 0\n{}",
             self.folder("central").display(),
             self.address,
-            self.archive.source(self.dir.path()),
+            self.source.clone().unwrap_or_else(|| self.archive.source(self.dir.path())),
         );
         let path = self.folder("central.toml");
         std::fs::write(&path, text).unwrap();

@@ -4,4 +4,6 @@
 #[cfg(test)]
 mod end_to_end;
 #[cfg(test)]
+mod real_archive;
+#[cfg(test)]
 mod tuf_interop;
