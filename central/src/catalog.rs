@@ -339,3 +339,6 @@ fn payloads(update: &Update) -> Arc<[(Digest, u64)]> {
         packages.iter().map(|package| (package.payload.digest, package.payload.bytes)).collect();
     payloads.into_iter().take(PAYLOADS_MAX).collect()
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -413,6 +413,30 @@ pub fn by_rules(state: &State) -> Result<usize, StoreError> {
     Ok(count)
 }
 
+/// Drops decisions about updates that are in no catalogue any more; how many.
+///
+/// # Errors
+///
+/// Those of the store.
+pub fn forget_gone(state: &State) -> Result<usize, StoreError> {
+    let (count, _) = state.change(|model, change| {
+        let gone =
+            |approval: &&Approval| model.update_by_id(&approval.update).is_none_or(|update| update.gone);
+        let mut dropped: Vec<_> = model.policy().approvals().filter(gone).collect();
+        dropped.truncate(PATCHES_AT_ONCE_MAX);
+        if !dropped.is_empty() {
+            let updates: BTreeSet<&str> = dropped.iter().map(|approval| approval.update.as_str()).collect();
+            let detail = updates.into_iter().collect::<Vec<_>>().join(" ");
+            change.audit("central", "forget decisions", "policy".to_owned(), detail);
+        }
+        for approval in &dropped {
+            change.write(Write::NoApproval(approval.group.clone(), approval.update.clone()));
+        }
+        Ok::<_, StoreError>(dropped.len())
+    })?;
+    Ok(count)
+}
+
 /// Sets when payloads are downloaded; what is `None` stays. Returns the sequence of the audit record.
 ///
 /// # Errors
@@ -439,3 +463,6 @@ pub fn set_download(
     })?;
     Ok(sequence)
 }
+
+#[cfg(test)]
+mod tests;

@@ -419,3 +419,6 @@ async fn landed(mut flight: watch::Receiver<bool>) {
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, DownloadError> {
     tokio::task::spawn_blocking(work).await.map_err(|_| DownloadError::Interrupted)
 }
+
+#[cfg(test)]
+mod tests;

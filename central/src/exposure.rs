@@ -251,3 +251,6 @@ fn merge(
     }
     new
 }
+
+#[cfg(test)]
+mod tests;

@@ -206,3 +206,6 @@ pub fn limit(asked: u32) -> usize {
         Ok(asked) => asked.min(ROWS_MAX),
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

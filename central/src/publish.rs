@@ -40,9 +40,9 @@ use crate::{
 
 /// Policy documents that go into one publication; more follow in the next, a second later.
 pub const PENDING_AT_ONCE: usize = 5_000;
-/// Publications whose trees stay readable: at one a second those of the last half minute, so that whoever
-/// has begun to fetch can end.
-const KEPT_BEFORE: usize = 32;
+/// Earlier roots whose trees stay readable: at one a second those of the last two minutes, so that whoever has
+/// begun to fetch can end.
+const KEPT_BEFORE: usize = 128;
 /// Old versions of `targets` and `snapshot` metadata that stay, for whoever holds an older timestamp.
 const VERSIONS_KEPT: u64 = 64;
 /// Owner of the pins of published trees.
@@ -258,8 +258,10 @@ impl Publisher {
         let mut repository = writer.repository.clone();
         let published = repository.publish(&targets, &[&self.key], now)?;
         let mut record = writer.record.clone();
-        let before = std::mem::replace(&mut record.roots, roots);
-        record.before.insert(0, before);
+        let replaced = std::mem::replace(&mut record.roots, roots);
+        let replaced = replaced.into_iter().filter(|(id, root)| record.roots.get(id) != Some(root));
+        let replaced: Vec<_> = replaced.map(|(_, root)| root).collect();
+        record.before.splice(0..0, replaced);
         record.before.truncate(KEPT_BEFORE);
         record.changed = Some(now);
         self.keep(&mut writer, repository, record, published, batch)?;
@@ -350,7 +352,7 @@ impl Publisher {
     pub fn pin(&self) -> Result<usize, PublishError> {
         let record = self.published();
         let mut roots: BTreeSet<Digest> = record.roots.into_values().collect();
-        roots.extend(record.before.into_iter().flat_map(BTreeMap::into_values));
+        roots.extend(record.before);
         roots.extend(self.state.model().catalogues().values().map(|catalogue| catalogue.root));
         let mut reachable = BTreeSet::new();
         for root in roots {
@@ -391,3 +393,6 @@ impl Served {
         outdated
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -120,3 +120,6 @@ impl ToStatus for DownloadError {
         Status::unavailable(Chain(self).to_string())
     }
 }
+
+#[cfg(test)]
+mod tests;

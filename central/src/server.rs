@@ -37,8 +37,9 @@ use tierway_proto::{
 use tokio::{
     net::TcpListener,
     sync::{broadcast, watch},
+    task::JoinHandle,
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     catalog::Catalog,
@@ -206,12 +207,19 @@ pub struct Running {
     /// What it knows and does.
     pub central: Arc<Central>,
     tasks: Tasks,
+    intake: JoinHandle<()>,
 }
 
 impl Running {
-    /// Returns when the stop signal came and everything has ended.
+    /// Returns when the stop signal came, everything has ended and the store is closed.
     pub async fn ended(self) {
-        self.tasks.ended(GRACE).await;
+        let Self { address: _, central, tasks, intake } = self;
+        tasks.ended(GRACE).await;
+        drop(central);
+        // It ends when nobody is left who could hand in a report.
+        if tokio::time::timeout(GRACE, intake).await.is_err() {
+            warn!("something still uses the store");
+        }
     }
 }
 
@@ -287,7 +295,7 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
         board: tasks.board(),
         stop: stop.clone(),
     });
-    tokio::spawn(intake.run());
+    let intake = tokio::spawn(intake.run());
     tasks::begin(&mut tasks, &central, &identity);
 
     let gate = Gate::new(central.state.clone());
@@ -301,5 +309,5 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
     let answer = BlobStreams::new(crate::rpc::upstream::Served::new(central.clone(), gate), services);
     tasks.spawn("serve", accept::serve(listener, identity, answer, limits, Gauge::default(), stop));
     info!(%address, tenant = %central.state.tenant(), "serving");
-    Ok(Running { address, central, tasks })
+    Ok(Running { address, central, tasks, intake })
 }

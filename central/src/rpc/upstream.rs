@@ -187,7 +187,10 @@ impl upstream_server::Upstream for UpstreamService {
         let ids = self.notices.clone();
         let number =
             move |kind| Ok(v1::Notice { id: ids.fetch_add(1, Ordering::Relaxed) + 1, kind: Some(kind) });
-        Ok(Response::new(Box::pin(stream::select(versions, notices.boxed()).map(number))))
+        // A stream without end would hold up whoever wants to stop.
+        let stop = self.central.stop.clone();
+        let stopped = async move { stop.wait().await };
+        Ok(Response::new(Box::pin(stream::select(versions, notices.boxed()).map(number).take_until(stopped))))
     }
 
     async fn enroll(

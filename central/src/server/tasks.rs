@@ -59,11 +59,13 @@ pub(super) fn begin(tasks: &mut Tasks, central: &Arc<Central>, identity: &Identi
     });
     central.state.news().wake();
 
-    let this = central.clone();
-    tasks.periodic("refresh", Wake::default(), every(REFRESH_EVERY), move || {
+    let (this, wake) = (central.clone(), Wake::default());
+    tasks.periodic("refresh", wake.clone(), every(REFRESH_EVERY), move || {
         let central = this.clone();
         async move { central.refresh().await }
     });
+    // What was signed last may have grown old while central was down.
+    wake.wake();
 
     let this = central.clone();
     tasks.periodic("rules", central.rules.clone(), every(RULES_EVERY), move || {
@@ -166,19 +168,17 @@ impl Central {
         Ok(applied)
     }
 
-    /// Publishes what changed, at most once a second, and evaluates it against what is reported.
+    /// Publishes what changed, at most once a second, and evaluates what is published against what is reported.
     async fn publish(self: &Arc<Self>) -> Result<(), TaskError> {
         loop {
             let begun = Instant::now();
             let outcome = blocking(self, |central| central.publisher.publish()).await??;
-            let more = match outcome {
-                Outcome::Unchanged => return Ok(()),
-                Outcome::Published { more, .. } => more,
-            };
+            // Also when nothing is new: an earlier run may not have come so far.
             blocking(self, |central| {
                 exposure::run(&central.state, &central.trees, &central.publisher.published())
             })
             .await??;
+            let Outcome::Published { more, .. } = outcome else { return Ok(()) };
             tokio::time::sleep_until(begun + PUBLISH_APART).await;
             if !more {
                 return Ok(());
@@ -223,6 +223,7 @@ impl Central {
     async fn retain(self: &Arc<Self>) -> Result<(), TaskError> {
         blocking(self, |central| {
             central.enrollment.retain()?;
+            decide::forget_gone(&central.state)?;
             while central.state.retain_audit(audit::RECORDS_MAX)? {}
             central.publisher.pin()?;
             Ok::<_, TaskError>(())

@@ -444,8 +444,8 @@ pub struct PublishedRecord {
     pub timestamp_version: u64,
     /// When the targets last changed.
     pub changed: Option<Timestamp>,
-    /// Root and number of documents of each published catalogue.
+    /// Root of each published catalogue.
     pub roots: BTreeMap<CatalogueId, Digest>,
-    /// Roots of the publications before, newest first: endpoints may still be fetching from them.
-    pub before: Vec<BTreeMap<CatalogueId, Digest>>,
+    /// Roots that were published before, newest first: endpoints may still be fetching from them.
+    pub before: Vec<Digest>,
 }

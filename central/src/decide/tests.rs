@@ -1,0 +1,241 @@
+use std::sync::Arc;
+
+use ring::rand::SystemRandom;
+use tierway_common::{
+    rules::expr::OsTest,
+    schema::{Severity, State as UpdateState},
+    trust::keys::SigningKey,
+};
+
+use super::*;
+use crate::{
+    audit,
+    catalog::tests::{Bench, bench, facts, update},
+    compliance::record::{Entry, Record},
+    inventory::facts as kept,
+};
+
+/// Updates 0 (a) and 1 (b); hosts 0 and 1, of which the first needs a and the second b; group `everyone`.
+fn office() -> Bench {
+    let bench = bench();
+    bench.apply(&[update("a", "2"), update("b", "2")]);
+    for number in 0..2 {
+        let at = bench.clock.now();
+        let held = facts(&[("a", "1")]);
+        let record = EndpointRecord {
+            number,
+            id: format!("e{number}").parse().unwrap(),
+            name: format!("host-{number}"),
+            site: format!("site-{number}").parse().unwrap(),
+            groups: vec![],
+            rule_groups: vec![],
+            enrolled_at: at,
+            serial: String::new(),
+            certificate_expires: at,
+            keys: vec![SigningKey::generate(&SystemRandom::new()).unwrap().public()],
+            revoked: false,
+            last_report: None,
+            agent_version: String::new(),
+            states_sequence: 0,
+            inventory_sequence: 0,
+            resync_states: false,
+            resync_inventory: false,
+            assessed: true,
+            dictionary_version: 0,
+            estimated_for: 0,
+            reboot_pending: false,
+            problems: vec![],
+            facts: Some(kept::summary(&held, at)),
+        };
+        let mut new = Record::default();
+        new.set(Entry {
+            update: number,
+            state: UpdateState::Needed,
+            estimated: false,
+            since: 0,
+            detected: None,
+            authorized: None,
+            applied: None,
+            detail: None,
+        })
+        .unwrap();
+        bench
+            .state
+            .change(|_, change| {
+                change.write(Write::Endpoint(Arc::new(record)));
+                change.write(Write::Facts(number, kept::pack(&held).unwrap()));
+                change.write(Write::States { endpoint: number, old: Arc::default(), new: Arc::new(new) });
+                Ok::<_, StoreError>(())
+            })
+            .unwrap();
+    }
+    group(&bench, "everyone", &Membership::Everyone);
+    bench
+}
+
+const ADMIN: &str = "operator:admin";
+
+fn id(text: &str) -> GroupId {
+    text.parse().unwrap()
+}
+
+fn group(bench: &Bench, name: &str, membership: &Membership) {
+    set_group(&bench.state, &id(name), 1, membership, ADMIN).unwrap();
+}
+
+fn members(bench: &Bench, name: &str) -> Vec<u32> {
+    bench.state.model().members()[&id(name)].iter().collect()
+}
+
+fn decide(bench: &Bench, about: About<'_>, name: &str, verb: Verb) -> Vec<String> {
+    let (changed, _) = patches(&bench.state, about, &id(name), verb, ADMIN).unwrap();
+    changed.iter().map(|update| update.name().to_owned()).collect()
+}
+
+fn last_audit(bench: &Bench) -> audit::Record {
+    audit::list(bench.state.store(), bench.state.tenant(), 0, 1).unwrap().remove(0)
+}
+
+#[test]
+fn a_decision_changes_what_it_names_once_and_is_in_the_audit_log_by_name() {
+    let bench = office();
+    let names = ["a".to_owned(), "debian-12/b_2".to_owned()];
+    assert_eq!(decide(&bench, About::Named(&names), "everyone", Verb::Approve), ["a_2", "b_2"]);
+    let record = last_audit(&bench);
+    assert_eq!((record.actor.as_str(), record.action.as_str()), (ADMIN, "approve"));
+    assert_eq!(
+        (record.object.as_str(), record.detail.as_str()),
+        ("group:everyone", "debian-12/a_2 debian-12/b_2")
+    );
+    assert!(decide(&bench, About::Named(&names), "everyone", Verb::Approve).is_empty(), "approved already");
+    assert_eq!(decide(&bench, About::Named(&names[..1]), "everyone", Verb::Decline), ["a_2"]);
+    assert_eq!(decide(&bench, About::Named(&names), "everyone", Verb::Clear), ["a_2", "b_2"]);
+    assert_eq!(bench.state.model().policy().approvals_count(), 0);
+}
+
+#[test]
+fn all_needed_is_what_a_member_of_the_group_needs() {
+    let bench = office();
+    group(&bench, "first", &Membership::Named(vec!["host-0".to_owned()]));
+    assert_eq!(decide(&bench, About::AllNeeded, "first", Verb::Approve), ["a_2"]);
+    assert_eq!(decide(&bench, About::AllNeeded, "everyone", Verb::Approve), ["a_2", "b_2"]);
+}
+
+#[test]
+fn a_decision_that_names_something_unknown_changes_nothing() {
+    let bench = office();
+    let names = ["a".to_owned(), "nothing".to_owned()];
+    let error = |group: &str| {
+        patches(&bench.state, About::Named(&names), &id(group), Verb::Approve, ADMIN).unwrap_err().to_string()
+    };
+    assert_eq!(error("everyone"), "there is no patch `nothing`");
+    assert_eq!(error("nobody"), "there is no group `nobody`");
+    assert_eq!(bench.state.model().policy().approvals_count(), 0);
+}
+
+#[test]
+fn a_group_has_the_members_it_says_also_after_it_says_others() {
+    let bench = office();
+    let rule = |family: &str| {
+        Membership::Rule(Expr::Os(OsTest { family: Some(family.to_owned()), ..OsTest::default() }))
+    };
+    for (membership, expected) in [
+        (Membership::Named(vec!["host-1".to_owned(), "e0".to_owned()]), vec![0, 1]),
+        (Membership::Named(vec!["host-1".to_owned()]), vec![1]),
+        (rule("debian"), vec![0, 1]),
+        (rule("windows"), vec![]),
+        (rule("debian"), vec![0, 1]),
+        (Membership::Site("site-1".parse().unwrap()), vec![1]),
+        (Membership::Everyone, vec![0, 1]),
+        (Membership::Named(vec![]), vec![]),
+    ] {
+        group(&bench, "g", &membership);
+        assert_eq!(members(&bench, "g"), expected, "{membership:?}");
+    }
+    let model = bench.state.model();
+    let left = |endpoint: &Arc<EndpointRecord>| endpoint.groups.len() + endpoint.rule_groups.len();
+    assert_eq!(model.endpoints().map(left).sum::<usize>(), 0, "nothing of earlier members is left");
+}
+
+#[test]
+fn a_rule_that_is_too_deep_is_no_group() {
+    let bench = office();
+    let mut deep = Expr::Const(true);
+    for _ in 0..100 {
+        deep = Expr::Not(Box::new(deep));
+    }
+    let error = set_group(&bench.state, &id("g"), 0, &Membership::Rule(deep), ADMIN).unwrap_err();
+    assert!(error.to_string().starts_with("`rule` must be within the limits"), "{error}");
+}
+
+#[test]
+fn a_deleted_group_takes_its_decisions_with_it_unless_a_rule_approves_for_it() {
+    let bench = office();
+    group(&bench, "g", &Membership::Named(vec!["host-0".to_owned()]));
+    decide(&bench, About::AllNeeded, "g", Verb::Approve);
+    set_rule(&bench.state, rule("weekly", "g"), ADMIN).unwrap();
+    let error = delete_group(&bench.state, &id("g"), ADMIN).unwrap_err();
+    assert_eq!(error.to_string(), "group `g` is named by rule `weekly`");
+    delete_rule(&bench.state, "weekly", ADMIN).unwrap();
+    delete_group(&bench.state, &id("g"), ADMIN).unwrap();
+    let model = bench.state.model();
+    assert_eq!((model.policy().approvals_count(), model.policy().groups().len()), (0, 1));
+    assert!(model.endpoint(0).unwrap().groups.is_empty());
+}
+
+fn rule(name: &str, group: &str) -> AutoApprovalRecord {
+    AutoApprovalRecord {
+        name: name.to_owned(),
+        group: id(group),
+        catalogue: None,
+        severity_at_least: Some(Severity::Important),
+        matching: Some("a*".to_owned()),
+        age_at_least_seconds: 0,
+    }
+}
+
+#[test]
+fn rules_approve_under_their_own_name_and_once() {
+    let bench = office();
+    set_rule(&bench.state, rule("weekly", "everyone"), ADMIN).unwrap();
+    assert_eq!((by_rules(&bench.state).unwrap(), by_rules(&bench.state).unwrap()), (1, 0));
+    let record = last_audit(&bench);
+    assert_eq!((record.actor.as_str(), record.detail.as_str()), ("rule:weekly", "debian-12/a_2"));
+    delete_rule(&bench.state, "weekly", ADMIN).unwrap();
+    assert_eq!(bench.state.model().policy().approvals_count(), 1, "what it approved stays");
+}
+
+#[test]
+fn a_rule_that_cannot_be_is_refused() {
+    let bench = office();
+    let bad_name = AutoApprovalRecord { name: "a b".to_owned(), ..rule("x", "everyone") };
+    let bad_glob = AutoApprovalRecord { matching: Some(String::new()), ..rule("x", "everyone") };
+    for (rule, expected) in [
+        (bad_name, "`name` must be"),
+        (bad_glob, "`matching` must be"),
+        (rule("x", "nobody"), "there is no group `nobody`"),
+    ] {
+        let error = set_rule(&bench.state, rule, ADMIN).unwrap_err().to_string();
+        assert!(error.starts_with(expected), "{error}");
+    }
+}
+
+#[test]
+fn decisions_about_updates_that_are_gone_are_forgotten() {
+    let bench = office();
+    decide(&bench, About::AllNeeded, "everyone", Verb::Approve);
+    bench.apply(&[update("b", "2")]);
+    assert_eq!((forget_gone(&bench.state).unwrap(), forget_gone(&bench.state).unwrap()), (1, 0));
+    assert_eq!(bench.state.model().policy().approvals().count(), 1);
+    assert_eq!(last_audit(&bench).detail, "debian-12/a_2");
+}
+
+#[test]
+fn download_settings_change_only_where_they_are_given() {
+    let bench = office();
+    set_download(&bench.state, Some(true), Some("04:30".parse().unwrap()), None, ADMIN).unwrap();
+    set_download(&bench.state, None, None, Some(Which::All), ADMIN).unwrap();
+    let expected =
+        DownloadRecord { enabled: Some(true), at: Some("04:30".parse().unwrap()), which: Some(Which::All) };
+    assert_eq!(*bench.state.model().download(), expected);
+}

@@ -1,0 +1,161 @@
+use jiff::Timestamp;
+use ring::rand::SystemRandom;
+use tierway_common::trust::keys::SigningKey;
+
+use super::*;
+use crate::{
+    catalog::tests::{Bench, bench, facts, update},
+    inventory::facts as kept,
+};
+
+/// An endpoint with these packages, in the store as if it had reported them.
+fn endpoint(bench: &Bench, number: u32, packages: &[(&str, &str)]) {
+    let facts = facts(packages);
+    let key = SigningKey::generate(&SystemRandom::new()).unwrap().public();
+    let at: Timestamp = bench.clock.now();
+    let record = EndpointRecord {
+        number,
+        id: format!("e{number}").parse().unwrap(),
+        name: format!("host-{number}"),
+        site: "lyon".parse().unwrap(),
+        groups: vec![],
+        rule_groups: vec![],
+        enrolled_at: at,
+        serial: String::new(),
+        certificate_expires: at,
+        keys: vec![key],
+        revoked: false,
+        last_report: None,
+        agent_version: String::new(),
+        states_sequence: 0,
+        inventory_sequence: 0,
+        resync_states: false,
+        resync_inventory: false,
+        assessed: false,
+        dictionary_version: 0,
+        estimated_for: 0,
+        reboot_pending: false,
+        problems: vec![],
+        facts: Some(kept::summary(&facts, at)),
+    };
+    bench
+        .state
+        .change(|_, change| {
+            change.write(Write::Endpoint(Arc::new(record)));
+            change.write(Write::Facts(number, kept::pack(&facts).unwrap()));
+            Ok::<_, StoreError>(())
+        })
+        .unwrap();
+}
+
+/// Applies and publishes, as version `version`, then runs.
+fn publish(bench: &Bench, updates: &[Update], version: u64) -> Exposed {
+    bench.apply(updates);
+    run(&bench.state, &bench.trees, &published(bench, version)).unwrap()
+}
+
+fn published(bench: &Bench, timestamp_version: u64) -> PublishedRecord {
+    let roots =
+        bench.state.model().catalogues().iter().map(|(id, record)| (id.clone(), record.root)).collect();
+    PublishedRecord { timestamp_version, roots, ..PublishedRecord::default() }
+}
+
+fn set(bench: &Bench, number: u32, entry: Entry) {
+    let old = Arc::new(bench.state.states(number).unwrap());
+    let mut new = Record::clone(&old);
+    new.set(entry).unwrap();
+    bench
+        .state
+        .change(|_, change| {
+            change.write(Write::States { endpoint: number, old, new: Arc::new(new) });
+            Ok::<_, StoreError>(())
+        })
+        .unwrap();
+}
+
+fn states(bench: &Bench, number: u32) -> Vec<(u32, UpdateState, bool)> {
+    let record = bench.state.states(number).unwrap();
+    record.entries().iter().map(|entry| (entry.update, entry.state, entry.estimated)).collect()
+}
+
+use UpdateState::{Failed, Installed, Needed};
+
+#[test]
+fn a_new_dictionary_shows_who_is_affected_before_anyone_scans() {
+    let bench = bench();
+    endpoint(&bench, 0, &[("a", "1"), ("b", "2")]);
+    endpoint(&bench, 1, &[("a", "2")]);
+    endpoint(&bench, 2, &[("c", "1")]);
+    let exposed = publish(&bench, &[update("a", "2"), update("b", "2")], 7);
+    assert_eq!(exposed, Exposed { updates: 2, endpoints: 3, affected: 2 });
+    assert_eq!(states(&bench, 0), [(0, Needed, true), (1, Installed, true)]);
+    assert_eq!(states(&bench, 1), [(0, Installed, true)]);
+    assert_eq!(states(&bench, 2), []);
+    let model = bench.state.model();
+    assert_eq!(model.index().lacking(0).iter().collect::<Vec<_>>(), [0]);
+    assert_eq!(model.endpoint(0).unwrap().estimated_for, 7);
+    assert!(model.assessed().contains(0) && !model.assessed().contains(2));
+}
+
+#[test]
+fn the_same_publication_is_evaluated_once_and_a_later_one_only_where_it_differs() {
+    let bench = bench();
+    endpoint(&bench, 0, &[("a", "1"), ("b", "1")]);
+    let (a, b) = (update("a", "2"), update("b", "2"));
+    publish(&bench, std::slice::from_ref(&a), 1);
+    assert_eq!(run(&bench.state, &bench.trees, &published(&bench, 1)).unwrap(), Exposed::default());
+    let exposed = publish(&bench, &[a, b], 2);
+    assert_eq!((exposed.updates, exposed.affected), (1, 1));
+    assert_eq!(states(&bench, 0), [(0, Needed, true), (1, Needed, true)]);
+}
+
+#[test]
+fn what_the_endpoint_found_itself_stays_where_central_concludes_the_same_or_knows_less() {
+    let bench = bench();
+    endpoint(&bench, 0, &[("a", "1"), ("b", "1")]);
+    bench.apply(&[update("a", "2"), update("b", "2")]);
+    let own = |number, state| Entry {
+        update: number,
+        state,
+        estimated: false,
+        since: 5,
+        detected: Some(3),
+        authorized: None,
+        applied: None,
+        detail: Some("dpkg failed".into()),
+    };
+    set(&bench, 0, own(0, Failed));
+    set(&bench, 0, own(1, Needed));
+    let exposed = run(&bench.state, &bench.trees, &published(&bench, 1)).unwrap();
+    assert_eq!(exposed.affected, 0);
+    assert_eq!(states(&bench, 0), [(0, Failed, false), (1, Needed, false)]);
+}
+
+#[test]
+fn an_endpoint_that_has_evaluated_this_dictionary_itself_is_left_alone() {
+    let bench = bench();
+    endpoint(&bench, 0, &[("a", "1")]);
+    let record = EndpointRecord {
+        dictionary_version: 4,
+        ..EndpointRecord::clone(bench.state.model().endpoint(0).unwrap())
+    };
+    bench
+        .state
+        .change(|_, change| {
+            change.write(Write::Endpoint(Arc::new(record)));
+            Ok::<_, StoreError>(())
+        })
+        .unwrap();
+    assert_eq!(publish(&bench, &[update("a", "2")], 4).affected, 0);
+    assert_eq!(publish(&bench, &[update("a", "3")], 5).affected, 1);
+}
+
+#[test]
+fn an_update_that_is_withdrawn_is_needed_nowhere() {
+    let bench = bench();
+    endpoint(&bench, 0, &[("a", "1"), ("b", "1")]);
+    publish(&bench, &[update("a", "2"), update("b", "2")], 1);
+    publish(&bench, &[update("b", "2")], 2);
+    assert_eq!(states(&bench, 0), [(1, Needed, true)]);
+    assert!(bench.state.model().index().lacking(0).is_empty());
+}

@@ -1,0 +1,340 @@
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+
+use http::uri::PathAndQuery;
+use tierway_common::{
+    clock::Clock,
+    daemon::stop::Stop,
+    enrollment::{Applicant, Token},
+    schema::{CycleSummary, Report, State as UpdateState},
+    transport::{
+        dial::{Route, channel},
+        identity::{Holder, PeerIdentity},
+        tls::{Identity, IdentityFiles},
+    },
+    trust::{
+        digest::Digest,
+        envelope::{Envelope, Header, Stream},
+        keys::SigningKey,
+    },
+};
+use tierway_proto::{
+    joining,
+    upstream::Upstream,
+    v1::{self, admin_client::AdminClient},
+};
+use tonic::{Code, Request, transport::Channel};
+use tonic_prost::ProstCodec;
+
+use super::*;
+use crate::{
+    config::{Config, File},
+    init,
+    layout::Layout,
+    server::{self, Running},
+};
+
+/// A central on loopback, with what is needed to talk to it.
+struct Live {
+    dir: tempfile::TempDir,
+    running: Option<Running>,
+    stop: Stop,
+    address: SocketAddr,
+}
+
+impl Live {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let data_dir = dir.path().join("central");
+        let layout = Layout::new(&data_dir);
+        init::init(&layout, &"default".parse().unwrap(), "admin", &Clock::system()).unwrap();
+        let mut live = Self { dir, running: None, stop: Stop::new(), address: ([127, 0, 0, 1], 0).into() };
+        live.serve().await;
+        live
+    }
+
+    async fn serve(&mut self) {
+        let file = File { data_dir: self.layout().dir().to_owned(), listen: self.address, ..File::default() };
+        self.stop = Stop::new();
+        let config = Config::new(file, "central").unwrap();
+        let running = server::start(config, Clock::system(), self.stop.clone()).await.unwrap();
+        self.address = running.address;
+        self.running = Some(running);
+    }
+
+    async fn end(&mut self) {
+        self.stop.request();
+        self.running.take().unwrap().ended().await;
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::new(&self.dir.path().join("central"))
+    }
+
+    fn central(&self) -> &Arc<Central> {
+        &self.running.as_ref().unwrap().central
+    }
+
+    fn channel(&self, identity: &Identity) -> Channel {
+        channel(Route::direct(&self.address.to_string()), identity)
+    }
+
+    fn operator(&self) -> Identity {
+        Identity::load(&IdentityFiles::in_dir(&self.layout().operator())).unwrap()
+    }
+
+    fn admin(&self) -> AdminClient<Channel> {
+        AdminClient::new(self.channel(&self.operator()))
+    }
+
+    async fn join(&self, role: &str, name: &str) -> Identity {
+        let request = v1::CreateTokenRequest {
+            role: role.to_owned(),
+            site: "lyon".to_owned(),
+            uses: 1,
+            valid_seconds: 60,
+            server: Some(self.address.to_string()),
+            groups: vec![],
+        };
+        let token: Token =
+            self.admin().create_token(request).await.unwrap().into_inner().token.parse().unwrap();
+        let dir: PathBuf = self.dir.path().join(name);
+        joining::join(&token, None, None, name, "0.1.0", &dir).await.unwrap().identity
+    }
+
+    /// An identity that central's authority signed, whoever the holder is.
+    fn forge(&self, holder: &str, name: &str) -> Identity {
+        let applicant = Applicant::new().unwrap();
+        let key = crate::enroll::ca::requested_key(applicant.csr_der()).unwrap();
+        let holder: Holder = holder.parse().unwrap();
+        let authority = init::authority(&self.layout()).unwrap();
+        let random = ring::rand::SystemRandom::new();
+        let issued = authority.issue(&holder, key, Clock::system().now(), &random).unwrap();
+        Identity::load(&applicant.keep(&issued.chain, &self.dir.path().join(name)).unwrap()).unwrap()
+    }
+}
+
+/// Service and method of each call in a `.proto` file.
+fn calls(proto: &str) -> Vec<String> {
+    let service = proto.lines().find_map(|line| line.strip_prefix("service ")).unwrap();
+    let service = service.trim_end_matches(" {");
+    let methods = proto.lines().filter_map(|line| line.trim().strip_prefix("rpc ")?.split('(').next());
+    methods.map(|method| format!("/tierway.v1.{service}/{method}")).collect()
+}
+
+/// What an empty request is answered with.
+async fn knock(channel: Channel, path: &str) -> Code {
+    let mut client = tonic::client::Grpc::new(channel);
+    client.ready().await.unwrap();
+    let path = PathAndQuery::try_from(path).unwrap();
+    // Works for both kinds of calls, as only the beginning of the answer is looked at.
+    match client.server_streaming(Request::new(()), path, ProstCodec::<(), ()>::default()).await {
+        Err(status) => status.code(),
+        Ok(mut answer) => {
+            match tokio::time::timeout(Duration::from_millis(300), answer.get_mut().message()).await {
+                Ok(Err(status)) => status.code(),
+                Ok(Ok(_)) | Err(_) => Code::Ok,
+            }
+        }
+    }
+}
+
+const ADMIN: &str = include_str!("../../../proto/tierway/v1/admin.proto");
+const UPSTREAM: &str = include_str!("../../../proto/tierway/v1/upstream.proto");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_call_is_open_to_exactly_the_roles_it_is_for() {
+    let mut live = Live::start().await;
+    let revoked = live.join("endpoint", "revoked").await;
+    live.central().enrollment.revoke(&revoked.own().holder.id, "lost", "operator:admin").unwrap();
+    let foreign = |role: &str| {
+        let holder = format!("spiffe://tierway/tenant/other/site/lyon/{role}/x");
+        live.forge(&holder, &format!("foreign-{role}"))
+    };
+    let callers: BTreeMap<&str, Identity> = [
+        ("operator", live.operator()),
+        ("endpoint", live.join("endpoint", "endpoint").await),
+        ("relay", live.join("relay", "relay").await),
+        ("revoked endpoint", revoked),
+        ("foreign operator", foreign("operator")),
+        ("foreign endpoint", foreign("endpoint")),
+        ("foreign relay", foreign("relay")),
+        ("unknown endpoint", live.forge("spiffe://tierway/tenant/default/site/lyon/endpoint/x", "x")),
+        ("central", live.forge("spiffe://tierway/tenant/default/site/lyon/central/x", "y")),
+    ]
+    .into();
+    let (admin, upstream) = (calls(ADMIN), calls(UPSTREAM));
+    assert_eq!((admin.len(), upstream.len()), (25, 7));
+    let mut wrong = Vec::new();
+    for (path, is_admin) in
+        admin.iter().map(|path| (path, true)).chain(upstream.iter().map(|path| (path, false)))
+    {
+        // These two decide by what they carry: a token, a certificate.
+        if path.ends_with("/Enroll") || path.ends_with("/Renew") {
+            continue;
+        }
+        for (caller, identity) in &callers {
+            let may = match *caller {
+                "operator" => is_admin,
+                "endpoint" | "relay" => !is_admin,
+                _ => false,
+            };
+            let code = knock(live.channel(identity), path).await;
+            if matches!(code, Code::PermissionDenied | Code::Unauthenticated) == may {
+                wrong.push(format!("{caller} {path}: {code:?}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    live.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_no_certificate_may_enrol_and_nothing_else() {
+    let mut live = Live::start().await;
+    let root = init::authority(&live.layout()).unwrap().root_digest();
+    let config = Arc::new(tierway_common::transport::tls::enrolling(root).unwrap());
+    let route = Route::direct(&live.address.to_string());
+    for path in calls(ADMIN).iter().chain(&calls(UPSTREAM)) {
+        let channel = tierway_common::transport::dial::enrolling_channel(route.clone(), config.clone());
+        let expected = if path.ends_with("/Enroll") { Code::InvalidArgument } else { Code::Unauthenticated };
+        assert_eq!(knock(channel, path).await, expected, "{path}");
+    }
+    live.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn revocation_counts_from_the_next_request_on_a_connection_that_is_open() {
+    let mut live = Live::start().await;
+    let endpoint = live.join("endpoint", "web-1").await;
+    let upstream = Upstream::new(live.channel(&endpoint));
+    assert!(upstream.metadata("root", None).await.unwrap().is_some());
+    let request = v1::RevokeEndpointRequest { name_or_id: "web-1".to_owned(), reason: "lost".to_owned() };
+    live.admin().revoke_endpoint(request).await.unwrap();
+    let refused = upstream.metadata("root", None).await.unwrap_err().to_string();
+    assert!(refused.contains("revoked"), "{refused}");
+    assert!(joining::renew(&upstream, &endpoint).await.is_err());
+    live.end().await;
+}
+
+fn seal(identity: &Identity, sequence: u64, report: &Report) -> bytes::Bytes {
+    let own: PeerIdentity = identity.own();
+    let key = SigningKey::load(&identity.files().identity).unwrap();
+    let header = Header {
+        tenant: own.holder.tenant,
+        endpoint: own.holder.id.parse().unwrap(),
+        stream: Stream::of(report),
+        sequence,
+        replaces_earlier: false,
+        created: Clock::system().now(),
+    };
+    Envelope::seal(&key, header, report).unwrap().bytes().clone()
+}
+
+fn cycle() -> Report {
+    Report::Cycle(CycleSummary {
+        at: Clock::system().now(),
+        took_ms: 1,
+        dictionary_version: 1,
+        agent_version: "0.1.0".to_owned(),
+        host_name: "web-1.example".to_owned(),
+        counts: BTreeMap::<UpdateState, u64>::new(),
+        reboot_pending: false,
+        problems: vec![],
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_is_kept_through_a_restart_and_a_renewed_key_goes_on_with_the_next() {
+    let mut live = Live::start().await;
+    let endpoint = live.join("endpoint", "web-1").await;
+    let relay = live.join("relay", "relay-1").await;
+    let through_relay = Upstream::new(live.channel(&relay));
+    let first = seal(&endpoint, 1, &cycle());
+    let accepted = vec![i32::from(v1::ReportOutcome::Accepted)];
+    assert_eq!(through_relay.submit(vec![first.clone()]).await.unwrap().outcomes, accepted);
+    joining::renew(&Upstream::new(live.channel(&endpoint)), &endpoint).await.unwrap();
+    live.end().await;
+    live.serve().await;
+
+    let through_relay = Upstream::new(live.channel(&relay));
+    let batch = vec![first, seal(&endpoint, 2, &cycle()), bytes::Bytes::from_static(b"nonsense")];
+    let outcomes = through_relay.submit(batch).await.unwrap().outcomes;
+    assert_eq!(outcomes, [accepted[0], accepted[0], v1::ReportOutcome::Refused.into()]);
+    let shown = live
+        .admin()
+        .get_endpoint(v1::GetEndpointRequest { name_or_id: "web-1.example".to_owned() })
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(shown.endpoint.unwrap().last_report > 0);
+    // A gap: central asks for everything again, whoever carries the question.
+    let answer = through_relay.submit(vec![seal(&endpoint, 9, &cycle())]).await.unwrap();
+    assert_eq!(answer.resync_endpoints, std::slice::from_ref(&endpoint.own().holder.id));
+    let check_in = || v1::CheckInRequest { relay: Some(v1::RelayHealth::default()), ..Default::default() };
+    let answer = through_relay.check_in(check_in()).await.unwrap();
+    assert_eq!(answer.resync_endpoints, [endpoint.own().holder.id]);
+    assert!(answer.timestamp.is_some_and(|timestamp| !timestamp.is_empty()));
+    assert!(Upstream::new(live.channel(&endpoint)).check_in(check_in()).await.unwrap().resync);
+    live.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_watches_hears_of_publications_and_of_checks_for_him() {
+    let mut live = Live::start().await;
+    let (one, other) = (live.join("endpoint", "one").await, live.join("endpoint", "other").await);
+    let relay = live.join("relay", "relay-1").await;
+    let mut watches = Vec::new();
+    for identity in [&one, &other, &relay] {
+        watches.push(Upstream::new(live.channel(identity)).watch().await.unwrap());
+    }
+    let kind = |notice: Option<v1::Notice>| notice.and_then(|notice| notice.kind);
+    for watch in &mut watches {
+        let first = kind(watch.message().await.unwrap());
+        assert!(matches!(first, Some(v1::notice::Kind::Published(version)) if version > 0));
+    }
+    let name_or_id = "one".to_owned();
+    live.admin().check_endpoint_now(v1::CheckEndpointNowRequest { name_or_id }).await.unwrap();
+    let group = v1::Group { name: "late".to_owned(), everyone: true, ..Default::default() };
+    live.admin().set_group(v1::SetGroupRequest { group: Some(group) }).await.unwrap();
+    let mut heard = Vec::new();
+    for watch in &mut watches {
+        let mut checks = 0;
+        loop {
+            match kind(watch.message().await.unwrap()) {
+                Some(v1::notice::Kind::CheckNow(id)) => {
+                    assert_eq!(id, one.own().holder.id);
+                    checks += 1;
+                }
+                // The group went out a second after everything before.
+                Some(v1::notice::Kind::Published(version)) => {
+                    let published = live.central().publisher.published();
+                    if version == published.timestamp_version && published.roots.len() == 1 {
+                        break;
+                    }
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        heard.push(checks);
+    }
+    assert_eq!(heard[1], 0, "not for the other");
+    live.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_is_streamed_to_whoever_may_have_it() {
+    let mut live = Live::start().await;
+    let endpoint = live.join("endpoint", "one").await;
+    let bytes = bytes::Bytes::from(vec![7; 700_000]);
+    live.central().payloads.blobs().put(&bytes).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = crate::catalog::tests::blobs(dir.path());
+    let upstream = Upstream::new(live.channel(&endpoint));
+    upstream.payload(Digest::of(&bytes), None, &blobs).await.unwrap();
+    assert_eq!(blobs.get(&Digest::of(&bytes), 1 << 20).unwrap(), bytes);
+    assert!(upstream.payload(Digest::of(b"nobody has this"), None, &blobs).await.is_err());
+    assert!(
+        Upstream::new(live.channel(&live.operator())).payload(Digest::of(b"x"), None, &blobs).await.is_err()
+    );
+    live.end().await;
+}
