@@ -2,18 +2,17 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    io::{self, Read, Write},
     path::{Path, PathBuf},
 };
 
 /// Replaces the file at `path` as a whole: temporary file beside it, fsync, rename, fsync of the folder.
+/// `mode` holds where there are such modes. One writer per path at a time.
 ///
 /// # Errors
 ///
 /// As the file system gives them; the old file then stays.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
     let temporary = PathBuf::from(temporary);
@@ -22,27 +21,62 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
+    #[cfg(not(unix))]
+    let _ = mode;
+    let mut file = options.open(&temporary)?;
     file.write_all(bytes)?;
     file.sync_all()?;
+    drop(file);
     fs::rename(&temporary, path)?;
-    File::open(dir)?.sync_all()
+    sync_folder_of(path)
 }
 
 /// The content of the file at `path`, `None` when there is none.
 ///
 /// # Errors
 ///
-/// As the file system gives them, and when it is longer than `bytes_max`.
+/// As the file system gives them; [`io::ErrorKind::FileTooLarge`] when it is longer than `bytes_max`.
 pub fn read_if_there(path: &Path, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
-    let bytes = match fs::metadata(path) {
+    let file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other?.len(),
+        other => other?,
     };
-    if bytes > bytes_max {
-        return Err(io::Error::other(format!("it has {bytes} bytes, more than {bytes_max}")));
+    let mut bytes = Vec::new();
+    file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > bytes_max {
+        let what = format!("it has more than {bytes_max} bytes");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
     }
-    fs::read(path).map(Some)
+    Ok(Some(bytes))
+}
+
+/// Removes the file at `path`, for good also after a power cut; one that is not there is none.
+///
+/// # Errors
+///
+/// As the file system gives them.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => sync_folder_of(path),
+    }
+}
+
+#[cfg(unix)]
+fn sync_folder_of(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// Windows commits a rename with the file; a folder cannot be opened for syncing there.
+#[cfg(not(unix))]
+fn sync_folder_of(_: &Path) -> io::Result<()> {
+    Ok(())
 }
 
 #[cfg(test)]

@@ -170,12 +170,7 @@ impl Spool {
         (self.accepted, self.offered) = (None, None);
         for name in ["accepted.json", "offered.json"] {
             let path = self.dir.join(name);
-            match fs::remove_file(&path) {
-                Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                    return Err(spool_error(&path, source));
-                }
-                _ => {}
-            }
+            files::remove(&path).map_err(|source| spool_error(&path, source))?;
         }
         Ok(())
     }
