@@ -1,9 +1,6 @@
 //! For tests, here and of the whole fleet: a server that misbehaves on demand, and archives signed by keys made here.
 
-#![cfg_attr(
-    not(test),
-    expect(clippy::unwrap_used, clippy::missing_panics_doc, reason = "only tests enable this module")
-)]
+#![expect(clippy::unwrap_used, reason = "only tests enable this module")]
 
 use std::{
     collections::BTreeMap,

@@ -173,8 +173,9 @@ async fn no_more_are_fetched_at_once_than_configured() {
     let wanted: Vec<Wanted> = (0..24).map(|n| bench.offer(&format!("p{n}"), 200_000)).collect();
     for concurrency in [1, 3] {
         let options = Options { concurrency, ..OPTIONS };
-        let fetch = Counting { inner: bench.fetch.clone(), ..Counting::new(&bench) };
-        download(&fetch, &bench.blobs, wanted.clone(), options, &bench.stop, &|_| {}).await;
+        let fetch = Counting::new(&bench, concurrency as u64);
+        let all = download(&fetch, &bench.blobs, wanted.clone(), options, &bench.stop, &|_| {});
+        tokio::time::timeout(Duration::from_secs(60), all).await.unwrap();
         assert_eq!(fetch.most.load(Ordering::SeqCst), concurrency as u64);
         for wanted in &wanted {
             bench.blobs.remove(&wanted.payload.digest).unwrap();
@@ -187,13 +188,15 @@ struct Counting {
     inner: HttpFetch,
     now: std::sync::Arc<AtomicU64>,
     most: AtomicU64,
+    /// So many must be open before the first goes on.
+    together: u64,
 }
 
 struct Counted<B>(B, std::sync::Arc<AtomicU64>);
 
 impl Counting {
-    fn new(bench: &Bench) -> Self {
-        Self { inner: bench.fetch.clone(), now: std::sync::Arc::default(), most: AtomicU64::new(0) }
+    fn new(bench: &Bench, together: u64) -> Self {
+        Self { inner: bench.fetch.clone(), now: std::sync::Arc::default(), most: AtomicU64::new(0), together }
     }
 }
 
@@ -220,6 +223,10 @@ impl Fetch for Counting {
     ) -> Result<Answer<Self::Body>, FetchError> {
         let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
         self.most.fetch_max(now, Ordering::SeqCst);
+        // The first ones wait for each other, so that nothing rests on which of them is quicker.
+        while self.most.load(Ordering::SeqCst) < self.together {
+            tokio::task::yield_now().await;
+        }
         match self.inner.get(url, validators, offset).await? {
             Answer::Found { offset, validators, body } => {
                 Ok(Answer::Found { offset, validators, body: Counted(body, self.now.clone()) })
