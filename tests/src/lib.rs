@@ -1,4 +1,4 @@
-//! A whole fleet in one process, for the flows: a signed Debian archive, central, relays, endpoints, real
+//! A whole fleet in one process, for the flows and the benchmarks: a signed Debian archive, central, relays, endpoints, real
 //! TLS over loopback, every folder its own.
 
 #![expect(
@@ -9,6 +9,7 @@
 )]
 
 pub mod archive;
+pub mod bench;
 pub mod fleet;
 pub mod roots;
 pub mod skip;

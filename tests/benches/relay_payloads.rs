@@ -1,0 +1,402 @@
+//! Payloads: what it costs a relay to serve them, beside nginx with TLS 1.3 and the same files.
+//!
+//! The relay is the whole relay, joined, with nobody above it. nginx runs one worker on the same core, over
+//! HTTP/1.1 with kept-alive connections. The load clients drop what comes.
+
+#![expect(clippy::expect_used, reason = "a benchmark stops at the first thing that is wrong")]
+
+use std::{
+    env, fs,
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use rustls::{ClientConfig, RootCertStore, version::TLS13};
+use rustls_pki_types::CertificateDer;
+use tierway_common::{
+    blobs::Blobs,
+    transport::{
+        SERVER_NAME,
+        dial::{self, Route},
+        identity::Role,
+        tls::{self, Identity},
+    },
+    trust::digest::Digest,
+};
+use tierway_proto::upstream::Upstream;
+use tierway_tests::bench::{
+    load::{Tier, Web},
+    place,
+    process::{self, Server},
+    site::{self, Site},
+    table::{Table, median, micros},
+};
+
+const LARGE_BYTES: usize = 100_000_000;
+const SMALL_BYTES: usize = 20_000;
+const SMALL_COUNT: usize = 20_000;
+/// Blobs of one request.
+const BATCH: usize = 1_000;
+const CLIENTS: usize = 64;
+/// How often 64 clients together fetch all small blobs in a round.
+const PASSES: usize = 4;
+/// Rounds that count; the one before them warms up.
+const ROUNDS: usize = 5;
+
+fn main() {
+    let arguments: Vec<String> = env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [] => {
+            place::own_network();
+            measure();
+        }
+        ["relay", dir] => site::serve_relay(dir.into()),
+        other => panic!("unexpected arguments {other:?}"),
+    }
+}
+
+/// One kind of load.
+struct Case {
+    what: &'static str,
+    clients: usize,
+    /// What each client fetches, in this many requests of a relay.
+    requests: Vec<Vec<Digest>>,
+    /// Each client does all of `requests`, or its share.
+    share: bool,
+    bytes_each: usize,
+    unit: Unit,
+}
+
+#[derive(Clone, Copy)]
+enum Unit {
+    Gigabyte,
+    Blob,
+}
+
+struct Cost {
+    cpu: Duration,
+    wall: Duration,
+    blobs: u64,
+}
+
+impl Case {
+    /// The requests of one client.
+    fn of(&self, client: usize) -> Vec<Vec<Digest>> {
+        if self.share {
+            self.requests.iter().skip(client).step_by(self.clients).cloned().collect()
+        } else {
+            self.requests.clone()
+        }
+    }
+
+    fn cost(&self, server: &Server, wall: Duration, before: Duration) -> Cost {
+        let per_client: usize = (0..self.clients).map(|client| self.of(client).concat().len()).sum();
+        Cost { cpu: server.cpu() - before, wall, blobs: per_client as u64 }
+    }
+
+    async fn relay(&self, server: &Server, identity: &Identity) -> Cost {
+        let mut tiers = Vec::new();
+        for _ in 0..self.clients {
+            tiers.push(Tier::connect(server.address, identity).await);
+        }
+        let (before, began) = (server.cpu(), Instant::now());
+        let each = self.bytes_each as u64;
+        let tasks: Vec<_> = tiers
+            .into_iter()
+            .enumerate()
+            .map(|(client, mut tier)| {
+                let requests = self.of(client);
+                tokio::spawn(async move {
+                    for request in requests {
+                        assert!(tier.fetch(&request).await > each * request.len() as u64, "all of it");
+                    }
+                    tier
+                })
+            })
+            .collect();
+        let mut open = Vec::new();
+        for task in tasks {
+            open.push(task.await.expect("it comes to its end"));
+        }
+        self.cost(server, began.elapsed(), before)
+    }
+
+    async fn nginx(&self, server: &Server, config: &Arc<ClientConfig>) -> Cost {
+        let mut webs = Vec::new();
+        for _ in 0..self.clients {
+            webs.push(Web::connect(server.address, config.clone()).await);
+        }
+        let (before, began) = (server.cpu(), Instant::now());
+        let each = self.bytes_each as u64;
+        let tasks: Vec<_> = webs
+            .into_iter()
+            .enumerate()
+            .map(|(client, mut web)| {
+                let requests = self.of(client);
+                tokio::spawn(async move {
+                    for digest in requests.concat() {
+                        let hex = digest.to_string();
+                        assert_eq!(web.get(&format!("/{}/{hex}", &hex[..2])).await, each, "all of it");
+                    }
+                    web
+                })
+            })
+            .collect();
+        let mut open = Vec::new();
+        for task in tasks {
+            open.push(task.await.expect("it comes to its end"));
+        }
+        self.cost(server, began.elapsed(), before)
+    }
+}
+
+/// Bytes that do not compress and are the same on every run.
+fn noise(seed: u64, len: usize) -> Bytes {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes.into()
+}
+
+/// What nginx shows: a P-256 certificate signed by itself, with its key in front.
+struct Certificate {
+    pem: String,
+    der: CertificateDer<'static>,
+}
+
+impl Certificate {
+    fn new() -> Self {
+        let made = rcgen::generate_simple_self_signed([SERVER_NAME.to_owned()]).expect("a certificate");
+        let pem = made.signing_key.serialize_pem() + &made.cert.pem();
+        Self { pem, der: made.cert.der().clone() }
+    }
+
+    /// For those who know it.
+    fn client(&self) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.der.clone()).expect("a certificate");
+        let mut config = ClientConfig::builder_with_provider(Arc::new(tls::provider()))
+            .with_protocol_versions(&[&TLS13])
+            .expect("TLS 1.3")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Arc::new(config)
+    }
+}
+
+/// nginx with one worker over the relay's folder of payloads; `None` where there is no nginx.
+fn nginx(dir: &Path, relay: &Path, certificate: &Certificate) -> Option<Server> {
+    let address = TcpListener::bind("127.0.0.1:0").and_then(|port| port.local_addr()).expect("a port");
+    let show = dir.display();
+    let pem = dir.join("nginx.pem");
+    fs::write(&pem, &certificate.pem).expect("written");
+    let config = format!(
+        "user root;\ndaemon off;\nworker_processes 1;\nworker_cpu_affinity 1;\npid {show}/pid;\nerror_log {show}/error.log;\n\
+         events {{ worker_connections 1024; }}\n\
+         http {{\n  access_log off;\n  sendfile on;\n  tcp_nopush on;\n  keepalive_requests 100000000;\n  keepalive_timeout 600;\n\
+         \x20 client_body_temp_path {show}/body;\n  proxy_temp_path {show}/proxy;\n  fastcgi_temp_path {show}/fastcgi;\n\
+         \x20 uwsgi_temp_path {show}/uwsgi;\n  scgi_temp_path {show}/scgi;\n\
+         \x20 server {{\n    listen {address} ssl;\n    ssl_certificate {0};\n    ssl_certificate_key {0};\n    ssl_protocols TLSv1.3;\n\
+         \x20   ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;\n    root {1};\n  }}\n}}\n",
+        pem.display(),
+        relay.join("payloads").display(),
+    );
+    let path = dir.join("nginx.conf");
+    fs::write(&path, config).expect("written");
+    let started = place::command("nginx").arg("-c").arg(&path).arg("-p").arg(dir).spawn();
+    let Ok(mut child) = started else {
+        assert!(env::var_os("TIERWAY_REQUIRE").is_none(), "nginx is required");
+        println!("skipped: the comparison with nginx, which is not installed");
+        return None;
+    };
+    let patience = Instant::now() + Duration::from_secs(10);
+    loop {
+        if let Some(worker) = process::first_child(child.id())
+            && TcpStream::connect(address).is_ok()
+        {
+            return Some(Server::of(child, worker, address));
+        }
+        assert!(child.try_wait().expect("a child").is_none(), "nginx did not start");
+        assert!(Instant::now() < patience, "nginx does not listen");
+        std::thread::yield_now();
+    }
+}
+
+fn measure() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (relay_dir, client_dir) = (dir.path().join("relay"), dir.path().join("client"));
+    let site = Site::new();
+    let _ = site.join(&relay_dir, Role::Relay, "relay", None);
+    let identity = site.join(&client_dir, Role::Endpoint, "endpoint", None);
+    let blobs = site::blobs(&relay_dir.join("payloads"));
+    let large = blobs.put(&noise(0, LARGE_BYTES)).expect("kept");
+    let mut small = Vec::new();
+    for batch in (1..=SMALL_COUNT as u64).collect::<Vec<_>>().chunks(BATCH) {
+        let bytes: Vec<_> = batch.iter().map(|seed| noise(*seed, SMALL_BYTES)).collect();
+        small.extend(blobs.put_many(&bytes).expect("kept"));
+    }
+    drop(blobs);
+
+    place::pin(place::CLIENT);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    println!(
+        "relay payloads: CPU of the server process, {ROUNDS} rounds, TCP congestion control {}",
+        place::congestion_control()
+    );
+    runtime.block_on(memory(&relay_dir, &identity, large));
+    let relay = Server::again("relay", &relay_dir);
+    let certificate = Certificate::new();
+    let nginx = nginx(dir.path(), &relay_dir, &certificate);
+    let web = certificate.client();
+    let kept = site::blobs(&client_dir.join("payloads"));
+    runtime.block_on(async {
+        verify(relay.address, &identity, &small, large, &kept).await;
+        compare(&relay, nginx.as_ref(), (&identity, &web), &small, large).await;
+    });
+}
+
+/// What the relay serves is what was put there: the real client hashes it.
+async fn verify(address: SocketAddr, identity: &Identity, small: &[Digest], large: Digest, kept: &Blobs) {
+    let upstream = Upstream::new(dial::channel(Route::direct(&address.to_string()), identity));
+    let found = upstream.small_blobs(small, SMALL_BYTES as u64).await.expect("blobs");
+    assert_eq!(found.len(), SMALL_COUNT);
+    upstream.payload(large, Some(LARGE_BYTES as u64), kept).await.expect("the blob");
+}
+
+async fn compare(
+    relay: &Server,
+    nginx: Option<&Server>,
+    (identity, web): (&Identity, &Arc<ClientConfig>),
+    small: &[Digest],
+    large: Digest,
+) {
+    let batches = |size: usize| small.chunks(size).map(<[_]>::to_vec).collect::<Vec<_>>();
+    let cases = [
+        Case {
+            what: "100 MB, 1 client",
+            clients: 1,
+            requests: vec![vec![large]; 16],
+            share: false,
+            bytes_each: LARGE_BYTES,
+            unit: Unit::Gigabyte,
+        },
+        Case {
+            what: "100 MB, 64 clients",
+            clients: CLIENTS,
+            requests: vec![vec![large]],
+            share: false,
+            bytes_each: LARGE_BYTES,
+            unit: Unit::Gigabyte,
+        },
+        Case {
+            what: "20,000 × 20 KB, 1 client",
+            clients: 1,
+            requests: batches(BATCH),
+            share: false,
+            bytes_each: SMALL_BYTES,
+            unit: Unit::Blob,
+        },
+        Case {
+            what: "20,000 × 20 KB, 64 clients",
+            clients: CLIENTS,
+            requests: vec![batches(SMALL_COUNT.div_ceil(CLIENTS)); PASSES].concat(),
+            share: true,
+            bytes_each: SMALL_BYTES,
+            unit: Unit::Blob,
+        },
+    ];
+    let mut table = Table::new(
+        "CPU of the server (medians; ratio: median of the rounds' ratios)",
+        &["load", "relay", "nginx", "ratio", "unit", "relay MB/s", "nginx MB/s"],
+    );
+    for case in &cases {
+        let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        let mut speeds = (Vec::new(), Vec::new());
+        let figure = |cost: &Cost| match case.unit {
+            Unit::Gigabyte => cost.cpu.as_secs_f64() / (cost.blobs as f64 * case.bytes_each as f64 / 1e9),
+            Unit::Blob => micros(cost.cpu, cost.blobs),
+        };
+        let speed = |cost: &Cost| cost.blobs as f64 * case.bytes_each as f64 / 1e6 / cost.wall.as_secs_f64();
+        for round in 0..=ROUNDS {
+            let our = case.relay(relay, identity).await;
+            let their = match nginx {
+                Some(nginx) => Some(case.nginx(nginx, web).await),
+                None => None,
+            };
+            if round == 0 {
+                continue;
+            }
+            ours.push(figure(&our));
+            speeds.0.push(speed(&our));
+            if let Some(their) = their {
+                theirs.push(figure(&their));
+                speeds.1.push(speed(&their));
+                ratios.push(figure(&our) / figure(&their));
+            }
+        }
+        let (digits, unit) = match case.unit {
+            Unit::Gigabyte => (3, "CPU s/GB"),
+            Unit::Blob => (1, "CPU µs/blob"),
+        };
+        table.row([
+            case.what.to_owned(),
+            format!("{:.digits$}", median(&ours)),
+            format!("{:.digits$}", median(&theirs)),
+            format!("{:.2}", median(&ratios)),
+            unit.to_owned(),
+            format!("{:.0}", median(&speeds.0)),
+            format!("{:.0}", median(&speeds.1)),
+        ]);
+    }
+    table.print();
+}
+
+/// Memory of a fresh relay while so many clients fetch the large blob at once, and after.
+async fn memory(relay_dir: &Path, identity: &Identity, large: Digest) {
+    let mut table = Table::new(
+        "Anonymous memory of the relay, 100 MB blob, KiB",
+        &["clients", "idle", "peak", "after", "peak resident"],
+    );
+    for clients in [1, 16, CLIENTS] {
+        let relay = Server::again("relay", relay_dir);
+        let mut tiers = Vec::new();
+        for _ in 0..clients {
+            tiers.push(Tier::connect(relay.address, identity).await);
+        }
+        let idle = relay.anonymous_kib();
+        let mut tasks = tokio::task::JoinSet::new();
+        for mut tier in tiers {
+            tasks.spawn(async move {
+                tier.fetch(&[large]).await;
+                tier
+            });
+        }
+        let mut look = tokio::time::interval(Duration::from_millis(20));
+        let (mut peak, mut open) = (idle, Vec::new());
+        while open.len() < clients {
+            tokio::select! {
+                tier = tasks.join_next() => open.push(tier),
+                _ = look.tick() => peak = peak.max(relay.anonymous_kib()),
+            }
+        }
+        let after = relay.anonymous_kib();
+        table.row([
+            clients.to_string(),
+            idle.to_string(),
+            peak.to_string(),
+            after.to_string(),
+            relay.peak_resident_kib().to_string(),
+        ]);
+    }
+    table.print();
+}

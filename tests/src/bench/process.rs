@@ -1,0 +1,102 @@
+//! Servers as processes of their own, and what they use.
+
+use std::{
+    env, fs,
+    io::{BufRead, BufReader, Read},
+    net::SocketAddr,
+    path::Path,
+    process::{Child, ChildStdout, Stdio},
+    time::Duration,
+};
+
+use super::place;
+
+/// A process that ends with this value.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    /// The process that does the work: the child, or a child of it.
+    worker: u32,
+    /// Where it listens.
+    pub address: SocketAddr,
+    _output: Option<BufReader<ChildStdout>>,
+}
+
+impl Server {
+    /// This program again, with these arguments; it prints the address on which it listens, and ends when
+    /// its standard input does.
+    #[must_use]
+    pub fn again(part: &str, dir: &Path) -> Self {
+        let mut child = place::command(env::current_exe().expect("this program"))
+            .arg(part)
+            .arg(dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let mut output = BufReader::new(child.stdout.take().expect("piped"));
+        let mut line = String::new();
+        output.read_line(&mut line).expect("a line");
+        let address = line.trim().parse().expect("an address");
+        Self { worker: child.id(), child, address, _output: Some(output) }
+    }
+
+    /// A running process whose `worker` serves at `address`.
+    #[must_use]
+    pub fn of(child: Child, worker: u32, address: SocketAddr) -> Self {
+        Self { child, worker, address, _output: None }
+    }
+
+    /// CPU time so far, user and system, in steps of 10 ms.
+    #[must_use]
+    pub fn cpu(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.worker)).expect("it runs");
+        let fields = stat.rsplit(") ").next().expect("fields");
+        let ticks = fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().expect("ticks"));
+        Duration::from_millis(ticks.sum::<u64>() * 10)
+    }
+
+    /// Resident memory that is not a file's, KiB.
+    #[must_use]
+    pub fn anonymous_kib(&self) -> u64 {
+        kib(&self.status(), "RssAnon:")
+    }
+
+    /// The most resident memory there was, files included, KiB.
+    #[must_use]
+    pub fn peak_resident_kib(&self) -> u64 {
+        kib(&self.status(), "VmHWM:")
+    }
+
+    fn status(&self) -> String {
+        fs::read_to_string(format!("/proc/{}/status", self.worker)).expect("it runs")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A figure from the text of `/proc/<pid>/status`, KiB.
+#[must_use]
+pub fn kib(status: &str, field: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("the field");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+/// Returns when the process that started this one wants it to end.
+pub fn wait_for_end() {
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+}
+
+/// The first child of a process, such as nginx's worker.
+#[must_use]
+pub fn first_child(of: u32) -> Option<u32> {
+    let children = fs::read_to_string(format!("/proc/{of}/task/{of}/children")).ok()?;
+    children.split_whitespace().next()?.parse().ok()
+}
