@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::TokenId,
-    transport::tls::{IdentityError, IdentityFiles},
+    transport::tls::{self, IdentityError, IdentityFiles},
     trust::digest::Digest,
 };
 
@@ -38,6 +38,12 @@ pub enum EnrollmentError {
     /// The answer is not for the key that asked.
     #[error("the certificate that came back is not for this machine's key")]
     OtherKey,
+    /// The answer is from somebody who would like to be this machine's authority.
+    #[error("the certificate that came back ends in another certification authority than this machine's")]
+    OtherAuthority,
+    /// The answer was not issued by the authority it names.
+    #[error("the certificate that came back is not signed by its certification authority")]
+    NotSigned(#[source] rustls::Error),
     /// The answer is not what the token promised.
     #[error("the {what} that came back is not the one the token names")]
     NotAsPromised {
@@ -162,8 +168,9 @@ impl Applicant {
         &self.csr_der
     }
 
-    /// Checks that `chain` is for this key and keeps both, as one file that is replaced as a whole, in `dir`
-    /// (see [`IdentityFiles::in_dir`]).
+    /// Checks that `chain` is for this key and signed by its root, and keeps both, as one file that is replaced
+    /// as a whole, in `dir` (see [`IdentityFiles::in_dir`]). Where an identity is replaced its root must be the
+    /// same: whoever carries a renewal must not become the authority.
     ///
     /// # Errors
     ///
@@ -175,7 +182,11 @@ impl Applicant {
         if leaf.public_key != self.key.public_key_raw() {
             return Err(EnrollmentError::OtherKey);
         }
+        tls::check_chain(chain).map_err(EnrollmentError::NotSigned)?;
         let files = IdentityFiles::in_dir(dir);
+        if files.identity.exists() && !tls::roots(&files)?.iter().any(|known| known.as_ref() == root) {
+            return Err(EnrollmentError::OtherAuthority);
+        }
         fs::create_dir_all(dir).map_err(|source| write_error(dir, source))?;
         replace(&files.roots, pem("CERTIFICATE", root).as_bytes(), 0o644)?;
         replace(&files.identity, identity_pem(&self.key.serialize_pem(), chain).as_bytes(), 0o600)?;

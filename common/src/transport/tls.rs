@@ -4,6 +4,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 
 use rustls::{
@@ -19,6 +20,7 @@ use rustls::{
 use rustls_pki_types::{
     CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime, pem::PemObject,
 };
+use x509_parser::prelude::FromDer as _;
 
 use super::identity::{HolderError, PeerIdentity};
 use crate::trust::digest::Digest;
@@ -180,6 +182,37 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Identi
         Ok(chain) if !chain.is_empty() => Ok(chain),
         _ => Err(IdentityError::Pem { path: path.to_owned(), what: "certificate" }),
     }
+}
+
+/// The certificates that peers of this identity must chain to.
+///
+/// # Errors
+///
+/// [`IdentityError`], naming the file.
+pub fn roots(files: &IdentityFiles) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    read_certificates(&files.roots)
+}
+
+/// Whether the first certificate of `chain` was issued, through the others, by the last one. Looked at as of
+/// when it was issued: this says who signed it, not whether it is still valid.
+///
+/// # Errors
+///
+/// What is wrong with it, as rustls says it.
+pub fn check_chain(chain: &[Vec<u8>]) -> Result<(), rustls::Error> {
+    let chain: Vec<_> = chain.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
+    let [leaf, others @ ..] = &chain[..] else { return Err(CertificateError::UnknownIssuer.into()) };
+    let root = chain.last().unwrap_or(leaf);
+    let (_, read) = x509_parser::certificate::X509Certificate::from_der(leaf)
+        .map_err(|_| CertificateError::BadEncoding)?;
+    let begun = u64::try_from(read.validity().not_before.timestamp()).unwrap_or(0);
+    let mut roots = RootCertStore::empty();
+    roots.add(root.clone().into_owned())?;
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(provider()))
+        .build()
+        .map_err(|error| rustls::Error::General(error.to_string()))?
+        .verify_client_cert(leaf, others, UnixTime::since_unix_epoch(Duration::from_secs(begun)))
+        .map(drop)
 }
 
 fn read(files: &IdentityFiles) -> Result<Current, IdentityError> {
