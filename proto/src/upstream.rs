@@ -232,6 +232,23 @@ impl Upstream {
         bytes: Option<u64>,
         blobs: &Blobs,
     ) -> Result<(), UpstreamError> {
+        let mut resumed = false;
+        match self.payload_into(digest, bytes, blobs, &mut resumed).await {
+            // What an earlier try left may be what is wrong: that is gone now, so this one starts anew.
+            Err(UpstreamError::Altered { .. }) if resumed => {
+                self.payload_into(digest, bytes, blobs, &mut resumed).await
+            }
+            done => done,
+        }
+    }
+
+    async fn payload_into(
+        &self,
+        digest: Digest,
+        bytes: Option<u64>,
+        blobs: &Blobs,
+        resumed: &mut bool,
+    ) -> Result<(), UpstreamError> {
         let keep = move |source| match source {
             BlobError::Mismatch { found, .. } => {
                 UpstreamError::Altered { digest, reason: format!("its digest is {found}") }
@@ -244,6 +261,7 @@ impl Upstream {
         let opening = blobs.clone();
         let mut writer = blocking(move || opening.writer(&digest, bytes)).await.map_err(keep)?;
         let mut at = writer.offset();
+        *resumed = at > 0;
         let mut stream = self.open(vec![(digest, at)]).await?;
         let bytes_max = bytes.unwrap_or(PAYLOAD_BYTES_MAX);
         let mut deadline = Deadline::new(bytes_max.saturating_sub(at));

@@ -287,10 +287,15 @@ impl BlobSource for Served {
         if let Some(reader) = open_verified(&self.trees, digest).await {
             return Some(reader);
         }
-        if self.payloads.have(digest).await {
-            open_verified(self.payloads.blobs(), digest).await
-        } else {
-            None
+        // Twice, since one that turns out to be damaged is dropped and fetched again.
+        for _ in 0..2 {
+            if !self.payloads.have(digest).await {
+                return None;
+            }
+            if let Some(reader) = open_verified(self.payloads.blobs(), digest).await {
+                return Some(reader);
+            }
         }
+        None
     }
 }
