@@ -2,14 +2,18 @@
 //!
 //! A batch of reports is one commit. Of the stream `states` none may be missing: a gap makes central ask
 //! for everything again, a sequence it has seen changes nothing. Of the stream `inventory` the newest
-//! counts, and a change to facts central does not hold makes it ask for all of them.
+//! counts, and a change to facts central does not hold makes it ask for all of them, as does an endpoint that
+//! was told that facts arrived which did not.
 
 pub mod facts;
 pub mod inbox;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -153,10 +157,13 @@ impl Inventory {
             record: EndpointRecord::clone(known),
             states: None,
             facts: None,
+            held: known.facts.iter().map(|facts| facts.digest).collect(),
+            acknowledged: None,
         };
         for Verified { header, report } in reports {
             endpoint.report(header, report)?;
         }
+        endpoint.check_acknowledged();
         let Taking { record, states, facts, .. } = endpoint;
         if record == **known && states.is_none() && facts.is_none() {
             return Ok(());
@@ -189,6 +196,10 @@ struct Taking<'a> {
     record: EndpointRecord,
     states: Option<Changed>,
     facts: Option<Held>,
+    /// Digests of the facts before these reports and after each of them.
+    held: BTreeSet<Digest>,
+    /// What the endpoint takes for held here, by its last cycle.
+    acknowledged: Option<Digest>,
 }
 
 struct Held {
@@ -225,6 +236,15 @@ impl Taking<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Somebody on the way acknowledged an inventory and lost it. Cycles travel before inventories, so those of
+    /// the same batch count too.
+    fn check_acknowledged(&mut self) {
+        if self.acknowledged.is_some_and(|digest| !self.held.contains(&digest)) {
+            warn!(endpoint = %self.record.id, "facts that were acknowledged did not arrive, asking for all of them");
+            self.record.resync_inventory = true;
+        }
     }
 
     fn missed(&mut self, gap: bool, header: &Header) {
@@ -274,7 +294,9 @@ impl Taking<'_> {
     fn keep_facts(&mut self, at: Timestamp, facts: Facts) {
         match facts::pack(&facts) {
             Ok(packed) => {
-                self.record.facts = Some(facts::summary(&facts, at.min(self.now)));
+                let summary = facts::summary(&facts, at.min(self.now));
+                self.held.insert(summary.digest);
+                self.record.facts = Some(summary);
                 self.record.rule_groups = facts::rule_groups(self.model.policy(), &facts);
                 self.facts = Some(Held { facts, packed: Some(packed) });
             }
@@ -363,6 +385,8 @@ impl Taking<'_> {
         record.problems =
             summary.problems.iter().take(PROBLEMS_MAX).map(|p| clean(p, PROBLEM_BYTES_MAX)).collect();
         record.assessed = true;
+        self.acknowledged = summary.acknowledged;
+        let record = &mut self.record;
         if record.estimated_for > 0 && summary.dictionary_version >= record.estimated_for {
             // It has evaluated what central had only concluded; what it did not name does not apply.
             record.estimated_for = 0;

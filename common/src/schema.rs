@@ -368,6 +368,9 @@ pub struct CycleSummary {
     pub counts: BTreeMap<State, u64>,
     /// A reboot is needed.
     pub reboot_pending: bool,
+    /// The facts that the tier above acknowledged last: what central does not hold by then was lost on the way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acknowledged: Option<Digest>,
     /// What went wrong, at most 32 sentences.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,

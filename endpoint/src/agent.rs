@@ -48,6 +48,11 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 /// First and longest wait before the tier above is watched again.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(600));
+/// A check that the tier above woke is followed by the next such at the earliest after this: who asks twice
+/// waits a moment, and a relay that never stops calling does not keep the machine busy.
+const WOKEN_APART: Duration = Duration::from_secs(10);
+/// Wake-ups are read no faster: they are rare, and a flood of them then waits with who sends it.
+const NOTICES_APART: Duration = Duration::from_millis(100);
 /// What a running cycle gets to end at a stop; systemd must wait longer.
 const GRACE: Duration = Duration::from_secs(60);
 
@@ -204,16 +209,25 @@ impl Agent {
     async fn run(mut self, mut asks: mpsc::Receiver<Ask>, wake: Arc<Notify>, stop: Stop) {
         let id = self.joined.identity.own().holder.id;
         let mut due = self.clock.now();
+        let mut may_wake = tokio::time::Instant::now();
         self.tell(None, due);
         loop {
             let wait = u64::try_from(due.as_millisecond() - self.clock.now().as_millisecond()).unwrap_or(0);
+            let mut woken = false;
+            let called = async {
+                tokio::time::sleep_until(may_wake).await;
+                wake.notified().await;
+            };
             let ask = tokio::select! {
                 () = stop.wait() => return,
                 ask = asks.recv() => match ask {
                     Some(ask) => Some(ask),
                     None => return,
                 },
-                () = wake.notified() => None,
+                () = called => {
+                    woken = true;
+                    None
+                }
                 () = tokio::time::sleep(Duration::from_millis(wait)) => None,
             };
             let reply = match ask {
@@ -229,6 +243,9 @@ impl Agent {
                 None => None,
             };
             let done = self.check().await;
+            if woken {
+                may_wake = tokio::time::Instant::now() + WOKEN_APART;
+            }
             let now = self.clock.now();
             let (period, place) = if self.cycle.unfinished() {
                 (self.config.retry_interval, schedule::offset(&id, self.config.retry_interval))
@@ -255,19 +272,21 @@ impl Agent {
             }
             Err(error) => Err(CycleError::Key(error)),
         };
-        match done {
+        let done = match done {
             Ok(mut done) => {
                 problems.append(&mut done.problems);
-                v1::LocalCheckNowResponse { problems, ..done }
+                done
             }
             Err(error) => {
                 problems.push(Chain(&error).to_string());
-                for problem in &problems {
-                    warn!(problem, "a check did not come to its end");
-                }
-                v1::LocalCheckNowResponse { problems, ..v1::LocalCheckNowResponse::default() }
+                v1::LocalCheckNowResponse::default()
             }
+        };
+        let endpoint = self.joined.identity.own().holder.id;
+        for problem in &problems {
+            warn!(%endpoint, problem, "a check met a problem");
         }
+        v1::LocalCheckNowResponse { problems, ..done }
     }
 
     async fn renew(&self) -> Result<(), JoinError> {
@@ -320,6 +339,7 @@ async fn watch(
                     // A new dictionary is looked at when the check is due: nobody asked for now.
                     _ => {}
                 }
+                tokio::time::sleep(NOTICES_APART).await;
             }
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
         };

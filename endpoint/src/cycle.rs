@@ -242,6 +242,7 @@ impl Cycle {
             host_name: host_name(),
             counts: self.ledger.book().counts(),
             reboot_pending: flag(&self.facts, "reboot-pending"),
+            acknowledged: self.spool.acknowledged(),
             problems: problems.clone(),
         };
         self.report(key, changed, summary.clone(), clock.now())?;
@@ -251,9 +252,17 @@ impl Cycle {
                 // At once, so that central does not go without until the next check.
                 self.spool.resync()?;
                 self.told_all = false;
+                let summary = CycleSummary { acknowledged: None, ..summary };
                 self.report(key, Vec::new(), summary, clock.now())?;
-                if let Err(error) = self.spool.send(&self.upstream).await {
-                    problems.push(Chain(&error).to_string());
+                match self.spool.send(&self.upstream).await {
+                    Ok(false) => {}
+                    // Not again now; but what was refused must not count as sent.
+                    Ok(true) => {
+                        problems.push("the tier above still asks for everything again".to_owned());
+                        self.spool.resync()?;
+                        self.told_all = false;
+                    }
+                    Err(error) => problems.push(Chain(&error).to_string()),
                 }
             }
             Err(error) => problems.push(Chain(&error).to_string()),

@@ -20,7 +20,7 @@ use tierway_common::{
 
 use crate::{
     install::{
-        codes::Outcome,
+        codes::{Class, Outcome},
         deb::{
             DebEngine,
             apt::{Step, cut},
@@ -179,7 +179,11 @@ pub async fn execute<P: Pool, F: PayloadFetcher>(
         let detail = attempted.detail.as_deref();
         executed.entries.extend(ledger.end(id, means.clock.now(), attempted.outcome, detail)?);
         let outcome = attempted.outcome;
-        tracing::info!(update = %id, outcome = %outcome.sentence(), detail, "attempted");
+        if outcome.class() == Class::Done {
+            tracing::info!(update = %id, outcome = %outcome.sentence(), detail, "attempted");
+        } else {
+            tracing::warn!(update = %id, outcome = %outcome.sentence(), detail, "could not install an update");
+        }
         executed.attempts.push((id.clone(), attempted));
         let for_all = [
             Outcome::LockBusy,

@@ -97,6 +97,12 @@ impl Spool {
         Ok(Self { dir: dir.to_owned(), tenant, endpoint, used, accepted, offered })
     }
 
+    /// Digest of the facts that the tier above acknowledged last; `None` when it must be sent all of them.
+    #[must_use]
+    pub fn acknowledged(&self) -> Option<Digest> {
+        self.accepted.as_ref().map(Facts::digest)
+    }
+
     /// Envelopes that wait.
     ///
     /// # Errors

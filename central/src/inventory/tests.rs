@@ -152,6 +152,7 @@ impl Bench {
             host_name: "web-1.example\x07".to_owned(),
             counts: BTreeMap::new(),
             reboot_pending: true,
+            acknowledged: None,
             problems: vec!["x".repeat(1000); 100],
         })
     }
@@ -408,4 +409,28 @@ fn times_in_the_future_count_as_now_and_updates_nobody_published_are_left_out() 
     assert_eq!(i64::from(states.entries()[0].since), bench.clock.now().as_second());
     bench.report(2, &bench.transitions(&[("a_1", NotApplicable)]));
     assert!(bench.states().is_empty());
+}
+
+#[test]
+fn facts_that_were_acknowledged_on_the_way_and_did_not_arrive_are_asked_for() {
+    let bench = bench();
+    let (old, new) = (facts(&[("a", "1")]), facts(&[("a", "2")]));
+    let at = bench.clock.now();
+    let inventory = |facts: &Facts| Report::Inventory { at, facts: facts.clone() };
+    let cycle = |facts: &Facts| match bench.cycle(1) {
+        Report::Cycle(summary) => {
+            Report::Cycle(CycleSummary { acknowledged: Some(facts.digest()), ..summary })
+        }
+        other => other,
+    };
+    bench.report(1, &inventory(&old));
+    bench.report(1, &cycle(&old));
+    assert!(!bench.record().resync_inventory);
+    // Cycles travel before the inventories of their batch.
+    bench.submit(vec![bench.seal(2, false, &cycle(&new)), bench.seal(2, true, &inventory(&new))]);
+    assert!(!bench.record().resync_inventory);
+    bench.report(3, &cycle(&old));
+    assert!(bench.record().resync_inventory);
+    bench.submit(vec![bench.seal(3, true, &inventory(&old))]);
+    assert!(!bench.record().resync_inventory);
 }
