@@ -126,6 +126,12 @@ impl Fleet {
         fleet
     }
 
+    /// The time as everything here tells it.
+    #[must_use]
+    pub fn now(&self) -> jiff::Timestamp {
+        self.clock.now()
+    }
+
     /// A folder of its own for `name`.
     #[must_use]
     pub fn folder(&self, name: &str) -> PathBuf {

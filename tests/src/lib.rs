@@ -11,5 +11,7 @@
 pub mod archive;
 pub mod bench;
 pub mod fleet;
+pub mod heard;
+pub mod hostile;
 pub mod roots;
 pub mod skip;

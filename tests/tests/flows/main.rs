@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod end_to_end;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod real_archive;
 #[cfg(test)]
 mod tuf_interop;
