@@ -117,6 +117,8 @@ pub enum Meddle {
     Rename(String),
     /// Acknowledged and thrown away.
     Drop,
+    /// Inventories are acknowledged and thrown away, transitions pass.
+    DropInventories,
     /// Refused for good, and thrown away.
     Refuse,
     /// Handed up twice.
@@ -469,6 +471,14 @@ impl upstream_server::Upstream for Service {
         };
         let sent: Vec<Bytes> = match &meddle {
             Meddle::Drop | Meddle::Refuse => Vec::new(),
+            Meddle::DropInventories => envelopes
+                .iter()
+                .filter(|bytes| {
+                    let envelope = Envelope::parse(bytes).unwrap();
+                    envelope.header().stream == tierway_common::trust::envelope::Stream::States
+                })
+                .cloned()
+                .collect(),
             Meddle::AlterBody => each(&|envelope| {
                 let mut bytes = envelope.bytes().to_vec();
                 let at = bytes.len() - 70;
