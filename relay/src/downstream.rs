@@ -6,7 +6,7 @@ use futures_util::{Stream, StreamExt};
 use tierway_common::{
     blobs::{Blobs, Reader},
     clock::Clock,
-    daemon::{chain::Chain, tasks::Wake},
+    daemon::{chain::Chain, stop::Stop, tasks::Wake},
     id::TenantId,
     transport::identity::{PeerIdentity, Role},
     trust::{digest::Digest, envelope::Envelope},
@@ -58,6 +58,8 @@ pub struct Downstream {
     pub seen: Arc<crate::seen::Seen>,
     /// The time.
     pub clock: Clock,
+    /// The wish to stop.
+    pub stop: Stop,
 }
 
 type NoticeStream = Pin<Box<dyn Stream<Item = Result<v1::Notice, Status>> + Send>>;
@@ -225,7 +227,9 @@ impl upstream_server::Upstream for Downstream {
             };
             std::future::ready(notice.map(Ok))
         });
-        Ok(Response::new(Box::pin(mine)))
+        // Or else whoever watches would hold up a stop for as long as open requests are let end.
+        let stop = self.stop.clone();
+        Ok(Response::new(Box::pin(mine.take_until(async move { stop.wait().await }))))
     }
 
     async fn enroll(

@@ -65,7 +65,7 @@ const FORWARD_AT_LEAST: SignedDuration = SignedDuration::from_mins(1);
 /// How often the certificate's age is looked at.
 const RENEWAL_CHECK: SignedDuration = SignedDuration::from_hours(1);
 /// What central gives a relay's certificate.
-const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(21 * 24 * 3600);
 /// What running tasks get to end.
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -252,6 +252,7 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
         stage: stage_wake,
         seen,
         clock,
+        stop: stop.clone(),
     })
     .max_decoding_message_size(REQUEST_BYTES_MAX)
     .max_encoding_message_size(ANSWER_BYTES_MAX);

@@ -33,12 +33,13 @@ const DAY: u64 = 86_400;
 /// 1.3.101.112, Ed25519 (RFC 8410).
 const ED25519_OID: &str = "1.3.101.112";
 
-/// How long a certificate is valid, by what it is for.
+/// How long a certificate is valid, by what it is for. It is renewed from a third of that on, so that what
+/// is left carries a site through two weeks without central.
 #[must_use]
 pub fn validity(role: Role) -> Duration {
     Duration::from_secs(match role {
         Role::Endpoint => 30 * DAY,
-        Role::Relay => 7 * DAY,
+        Role::Relay => 21 * DAY,
         Role::Central => 90 * DAY,
         Role::Operator => 365 * DAY,
     })
@@ -351,7 +352,7 @@ mod tests {
         let authority = open();
         for (role, days, serves) in [
             (Role::Endpoint, 30, false),
-            (Role::Relay, 7, true),
+            (Role::Relay, 21, true),
             (Role::Central, 90, true),
             (Role::Operator, 365, false),
         ] {

@@ -78,6 +78,7 @@ impl Publisher {
             stage: Wake::default(),
             seen: Arc::default(),
             clock: clock.clone(),
+            stop: stop.clone(),
         });
         let answer = BlobStreams::new(Served { gate, trees: trees.clone(), payloads }, service);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
