@@ -233,6 +233,8 @@ fn merge(
             continue;
         }
         let detected = before.and_then(|entry| entry.detected);
+        // Needed again after it was there: what was settled then is over.
+        let settled = before.filter(|_| state != UpdateState::Needed);
         let detail =
             detail.map(|detail| crate::text::clean(detail, tierway_common::schema::DETAIL_BYTES_MAX));
         let entry = Entry {
@@ -241,8 +243,8 @@ fn merge(
             estimated: true,
             since: now_seconds,
             detected: detected.or((state == UpdateState::Needed).then_some(now_seconds)),
-            authorized: before.and_then(|entry| entry.authorized),
-            applied: before.and_then(|entry| entry.applied),
+            authorized: settled.and_then(|entry| entry.authorized),
+            applied: settled.and_then(|entry| entry.applied),
             detail: detail.map(Into::into),
         };
         if new.set(entry).is_err() {

@@ -352,8 +352,11 @@ impl Taking<'_> {
         let since = seconds(said.at);
         let detected = said.detected.map(seconds).or(old.and_then(|old| old.detected));
         let detected = detected.or((said.state == UpdateState::Needed).then_some(since));
-        let applied = said.applied.map(seconds).or(old.and_then(|old| old.applied));
-        let authorized = old.and_then(|old| old.authorized).or_else(|| {
+        // Needed again after it was there: what was settled then is over.
+        let lacking = matches!(said.state, UpdateState::Needed | UpdateState::Failed);
+        let settled = old.filter(|_| !lacking);
+        let applied = said.applied.map(seconds).or(settled.and_then(|old| old.applied));
+        let authorized = settled.and_then(|old| old.authorized).or_else(|| {
             // Settled when applied: the approval may be withdrawn later.
             let approval = self.model.decision(&self.record, &said.update)?;
             let approved = approval.decision == Decision::Approve;

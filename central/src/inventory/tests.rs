@@ -371,6 +371,12 @@ fn the_time_of_approval_is_settled_when_the_update_is_applied() {
     assert_eq!(entry.detected, seconds(detected));
     assert_eq!(entry.authorized, seconds(approved_at));
     assert_eq!(entry.applied, seconds(bench.clock.now()));
+
+    // Somebody brings the old version back: that is not applied, and nobody approves of it any more.
+    bench.report(4, &bench.transitions(&[("a_1", Needed)]));
+    let states = bench.state.states(0).unwrap();
+    let entry = states.get(0).unwrap();
+    assert_eq!((entry.applied, entry.authorized), (None, None));
 }
 
 #[test]
