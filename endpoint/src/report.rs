@@ -94,7 +94,18 @@ impl Spool {
         let used = read(&dir.join("used.json"), 4096)?.unwrap_or_default();
         let accepted = read(&dir.join("accepted.json"), FACTS_BYTES_MAX)?;
         let offered = read(&dir.join("offered.json"), FACTS_BYTES_MAX)?;
-        Ok(Self { dir: dir.to_owned(), tenant, endpoint, used, accepted, offered })
+        let mut spool = Self { dir: dir.to_owned(), tenant, endpoint, used, accepted, offered };
+        let waits = spool.files()?.into_iter().rev().find(|(stream, ..)| *stream == Stream::Inventory);
+        let waits = waits.map(|(_, sequence, _)| sequence);
+        if spool.offered.as_ref().map(|(sequence, _)| *sequence) != waits {
+            match waits {
+                // A crash came before its facts were written down: what central will hold is not known.
+                Some(_) => spool.resync()?,
+                // It was accepted.
+                None => spool.offered = None,
+            }
+        }
+        Ok(spool)
     }
 
     /// Digest of the facts that the tier above acknowledged last; `None` when it must be sent all of them.
@@ -324,4 +335,74 @@ fn read<T: serde::de::DeserializeOwned>(path: &Path, bytes_max: u64) -> Result<O
     files::read_if_there(path, bytes_max)
         .and_then(|json| Ok(json.map(|json| serde_json::from_slice(&json)).transpose()?))
         .map_err(|source| spool_error(path, source))
+}
+
+#[cfg(test)]
+mod tests {
+    use ring::rand::SystemRandom;
+
+    use super::*;
+
+    fn open(dir: &Path) -> Spool {
+        Spool::open(dir, "default".parse().unwrap(), "e1".parse().unwrap()).unwrap()
+    }
+
+    fn facts(version: &str) -> Facts {
+        Facts { values: [("os:version".to_owned(), version.to_owned())].into(), ..Facts::default() }
+    }
+
+    /// Puts an inventory on its way and returns what goes up then.
+    fn inventory(spool: &mut Spool, key: &SigningKey, version: &str) -> Vec<Report> {
+        spool.inventory(&facts(version), key, Timestamp::UNIX_EPOCH).unwrap();
+        let open = |(_, _, path): (Stream, u64, PathBuf)| {
+            Envelope::parse(&fs::read(path).unwrap()).unwrap().verify(&key.public()).unwrap()
+        };
+        spool.files().unwrap().into_iter().map(open).collect()
+    }
+
+    /// As [`Spool::send`] does when all that waits is accepted.
+    fn accepted(spool: &mut Spool) {
+        for (_, sequence, path) in spool.files().unwrap() {
+            spool.accepted(sequence).unwrap();
+            fs::remove_file(path).unwrap();
+        }
+    }
+
+    #[test]
+    fn of_inventories_the_change_since_the_accepted_one_goes_up_also_after_a_restart() {
+        let key = SigningKey::generate(&SystemRandom::new()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = open(dir.path());
+        assert!(matches!(inventory(&mut spool, &key, "1")[..], [Report::Inventory { .. }]));
+        accepted(&mut spool);
+        assert_eq!(inventory(&mut spool, &key, "1").len(), 0);
+        let mut spool = open(dir.path());
+        assert_eq!(inventory(&mut spool, &key, "1").len(), 0);
+        let base = facts("1").digest();
+        for version in ["2", "3"] {
+            let found = inventory(&mut spool, &key, version);
+            let [Report::InventoryDelta { base: of, digest, .. }] = &found[..] else { panic!("{found:?}") };
+            assert_eq!((*of, *digest), (base, facts(version).digest()));
+            spool = open(dir.path());
+        }
+        accepted(&mut spool);
+        assert_eq!(spool.accepted_digest(), Some(facts("3").digest()));
+    }
+
+    #[test]
+    fn an_inventory_whose_facts_a_crash_kept_from_being_written_down_is_followed_by_a_whole_one() {
+        let key = SigningKey::generate(&SystemRandom::new()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = open(dir.path());
+        inventory(&mut spool, &key, "1");
+        accepted(&mut spool);
+        let before = fs::read(dir.path().join("offered.json")).unwrap();
+        inventory(&mut spool, &key, "2");
+        fs::write(dir.path().join("offered.json"), before).unwrap();
+        let mut spool = open(dir.path());
+        accepted(&mut spool);
+        // Central holds the second now; silence would leave it there.
+        let found = inventory(&mut spool, &key, "1");
+        assert!(matches!(&found[..], [Report::Inventory { .. }]), "{found:?}");
+    }
 }
