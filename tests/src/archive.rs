@@ -2,21 +2,12 @@
 
 use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tierway_central::sources::testing::{Server, Suite, new_key, public};
 use tierway_common::trust::digest::Digest;
 
-/// Dates of the archive's states, each later than the one before.
-const DATES: [&str; 8] = [
-    "Sun, 01 Nov 2026 10:00:00 UTC",
-    "Mon, 02 Nov 2026 10:00:00 UTC",
-    "Tue, 03 Nov 2026 10:00:00 UTC",
-    "Wed, 04 Nov 2026 10:00:00 UTC",
-    "Thu, 05 Nov 2026 10:00:00 UTC",
-    "Fri, 06 Nov 2026 10:00:00 UTC",
-    "Sat, 07 Nov 2026 10:00:00 UTC",
-    "Sun, 08 Nov 2026 10:00:00 UTC",
-];
+/// Date of the archive's first state; each further one is an hour later.
+const FIRST_STATE: &str = "2026-11-01T10:00:00Z";
 
 /// One package to put into the archive.
 #[derive(Clone, Debug)]
@@ -117,7 +108,7 @@ pub struct Archive {
     key: pgp::composed::SignedSecretKey,
     security: Vec<String>,
     base: Vec<String>,
-    state: usize,
+    state: i64,
 }
 
 impl std::fmt::Debug for Archive {
@@ -164,7 +155,10 @@ impl Archive {
 
     /// Signs and serves what was added, as a state later than the one before.
     pub fn publish(&mut self) {
-        let date = DATES[self.state];
+        let first: Timestamp = FIRST_STATE.parse().unwrap();
+        let date = first + SignedDuration::from_hours(self.state);
+        // A suite keeps its date for as long as the program runs; a test has few of them.
+        let date = date.strftime("%a, %d %b %Y %H:%M:%S UTC").to_string().leak();
         self.state += 1;
         Suite::new("/security", "test-security", date)
             .with("main", "amd64", &self.security)

@@ -13,5 +13,6 @@ pub mod bench;
 pub mod fleet;
 pub mod heard;
 pub mod hostile;
+pub mod processes;
 pub mod roots;
 pub mod skip;

@@ -1,6 +1,6 @@
 //! Systems to patch: made of two files where nothing is installed, copies of a real Debian root where it is.
 
-use std::{fs, path::Path};
+use std::{ffi::OsStr, fs, path::Path};
 
 use crate::archive::{Package, run};
 
@@ -31,11 +31,18 @@ pub fn status(packages: &[(&str, &str)]) -> String {
 /// A copy of the real root `pristine` at `root`, with `packages` installed there.
 pub fn real(pristine: &Path, root: &Path, packages: &[Package]) {
     run("cp", &["-a".as_ref(), pristine.as_os_str(), root.as_os_str()]);
-    for package in packages {
-        let deb = root.join("tmp/package.deb");
-        fs::write(&deb, package.build()).unwrap();
-        run("chroot", &[root.as_os_str(), "dpkg".as_ref(), "-i".as_ref(), "/tmp/package.deb".as_ref()]);
-        fs::remove_file(&deb).unwrap();
+    if packages.is_empty() {
+        return;
+    }
+    let inside: Vec<_> = (0..packages.len()).map(|number| format!("/tmp/{number}.deb")).collect();
+    for (path, package) in inside.iter().zip(packages) {
+        fs::write(root.join(path.trim_start_matches('/')), package.build()).unwrap();
+    }
+    let mut arguments = vec![root.as_os_str(), "dpkg".as_ref(), "-i".as_ref()];
+    arguments.extend(inside.iter().map(AsRef::<OsStr>::as_ref));
+    run("chroot", &arguments);
+    for path in &inside {
+        fs::remove_file(root.join(path.trim_start_matches('/'))).unwrap();
     }
 }
 

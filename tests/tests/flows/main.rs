@@ -6,6 +6,10 @@ mod end_to_end;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod kill;
+#[cfg(test)]
+mod outage;
+#[cfg(test)]
 mod real_archive;
 #[cfg(test)]
 mod tuf_interop;
