@@ -36,8 +36,8 @@ pub enum AskError {
         /// What was asked for.
         name: String,
     },
-    /// Several have that name.
-    #[error("`{name}` is the name of {count} {what}: use the id")]
+    /// Several have that name, or it is a part of several names.
+    #[error("`{name}` names {count} {what}: {candidates}")]
     Ambiguous {
         /// Kind of thing, plural.
         what: &'static str,
@@ -45,6 +45,8 @@ pub enum AskError {
         name: String,
         /// How many.
         count: usize,
+        /// The first of them, each with its id.
+        candidates: String,
     },
     /// A value that is none.
     #[error("`{what}` must be {rule}, found `{found}`")]
@@ -105,31 +107,67 @@ impl Counts {
     }
 }
 
-/// An endpoint by its id, or by its name when only one active endpoint has it.
+/// Candidates that are told to somebody who has to choose.
+const CANDIDATES_TOLD: usize = 8;
+
+fn candidates(mut found: impl Iterator<Item = String>) -> String {
+    let mut told: Vec<_> = found.by_ref().take(CANDIDATES_TOLD).collect();
+    if found.next().is_some() {
+        told.push("…".to_owned());
+    }
+    told.join(", ")
+}
+
+fn one_endpoint<'a>(
+    found: &[&'a Arc<EndpointRecord>],
+    asked: &str,
+) -> Result<&'a Arc<EndpointRecord>, AskError> {
+    match found {
+        [endpoint] => Ok(endpoint),
+        [] => Err(AskError::NotFound { what: "endpoint", name: asked.to_owned() }),
+        several => Err(AskError::Ambiguous {
+            what: "endpoints",
+            name: asked.to_owned(),
+            count: several.len(),
+            candidates: candidates(several.iter().map(|one| format!("{} ({})", one.name, one.id))),
+        }),
+    }
+}
+
+/// An endpoint by its id, or by its whole name when only one active endpoint has it: for what cannot be undone.
+///
+/// # Errors
+///
+/// [`AskError::NotFound`], [`AskError::Ambiguous`].
+pub fn endpoint_exactly<'a>(model: &'a Model, name_or_id: &str) -> Result<&'a Arc<EndpointRecord>, AskError> {
+    if let Some(endpoint) = name_or_id.parse().ok().and_then(|id| model.endpoint_by_id(&id)) {
+        return Ok(endpoint);
+    }
+    let mut found: Vec<_> = model.endpoints_named(name_or_id).filter(|endpoint| !endpoint.revoked).collect();
+    if found.is_empty() {
+        found = model.endpoints_named(name_or_id).collect();
+    }
+    one_endpoint(&found, name_or_id)
+}
+
+/// An endpoint by its id, by its name, or by a part of its name that no other active endpoint has.
 ///
 /// # Errors
 ///
 /// [`AskError::NotFound`], [`AskError::Ambiguous`].
 pub fn endpoint<'a>(model: &'a Model, name_or_id: &str) -> Result<&'a Arc<EndpointRecord>, AskError> {
-    if let Some(endpoint) = name_or_id.parse().ok().and_then(|id| model.endpoint_by_id(&id)) {
-        return Ok(endpoint);
-    }
-    let mut active: Vec<_> = model.endpoints_named(name_or_id).filter(|endpoint| !endpoint.revoked).collect();
-    if active.is_empty() {
-        active = model.endpoints_named(name_or_id).collect();
-    }
-    match active[..] {
-        [endpoint] => Ok(endpoint),
-        [] => Err(AskError::NotFound { what: "endpoint", name: name_or_id.to_owned() }),
-        _ => {
-            let (what, name) = ("endpoints", name_or_id.to_owned());
-            Err(AskError::Ambiguous { what, name, count: active.len() })
+    match endpoint_exactly(model, name_or_id) {
+        Err(AskError::NotFound { .. }) if !name_or_id.is_empty() => {
+            let active = model.endpoints().filter(|endpoint| !endpoint.revoked);
+            let found: Vec<_> = active.filter(|endpoint| endpoint.name.contains(name_or_id)).collect();
+            one_endpoint(&found, name_or_id)
         }
+        exactly => exactly,
     }
 }
 
-/// An update by its id, by its name without the catalogue, or by the name of its product when only one
-/// current update has it.
+/// An update by its id, by its name without the catalogue, by the name of its product when only one
+/// current update has it, or by a part of its id that no other current update has.
 ///
 /// # Errors
 ///
@@ -143,16 +181,21 @@ pub fn update<'a>(model: &'a Model, name_or_id: &str) -> Result<&'a Arc<UpdateRe
         name == name_or_id || name.rsplit_once('_').is_some_and(|(product, _)| product == name_or_id)
     };
     let mut found: Vec<_> = model.updates().filter(called).collect();
+    if found.is_empty() && !name_or_id.is_empty() {
+        found = model.updates().filter(|update| update.id.as_str().contains(name_or_id)).collect();
+    }
     if found.len() > 1 {
         found.retain(|update| is_current(update));
     }
     match found[..] {
         [update] => Ok(update),
         [] => Err(AskError::NotFound { what: "patch", name: name_or_id.to_owned() }),
-        _ => {
-            let (what, name) = ("patches", name_or_id.to_owned());
-            Err(AskError::Ambiguous { what, name, count: found.len() })
-        }
+        _ => Err(AskError::Ambiguous {
+            what: "patches",
+            name: name_or_id.to_owned(),
+            count: found.len(),
+            candidates: candidates(found.iter().map(|update| update.id.to_string())),
+        }),
     }
 }
 

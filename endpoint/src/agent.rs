@@ -19,7 +19,10 @@ use tierway_common::{
     clock::Clock,
     daemon::{chain::Chain, stop::Stop},
     schedule,
-    transport::{dial, identity::Holder},
+    transport::{
+        dial,
+        identity::{Holder, Role},
+    },
     trust::keys::{KeyError, SigningKey},
 };
 use tierway_proto::{
@@ -133,6 +136,7 @@ pub fn host_name() -> String {
 /// [`AgentError`], naming what does not open.
 pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, AgentError> {
     let joined = joining::load(&config.data_dir)?;
+    joined.must_be(Role::Endpoint)?;
     let lock = lock(&config.data_dir)?;
     let holder = joined.identity.own().holder;
     let agent = Agent::open(config.clone(), joined, clock, stop.clone())?;
@@ -178,8 +182,9 @@ struct Agent {
 impl Agent {
     fn open(config: Config, joined: Joined, clock: Clock, stop: Stop) -> Result<Self, AgentError> {
         let holder = joined.identity.own().holder;
-        let route = config.upstream.first().cloned().unwrap_or_else(|| joined.route.clone());
-        let upstream = Upstream::new(dial::channel(route, &joined.identity));
+        let routes =
+            if config.upstream.is_empty() { vec![joined.route.clone()] } else { config.upstream.clone() };
+        let upstream = Upstream::new(dial::channel_by_any(routes, &joined.identity));
         let dir = &config.data_dir;
         let catalogues = Catalogues::open(
             dir,
@@ -265,18 +270,17 @@ impl Agent {
         if let Err(error) = self.renew().await {
             problems.push(Chain(&error).to_string());
         }
+        let own = self.joined.identity.own();
+        problems.extend(wrong_clock(own.not_before, own.not_after, self.clock.now()));
         let done = match SigningKey::load(&self.joined.identity.files().identity) {
             Ok(key) => {
                 let resync = self.resync.swap(false, std::sync::atomic::Ordering::Relaxed);
-                self.cycle.run(&key, resync, &self.clock).await
+                self.cycle.run(&key, resync, &self.clock, &mut problems).await
             }
             Err(error) => Err(CycleError::Key(error)),
         };
         let done = match done {
-            Ok(mut done) => {
-                problems.append(&mut done.problems);
-                done
-            }
+            Ok(done) => done,
             Err(error) => {
                 problems.push(Chain(&error).to_string());
                 v1::LocalCheckNowResponse::default()
@@ -312,6 +316,22 @@ impl Agent {
             ..self.cycle.status()
         };
         self.status.send_replace(Arc::new(status));
+    }
+}
+
+/// What the certificate tells about this computer's clock; asked after a renewal that was due, so that what
+/// has ended by this clock was made just now by central's.
+fn wrong_clock(not_before: Timestamp, not_after: Timestamp, now: Timestamp) -> Option<String> {
+    if now < not_before {
+        Some(format!(
+            "the clock of this computer is behind: it says {now}, and its certificate begins at {not_before}"
+        ))
+    } else if now > not_after {
+        Some(format!(
+            "the certificate ended at {not_after} and the clock of this computer says {now}: is it ahead?"
+        ))
+    } else {
+        None
     }
 }
 

@@ -169,7 +169,7 @@ impl Cycle {
             })
     }
 
-    /// Runs one cycle. What fails on the way is among the problems of the answer.
+    /// Runs one cycle. What fails on the way is added to `problems`, those that make it end early too.
     ///
     /// # Errors
     ///
@@ -179,9 +179,9 @@ impl Cycle {
         key: &SigningKey,
         resync: bool,
         clock: &Clock,
+        problems: &mut Vec<String>,
     ) -> Result<v1::LocalCheckNowResponse, CycleError> {
         let (began, timer) = (clock.now(), Instant::now());
-        let mut problems = Vec::new();
         self.last_check = Some(began);
         let machine = machine();
         let os = scan::scan(&self.root, &Asked::default(), &machine).0;
@@ -204,7 +204,7 @@ impl Cycle {
         let (facts, found) = scan();
         problems.extend(found.iter().map(ToString::to_string));
         let verdicts = self.evaluate(&os, &facts)?;
-        if let Err(error) = self.decide(&verdicts, &facts, &mut problems).await {
+        if let Err(error) = self.decide(&verdicts, &facts, problems).await {
             // What was decided before still holds.
             problems.push(Chain(&error).to_string());
         }
@@ -268,7 +268,7 @@ impl Cycle {
             Err(error) => problems.push(Chain(&error).to_string()),
         }
         let needed = self.needed().count() as u64;
-        Ok(v1::LocalCheckNowResponse { needed, installed, failed, problems })
+        Ok(v1::LocalCheckNowResponse { needed, installed, failed, problems: Vec::new() })
     }
 
     fn needed(&self) -> impl Iterator<Item = (&UpdateId, &Record)> {

@@ -7,6 +7,7 @@ use tierway_common::{
     clock::Clock,
     daemon::{chain::Chain, config, logging, stop::Stop},
     enrollment::Token,
+    transport::identity::Role,
 };
 use tierway_endpoint::{
     agent::{self, VERSION},
@@ -92,6 +93,10 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error
             let joined =
                 joining::join(&token, server.as_deref(), proxy.as_deref(), &host, VERSION, &config.data_dir)
                     .await?;
+            if let Err(error) = joined.must_be(Role::Endpoint) {
+                joining::leave(&config.data_dir)?;
+                return Err(error.into());
+            }
             let holder = joined.identity.own().holder;
             println!(
                 "enrolled `{host}` at site {} as endpoint {}, upstream {}",

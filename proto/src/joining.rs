@@ -16,6 +16,7 @@ use tierway_common::{
     files,
     transport::{
         dial::{self, Route},
+        identity::Role,
         tls::{self, Identity, IdentityError, IdentityFiles},
     },
     trust::{
@@ -75,6 +76,14 @@ pub enum JoinError {
         /// Where.
         path: PathBuf,
     },
+    /// The token or the identity is for another kind of machine.
+    #[error("this is the identity of {found}, where that of {wanted} is needed: take a token for {wanted}")]
+    OtherRole {
+        /// What it is for.
+        found: &'static str,
+        /// What this machine is.
+        wanted: &'static str,
+    },
     /// The machine has not joined.
     #[error("`{path}` holds no identity: join first")]
     NotJoined {
@@ -92,6 +101,38 @@ pub struct Joined {
     pub route: Route,
     /// Where the TUF client keeps its state.
     pub trust_dir: PathBuf,
+}
+
+impl Joined {
+    /// Checks that the identity is for this kind of machine.
+    ///
+    /// # Errors
+    ///
+    /// [`JoinError::OtherRole`].
+    pub fn must_be(&self, wanted: Role) -> Result<(), JoinError> {
+        let found = self.identity.own().holder.role;
+        let (found, wanted) = (called(found), called(wanted));
+        if found == wanted { Ok(()) } else { Err(JoinError::OtherRole { found, wanted }) }
+    }
+}
+
+fn called(role: Role) -> &'static str {
+    match role {
+        Role::Endpoint => "an endpoint",
+        Role::Relay => "a relay",
+        Role::Central => "central",
+        Role::Operator => "an operator",
+    }
+}
+
+/// Takes back what [`join`] did here, so that the machine can join anew. Central keeps what it issued.
+///
+/// # Errors
+///
+/// [`JoinError::File`].
+pub fn leave(data_dir: &Path) -> Result<(), JoinError> {
+    let dir = identity_dir(data_dir);
+    std::fs::remove_dir_all(&dir).map_err(|source| JoinError::File { path: dir, source })
 }
 
 fn identity_dir(data_dir: &Path) -> PathBuf {

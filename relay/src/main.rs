@@ -7,6 +7,7 @@ use tierway_common::{
     clock::Clock,
     daemon::{chain::Chain, config, logging, stop::Stop},
     enrollment::Token,
+    transport::identity::Role,
 };
 use tierway_proto::joining;
 use tierway_relay::{
@@ -82,6 +83,10 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
             let joined =
                 joining::join(&token, server.as_deref(), proxy.as_deref(), &host, VERSION, &config.data_dir)
                     .await?;
+            if let Err(error) = joined.must_be(Role::Relay) {
+                joining::leave(&config.data_dir)?;
+                return Err(error.into());
+            }
             let holder = joined.identity.own().holder;
             println!("joined site {} as relay {}, upstream {}", holder.site, holder.id, joined.route.server);
         }

@@ -23,7 +23,7 @@ use tierway_common::{
     id::EndpointId,
     schedule,
     store::{Store, StoreError, sled_store::SledStore},
-    transport::{accept, accept::Gauge, dial, tls::Identity},
+    transport::{accept, accept::Gauge, dial, identity::Role, tls::Identity},
     trust::tuf::error::TufError,
 };
 use tierway_proto::{
@@ -134,6 +134,7 @@ impl Running {
 pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, RelayError> {
     let dir = config.data_dir.clone();
     let joined = joining::load(&dir)?;
+    joined.must_be(Role::Relay)?;
     let holder = joined.identity.own().holder;
     let open = |path: PathBuf| move |source| RelayError::Open { path, source };
     let store: Arc<dyn Store> = Arc::new(SledStore::open(&dir.join("store"))?);

@@ -57,7 +57,8 @@ pub struct Fleet {
     pub address: SocketAddr,
     /// Instead of the archive.
     source: Option<String>,
-    clock: Clock,
+    /// The time, of which every clone of a manual clock knows.
+    pub clock: Clock,
 }
 
 /// A tier that runs.
@@ -77,7 +78,8 @@ pub struct Relay {
     pub address: SocketAddr,
     /// Its configuration.
     pub config: RelayConfig,
-    clock: Clock,
+    /// The time, of which every clone of a manual clock knows.
+    pub clock: Clock,
 }
 
 /// An endpoint that enrolled.
@@ -89,7 +91,8 @@ pub struct Endpoint {
     pub config: EndpointConfig,
     /// Its id.
     pub id: String,
-    clock: Clock,
+    /// The time, of which every clone of a manual clock knows.
+    pub clock: Clock,
 }
 
 impl Fleet {
@@ -204,7 +207,12 @@ impl Fleet {
 
     /// A relay at `site` that joined and serves.
     pub async fn relay(&self, site: &str) -> Relay {
-        let token = self.token("relay", site, self.address).await;
+        self.relay_behind(site, self.address).await
+    }
+
+    /// A relay at `site` that joined through `upstream` and serves.
+    pub async fn relay_behind(&self, site: &str, upstream: SocketAddr) -> Relay {
+        let token = self.token("relay", site, upstream).await;
         let data_dir = self.folder(&format!("relay-{site}"));
         joining::join(&token, None, None, &format!("relay-{site}"), "0.0.0", &data_dir).await.unwrap();
         let config = RelayConfig {

@@ -14,5 +14,7 @@ pub mod fleet;
 pub mod heard;
 pub mod hostile;
 pub mod processes;
+pub mod programs;
 pub mod roots;
 pub mod skip;
+pub mod small_disk;

@@ -248,14 +248,14 @@ fn pages_together_are_the_whole_list_each_once_also_with_equal_names() {
 }
 
 #[test]
-fn a_name_that_several_have_asks_for_the_id() {
+fn a_name_that_several_have_is_refused_with_the_id_of_each() {
     let bench = fleet();
     enrol(&bench, &Host { name: "web-1", site: "lyon", facts: facts(&[]), last_report: None, states: &[] });
     let model = bench.state.model();
     assert_eq!(endpoint(&model, "db-1").unwrap().number, 2);
     assert_eq!(endpoint(&model, "id-2").unwrap().number, 2);
     let error = |name| endpoint(&model, name).unwrap_err().to_string();
-    assert_eq!(error("web-1"), "`web-1` is the name of 2 endpoints: use the id");
+    assert_eq!(error("web-1"), "`web-1` names 2 endpoints: web-1 (id-0), web-1 (id-5)");
     assert_eq!(error("nobody"), "there is no endpoint `nobody`");
     for name in ["debian-12/a_2", "a_2", "a"] {
         assert_eq!(update_of(&model, name), "debian-12/a_2");

@@ -197,7 +197,7 @@ impl admin_server::Admin for AdminService {
         let v1::RevokeEndpointRequest { name_or_id, reason } = request.into_inner();
         self.change(move |central| {
             let relay = convert::relay_by_name(&central.state.model(), &name_or_id);
-            let id = match (fleet::endpoint(&central.state.model(), &name_or_id), relay) {
+            let id = match (fleet::endpoint_exactly(&central.state.model(), &name_or_id), relay) {
                 (Ok(endpoint), _) => endpoint.id.to_string(),
                 (Err(_), Some(relay)) => relay,
                 (Err(error), None) => return Err(error.to_status()),

@@ -52,18 +52,24 @@ impl Route {
 /// A channel that connects when first used and again when broken, each time with the identity as it is then.
 #[must_use]
 pub fn channel(route: Route, identity: &Identity) -> Channel {
+    channel_by_any(vec![route], identity)
+}
+
+/// The same by the first of `routes` that leads somewhere, in their order each time it connects.
+#[must_use]
+pub fn channel_by_any(routes: Vec<Route>, identity: &Identity) -> Channel {
     let identity = identity.clone();
-    connecting(route, move || identity.client())
+    connecting(routes, move || identity.client())
 }
 
 /// A channel for a machine without identity; see [`super::tls::enrolling`].
 #[must_use]
 pub fn enrolling_channel(route: Route, config: Arc<ClientConfig>) -> Channel {
-    connecting(route, move || config.clone())
+    connecting(vec![route], move || config.clone())
 }
 
 fn connecting(
-    route: Route,
+    routes: Vec<Route>,
     config: impl Fn() -> Arc<ClientConfig> + Clone + Send + Sync + 'static,
 ) -> Channel {
     // The name is the one in the certificates; where to connect is the connector's affair. The scheme
@@ -76,17 +82,41 @@ fn connecting(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .connect_with_connector_lazy(tower::service_fn(move |_| {
-            let (route, config) = (route.clone(), config());
-            async move {
-                let stream = timeout(CONNECT_TIMEOUT, connect(&route, config)).await.map_err(|_| {
-                    io::Error::new(
-                        io::ErrorKind::TimedOut,
-                        format!("no connection to `{}` within {CONNECT_TIMEOUT:?}", route.server),
-                    )
-                })??;
-                Ok::<_, io::Error>(TokioIo::new(stream))
-            }
+            let (routes, config) = (routes.clone(), config());
+            async move { connect_by_any(&routes, config).await.map(TokioIo::new) }
         }))
+}
+
+/// By the first route that leads somewhere; when none does, what was wrong with each.
+async fn connect_by_any(routes: &[Route], config: Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
+    let mut failed = Vec::new();
+    let mut kind = io::ErrorKind::NotFound;
+    for route in routes {
+        match timeout(CONNECT_TIMEOUT, connect(route, config.clone())).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => {
+                kind = error.kind();
+                failed.push(error.to_string());
+            }
+            Err(_) => {
+                kind = io::ErrorKind::TimedOut;
+                failed.push(format!("no connection to `{}` within {CONNECT_TIMEOUT:?}", route.server));
+            }
+        }
+    }
+    Err(io::Error::new(kind, failed.join("; ")))
+}
+
+/// What to look at when a certificate is not of this time.
+fn clock_hint(error: &io::Error) -> &'static str {
+    use rustls::CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    let tls = error.get_ref().and_then(|source| source.downcast_ref::<rustls::Error>());
+    match tls {
+        Some(rustls::Error::InvalidCertificate(
+            Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. },
+        )) => " (is the clock of this computer right?)",
+        _ => "",
+    }
 }
 
 /// One TLS connection.
@@ -107,10 +137,10 @@ pub async fn connect(route: &Route, config: Arc<ClientConfig>) -> io::Result<Tls
         })?;
     }
     let name = ServerName::try_from(SERVER_NAME).map_err(io::Error::other)?;
-    TlsConnector::from(config)
-        .connect(name, tcp)
-        .await
-        .map_err(|error| at(&format!("no TLS with `{}`", route.server), &error))
+    TlsConnector::from(config).connect(name, tcp).await.map_err(|error| {
+        let text = format!("no TLS with `{}`: {error}{}", route.server, clock_hint(&error));
+        io::Error::new(error.kind(), text)
+    })
 }
 
 async fn through_proxy(tcp: &mut TcpStream, server: &str) -> io::Result<()> {

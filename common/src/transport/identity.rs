@@ -100,6 +100,8 @@ pub struct PeerIdentity {
     pub holder: Holder,
     /// Certificate serial, lower-case hex.
     pub serial: String,
+    /// Begin of validity.
+    pub not_before: Timestamp,
     /// End of validity.
     pub not_after: Timestamp,
     /// Raw public key; 32 bytes for Ed25519, which all of ours are.
@@ -127,12 +129,14 @@ impl PeerIdentity {
             .iter()
             .find_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None })
             .ok_or(HolderError::NoUri)?;
-        let not_after = Timestamp::from_second(x509.validity().not_after.timestamp())
-            .map_err(|error| HolderError::Der(error.to_string()))?;
+        let time = |at: x509_parser::time::ASN1Time| {
+            Timestamp::from_second(at.timestamp()).map_err(|error| HolderError::Der(error.to_string()))
+        };
         Ok(Self {
             holder: uri.parse()?,
             serial: hex::encode(x509.raw_serial()),
-            not_after,
+            not_before: time(x509.validity().not_before)?,
+            not_after: time(x509.validity().not_after)?,
             public_key: x509.public_key().subject_public_key.data.to_vec(),
             certificate: certificate.clone().into_owned(),
         })

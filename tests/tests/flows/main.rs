@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod end_to_end;
 #[cfg(test)]
+mod enrolment;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod kill;
@@ -12,4 +14,10 @@ mod outage;
 #[cfg(test)]
 mod real_archive;
 #[cfg(test)]
+mod refusals;
+#[cfg(test)]
+mod samples;
+#[cfg(test)]
 mod tuf_interop;
+#[cfg(test)]
+mod why;

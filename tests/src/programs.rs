@@ -1,0 +1,70 @@
+//! Tierway's programs as people start them, and other programs that a test needs.
+
+use std::{
+    ffi::OsStr,
+    path::PathBuf,
+    process::{Command, Output},
+    sync::Once,
+};
+
+/// How a program ended.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// What it exited with; `None` when a signal ended it.
+    pub code: Option<i32>,
+    /// What it printed.
+    pub output: String,
+    /// What it complained of.
+    pub errors: String,
+}
+
+impl From<Output> for Ended {
+    fn from(output: Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self { code: output.status.code(), output: text(&output.stdout), errors: text(&output.stderr) }
+    }
+}
+
+/// Where the program `name` of this workspace is, built from the present sources.
+#[must_use]
+pub fn path(name: &str) -> PathBuf {
+    static BUILT: Once = Once::new();
+    BUILT.call_once(|| {
+        // Not there when the test's executable is started by hand: then what is beside it must do.
+        let Some(cargo) = std::env::var_os("CARGO") else { return };
+        let mut build = Command::new(cargo);
+        build.args([
+            "build",
+            "--quiet",
+            "--manifest-path",
+            concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),
+        ]);
+        // Together with this package, so that the libraries are those that the test itself was built with.
+        for package in ["tierway-tests", "tierway-central", "tierway-relay", "tierway-endpoint"] {
+            build.args(["--package", package]);
+        }
+        let built = Ended::from(build.output().unwrap());
+        assert_eq!(built.code, Some(0), "{}", built.errors);
+    });
+    let test = std::env::current_exe().unwrap();
+    let path = test.parent().unwrap().parent().unwrap().join(name);
+    assert!(path.is_file(), "`{}` is not built", path.display());
+    path
+}
+
+/// Runs a program of this workspace to its end.
+pub fn run<A: AsRef<OsStr>>(name: &str, arguments: &[A]) -> Ended {
+    Command::new(path(name)).args(arguments).output().unwrap().into()
+}
+
+/// The same with a clock that is `days` ahead (behind when negative); `None` without the program `faketime`.
+pub fn run_days_off<A: AsRef<OsStr>>(days: i32, name: &str, arguments: &[A]) -> Option<Ended> {
+    let mut command = Command::new("faketime");
+    command.args(["-f", &format!("{days:+}d")]).arg(path(name)).args(arguments);
+    command.output().ok().map(Ended::from)
+}
+
+/// Runs a program that may not be there to its end; `None` when it is not.
+pub fn run_if_there<A: AsRef<OsStr>>(name: &str, arguments: &[A]) -> Option<Ended> {
+    Command::new(name).args(arguments).output().ok().map(Ended::from)
+}
