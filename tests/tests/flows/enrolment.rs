@@ -239,13 +239,13 @@ async fn an_endpoint_renews_its_certificate_and_goes_on_with_it_without_a_restar
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_renews_its_certificate_and_serves_with_it_without_a_restart() {
-    let clock = Clock::manual(Clock::system().now().checked_sub(SignedDuration::from_hours(3 * 24)).unwrap());
+    let clock = Clock::manual(Clock::system().now().checked_sub(SignedDuration::from_hours(8 * 24)).unwrap());
     let mut fleet = Fleet::start_at(clock.clone()).await;
     let relay = fleet.relay("osaka").await;
     relay.caught_up(&fleet).await;
     let own = || joining::load(&relay.config.data_dir).unwrap().identity.own();
     let first = own();
-    clock.advance(SignedDuration::from_hours(3 * 24));
+    clock.advance(SignedDuration::from_hours(8 * 24));
     let central = fleet.central.as_ref().unwrap().running.central.clone();
     let old = central.publisher.timestamp().0;
     assert!(central.board.wake("refresh"));

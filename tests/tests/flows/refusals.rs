@@ -508,8 +508,8 @@ async fn a_full_disk_is_named_and_the_relay_and_the_endpoint_go_on_when_there_is
 
     fleet.archive.update(&Package::new("hello", "2.0"));
     fleet.archive.publish();
-    fleet.sync().await;
     relay_disk.fill();
+    fleet.sync().await;
     let board = relay.running().board.clone();
     assert!(board.wake("sync"));
     until("the relay complains", async || board.statuses()["sync"].last_error.is_some()).await;
