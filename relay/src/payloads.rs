@@ -78,7 +78,7 @@ impl Payloads {
         wanted.len() > before
     }
 
-    /// Fetches what was noted, one after the other with [`FETCHES_MAX`] at once; what the tier above
+    /// Fetches what was noted, one after the other with `FETCHES_MAX` at once; what the tier above
     /// does not have yet is noted again by the endpoint that needs it.
     pub async fn stage(&self) {
         loop {

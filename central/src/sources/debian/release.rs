@@ -65,7 +65,7 @@ pub enum ReleaseError {
         /// Its `Valid-Until`.
         until: Timestamp,
     },
-    /// It lists more than [`FILES_MAX`] files.
+    /// It lists more than `FILES_MAX` files.
     #[error("it lists more than {FILES_MAX} files")]
     TooManyFiles,
 }
