@@ -161,6 +161,7 @@ pub fn patches(
                 decision,
                 at: change.now,
                 by: actor.to_owned(),
+                rings: None,
             }));
             changed.push(update);
         }
@@ -217,7 +218,7 @@ pub fn set_group(
             Members::Rule(rule.clone())
         }
     };
-    let group = Group { id: id.clone(), priority, members };
+    let group = Group { id: id.clone(), priority, members, level: None };
     let (_, sequence) = state.change(|model, change| {
         let before = model.policy().groups().get(id);
         if before.is_none() && model.policy().groups().len() >= GROUPS_MAX {

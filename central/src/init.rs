@@ -130,7 +130,7 @@ pub fn init(layout: &Layout, tenant: &TenantId, operator: &str, clock: &Clock) -
     let state = Arc::new(State::open(tenant.clone(), store, clock.clone())?);
     state.change(|_, change| {
         let id = EVERYONE.parse()?;
-        change.write(Write::Group(Group { id, priority: 0, members: Members::Everyone }));
+        change.write(Write::Group(Group { id, priority: 0, members: Members::Everyone, level: None }));
         change.audit("central", "init", format!("tenant:{tenant}"), String::new());
         Ok::<_, InitError>(())
     })?;

@@ -176,6 +176,7 @@ impl Policy {
                         decision: Decision::Approve,
                         at: now,
                         by: format!("rule:{}", rule.name),
+                        rings: None,
                     });
                 }
             }
@@ -228,7 +229,7 @@ mod tests {
     use super::*;
 
     fn group(id: &str, priority: u32, members: Members) -> Group {
-        Group { id: id.parse().unwrap(), priority, members }
+        Group { id: id.parse().unwrap(), priority, members, level: None }
     }
 
     fn approval(group: &str, update: &str, decision: Decision) -> Approval {
@@ -238,6 +239,7 @@ mod tests {
             decision,
             at: Timestamp::UNIX_EPOCH,
             by: "operator:admin".to_owned(),
+            rings: None,
         }
     }
 

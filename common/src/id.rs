@@ -91,6 +91,14 @@ ids! {
     SiteId, "site name", b"";
     /// Endpoints that are treated alike, by name.
     GroupId, "group name", b"";
+    /// A service level, by name.
+    LevelId, "service level", b"";
+    /// A change window, by name.
+    WindowId, "window name", b"";
+    /// A ring plan, by name.
+    RingPlanId, "ring plan", b"";
+    /// A template, by name.
+    TemplateId, "template", b"";
     /// A set of documents that one authenticated tree holds, such as `debian-12` or `policy-default`.
     CatalogueId, "catalogue", b"";
     /// An update: catalogue, `/`, and its name in it, such as `debian-12/openssl_3.0.17-1~deb12u3`.

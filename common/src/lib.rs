@@ -9,6 +9,7 @@ pub mod schema;
 // How it is decided.
 pub mod facts;
 pub mod rules;
+pub mod service;
 pub mod version;
 
 // How it is carried and kept.

@@ -10,9 +10,20 @@
 //! | `policy-<tenant>` | `group/<id>` | [`Group`] |
 //! | `policy-<tenant>` | `approval/<group>/<update id>` | [`Approval`] |
 //! | `policy-<tenant>` | `revoked/<certificate serial, hex>` | [`Revoked`] |
+//! | `policy-<tenant>` | `level/<id>` | [`policy::ServiceLevel`] |
+//! | `policy-<tenant>` | `window/<id>` | [`policy::Window`] |
+//! | `policy-<tenant>` | `ring-plan/<id>` | [`policy::RingPlan`] |
+//! | `policy-<tenant>` | `rollout/<ring plan>/<update id>` | [`policy::Rollout`] |
+//! | `policy-<tenant>` | `trust-policy` | [`policy::TrustPolicy`] |
+//! | `policy-<tenant>` | `trusted/<update id>` | [`policy::Trusted`] |
+//! | `policy-<tenant>` | `result-codes/update/<update id>`, `result-codes/group/<group>` | [`policy::ResultCodes`] |
+//! | `policy-<tenant>` | `timing/<update id>` | [`policy::Timing`] |
+//! | `policy-<tenant>` | `lease-key` | [`policy::LeaseKey`] |
 //!
 //! Upward, [`Report`]s travel in signed envelopes. Every document is JSON; unknown fields are ignored
 //! on reading downward documents, so that an older endpoint can read a newer central's.
+
+pub mod policy;
 
 use std::collections::BTreeMap;
 
@@ -21,7 +32,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     facts::{Facts, FactsDelta},
-    id::{CatalogueId, EndpointId, GroupId, SiteId, UpdateId},
+    id::{CatalogueId, EndpointId, GroupId, LevelId, RingPlanId, SiteId, UpdateId},
     rules::expr::Expr,
     trust::digest::Digest,
 };
@@ -58,6 +69,31 @@ impl Severity {
             Self::Critical => "critical",
         }
     }
+}
+
+/// What an update is for, as Microsoft's and Red Hat's metadata tell them apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UpdateClass {
+    /// Closes a hole.
+    #[default]
+    Security,
+    /// Mends something that is broken and is not about security.
+    Critical,
+    /// Any other correction.
+    Update,
+    /// Many corrections together.
+    Rollup,
+    /// Service pack or point release.
+    ServicePack,
+    /// New abilities.
+    Feature,
+    /// Signatures of a scanner.
+    Definition,
+    /// Driver or firmware.
+    Driver,
+    /// A program, tool or package of the administrator's own.
+    Application,
 }
 
 /// Bytes to fetch.
@@ -113,6 +149,9 @@ pub struct Update {
     pub version: String,
     /// As the vendor rates it.
     pub severity: Severity,
+    /// What it is for.
+    #[serde(default)]
+    pub class: UpdateClass,
     /// When central first saw it, or the vendor's own date where there is one.
     pub released: Timestamp,
     /// Advisory and CVE names.
@@ -130,6 +169,9 @@ pub struct Update {
     pub superseded_by: Vec<UpdateId>,
     /// How to install it.
     pub install: Install,
+    /// What exit codes of its installer mean, where the engine's own table does not know.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub result_codes: BTreeMap<i64, policy::Meaning>,
 }
 
 /// What apt may need besides the updates themselves: the newest package of that name in the archive,
@@ -173,6 +215,9 @@ pub struct Group {
     pub priority: u32,
     /// Who belongs to it.
     pub members: Members,
+    /// How its members are served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<LevelId>,
 }
 
 /// Who belongs to a group.
@@ -212,6 +257,9 @@ pub struct Approval {
     pub at: Timestamp,
     /// `operator:<name>` or `rule:<name>`.
     pub by: String,
+    /// Ring after ring by this plan; without one for the whole group at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rings: Option<RingPlanId>,
 }
 
 /// A certificate that must not be accepted any more.
@@ -346,6 +394,132 @@ pub struct StateEntry {
     /// Reason or result, at most [`DETAIL_BYTES_MAX`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+    /// How far it has come between needed and installed.
+    #[serde(default, skip_serializing_if = "Progress::is_empty")]
+    pub progress: Progress,
+}
+
+/// How far an update has come on an endpoint, with the times of each step of this round.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// When it was first on offer: needed, approved and open here while the tier above was reachable. Grace
+    /// counts from here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offered: Option<Timestamp>,
+    /// When all its payloads were here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub downloaded: Option<Timestamp>,
+    /// When a scan after the installation, and after the reboot it needed, found it installed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<Timestamp>,
+    /// How long the last attempt took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took_seconds: Option<u32>,
+    /// What it waits for, if it is needed and not being installed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
+    /// Until when, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+}
+
+impl Progress {
+    /// Whether it says nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What a needed update waits for; the detail beside it says more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Waiting {
+    /// Somebody must approve it.
+    Approval,
+    /// It was declined.
+    Declined,
+    /// A newer update that is approved replaces it.
+    Superseded,
+    /// The service level leaves its class or severity out.
+    Level,
+    /// It must prove itself on test groups first.
+    Trust,
+    /// Its ring is not open, or the rollout is paused or halted.
+    Ring,
+    /// Its payloads are on their way.
+    Download,
+    /// The person at the machine must agree, or picked a later time.
+    User,
+    /// A countdown runs.
+    Countdown,
+    /// A change window in which it fits.
+    Window,
+    /// Too many computers of the window are down at once.
+    Lease,
+    /// The computer's administrator holds one of its packages.
+    Hold,
+    /// It failed, and is tried again later.
+    BackOff,
+    /// It failed so often alike that it is not tried any more.
+    Quarantine,
+    /// An attempt that was cut off must be settled by a scan first.
+    Settling,
+    /// The computer reboots first.
+    Reboot,
+    /// This computer only audits, or its scheduled updates are switched off.
+    Off,
+    /// It is being installed.
+    Installing,
+}
+
+impl Waiting {
+    /// All, in the order of their codes in packed records.
+    pub const ALL: [Self; 18] = [
+        Self::Approval,
+        Self::Declined,
+        Self::Superseded,
+        Self::Level,
+        Self::Trust,
+        Self::Ring,
+        Self::Download,
+        Self::User,
+        Self::Countdown,
+        Self::Window,
+        Self::Lease,
+        Self::Hold,
+        Self::BackOff,
+        Self::Quarantine,
+        Self::Settling,
+        Self::Reboot,
+        Self::Off,
+        Self::Installing,
+    ];
+
+    /// For people, after the state: "needed, waiting for a window".
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Approval => "waiting for approval",
+            Self::Declined => "declined",
+            Self::Superseded => "superseded",
+            Self::Level => "left out by the service level",
+            Self::Trust => "not trusted yet",
+            Self::Ring => "waiting for its ring",
+            Self::Download => "downloading",
+            Self::User => "waiting for the user",
+            Self::Countdown => "counting down",
+            Self::Window => "waiting for a window",
+            Self::Lease => "waiting for others of its window",
+            Self::Hold => "held",
+            Self::BackOff => "waiting to try again",
+            Self::Quarantine => "quarantined",
+            Self::Settling => "settling",
+            Self::Reboot => "waiting for a reboot",
+            Self::Off => "switched off",
+            Self::Installing => "installing",
+        }
+    }
 }
 
 /// A longer detail is cut: it must fit many times into one packed record.
@@ -368,6 +542,10 @@ pub struct CycleSummary {
     pub counts: BTreeMap<State, u64>,
     /// A reboot is needed.
     pub reboot_pending: bool,
+    /// Computers that take about as long for the same work: processors and memory as powers of two, such as
+    /// `c2m3` for 4 processors and 8 GiB. Empty when unknown.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub machine_class: String,
     /// The facts that the tier above acknowledged last: what central does not hold by then was lost on the way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acknowledged: Option<Digest>,

@@ -242,6 +242,7 @@ impl Cycle {
             host_name: host_name(),
             counts: self.ledger.book().counts(),
             reboot_pending: flag(&self.facts, "reboot-pending"),
+            machine_class: machine_class(),
             acknowledged: self.spool.acknowledged(),
             problems: problems.clone(),
         };
@@ -620,4 +621,12 @@ fn flag(facts: &Facts, name: &str) -> bool {
 
 fn machine() -> String {
     rustix::system::uname().machine().to_string_lossy().into_owned()
+}
+
+/// Processors and memory as powers of two, see [`CycleSummary::machine_class`].
+fn machine_class() -> String {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    // What the firmware keeps makes a machine of 8 GiB say a little less.
+    let gibibytes = rustix::system::sysinfo().totalram.div_ceil(1 << 30).max(1);
+    format!("c{}m{}", processors.ilog2(), gibibytes.next_power_of_two().ilog2())
 }

@@ -294,6 +294,7 @@ mod tests {
             product: String::new(),
             version: String::new(),
             severity: Severity::Moderate,
+            class: Default::default(),
             released: Timestamp::UNIX_EPOCH,
             references: Vec::new(),
             applicable: Expr::Const(true),
@@ -301,6 +302,7 @@ mod tests {
             supersedes: supersedes.iter().map(|name| id(name)).collect(),
             superseded_by: Vec::new(),
             install: Install::Deb { packages: vec![package] },
+            result_codes: Default::default(),
         }
     }
 

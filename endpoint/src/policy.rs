@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     fn group(id: &str, priority: u32, members: Members) -> Group {
-        Group { id: id.parse().unwrap(), priority, members }
+        Group { id: id.parse().unwrap(), priority, members, level: None }
     }
 
     fn rule(family: &str) -> Members {
@@ -187,6 +187,7 @@ mod tests {
             decision,
             at: "2026-03-01T10:00:00Z".parse().unwrap(),
             by: "operator:ann".to_owned(),
+            rings: None,
         }
     }
 

@@ -231,6 +231,7 @@ fn update(name: &str, packages: Vec<DebPackage>) -> Update {
         product: name.to_owned(),
         version: String::new(),
         severity: Severity::Important,
+        class: Default::default(),
         released: Timestamp::UNIX_EPOCH,
         references: Vec::new(),
         applicable: Expr::Const(true),
@@ -238,6 +239,7 @@ fn update(name: &str, packages: Vec<DebPackage>) -> Update {
         supersedes: Vec::new(),
         superseded_by: Vec::new(),
         install: Install::Deb { packages },
+        result_codes: Default::default(),
     }
 }
 

@@ -643,6 +643,7 @@ fn forged(like: &Bytes, endpoint: &str, update: &str, now: Timestamp) -> Bytes {
         detected: Some(now),
         applied: Some(now),
         detail: None,
+        progress: Default::default(),
     };
     let report = Report::States { snapshot: true, entries: vec![entry] };
     let header = Header {

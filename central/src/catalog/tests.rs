@@ -67,6 +67,7 @@ pub(crate) fn update(product: &str, version: &str) -> Update {
         product: product.to_owned(),
         version: version.to_owned(),
         severity: Severity::Important,
+        class: Default::default(),
         released: "2026-11-01T00:00:00Z".parse().unwrap(),
         references: vec![],
         applicable,
@@ -86,6 +87,7 @@ pub(crate) fn update(product: &str, version: &str) -> Update {
                 control: BTreeMap::new(),
             }],
         },
+        result_codes: Default::default(),
     }
 }
 

@@ -183,7 +183,7 @@ fn what_a_token_may_allow_is_limited() {
 #[test]
 fn an_endpoint_joins_the_groups_its_token_names() {
     let site = site();
-    let group = Group { id: "pilot".parse().unwrap(), priority: 1, members: Members::Assigned };
+    let group = Group { id: "pilot".parse().unwrap(), priority: 1, members: Members::Assigned, level: None };
     site.state
         .change(|_, change| {
             change.write(Write::Group(group.clone()));

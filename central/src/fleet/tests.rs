@@ -119,8 +119,9 @@ fn fleet() -> Bench {
     enrol(&bench, &host("db-1", "osaka", ago(48), &[(0, Failed), (1, Needed)]));
     enrol(&bench, &host("db-2", "osaka", None, &[]));
     enrol(&bench, &host("gone-1", "osaka", ago(1), &[(0, Needed)]));
-    let group =
-        |id: &str, priority, members| Write::Group(Group { id: id.parse().unwrap(), priority, members });
+    let group = |id: &str, priority, members| {
+        Write::Group(Group { id: id.parse().unwrap(), priority, members, level: None })
+    };
     let approval = |group: &str, decision| {
         Write::Approval(Approval {
             group: group.parse().unwrap(),
@@ -128,6 +129,7 @@ fn fleet() -> Bench {
             decision,
             at: now,
             by: "operator:admin".to_owned(),
+            rings: None,
         })
     };
     change(

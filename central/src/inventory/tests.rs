@@ -130,6 +130,7 @@ impl Bench {
             detected: None,
             applied: None,
             detail: None,
+            progress: Default::default(),
         }
     }
 
@@ -152,6 +153,7 @@ impl Bench {
             host_name: "web-1.example\x07".to_owned(),
             counts: BTreeMap::new(),
             reboot_pending: true,
+            machine_class: String::new(),
             acknowledged: None,
             problems: vec!["x".repeat(1000); 100],
         })
@@ -263,7 +265,8 @@ fn a_change_of_facts_is_applied_to_the_facts_it_is_about_and_else_all_are_asked_
 fn facts_decide_which_groups_by_rule_an_endpoint_is_in() {
     let bench = bench();
     let rule = Expr::Os(OsTest { family: Some("debian".to_owned()), ..OsTest::default() });
-    let group = Group { id: "debians".parse().unwrap(), priority: 1, members: Members::Rule(rule) };
+    let group =
+        Group { id: "debians".parse().unwrap(), priority: 1, members: Members::Rule(rule), level: None };
     bench
         .state
         .change(|_, change| {
@@ -334,13 +337,14 @@ fn a_revoked_endpoint_is_not_believed() {
 fn the_time_of_approval_is_settled_when_the_update_is_applied() {
     let bench = bench();
     let approved_at = bench.clock.now();
-    let group = Group { id: "all".parse().unwrap(), priority: 0, members: Members::Everyone };
+    let group = Group { id: "all".parse().unwrap(), priority: 0, members: Members::Everyone, level: None };
     let approval = Approval {
         group: group.id.clone(),
         update: "debian-12/a_1".parse().unwrap(),
         decision: Decision::Approve,
         at: approved_at,
         by: "operator:admin".to_owned(),
+        rings: None,
     };
     bench
         .state

@@ -51,6 +51,7 @@ impl Press {
                 decision: Decision::Approve,
                 at: change.now,
                 by: "operator:admin".to_owned(),
+                rings: None,
             }));
         });
     }
@@ -64,7 +65,7 @@ impl Press {
 }
 
 fn group() -> Group {
-    Group { id: "pilot".parse().unwrap(), priority: 1, members: Members::Everyone }
+    Group { id: "pilot".parse().unwrap(), priority: 1, members: Members::Everyone, level: None }
 }
 
 #[test]

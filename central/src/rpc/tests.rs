@@ -239,6 +239,7 @@ fn cycle() -> Report {
         host_name: "web-1.example".to_owned(),
         counts: BTreeMap::<UpdateState, u64>::new(),
         reboot_pending: false,
+        machine_class: String::new(),
         acknowledged: None,
         problems: vec![],
     })

@@ -360,6 +360,7 @@ mod tests {
             detected: None,
             applied: None,
             detail: Some("ä\n\"".to_owned()),
+            progress: Default::default(),
         };
         Report::States { snapshot: false, entries: vec![entry; 20] }
     }

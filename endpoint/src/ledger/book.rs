@@ -347,5 +347,6 @@ fn entry(update: &UpdateId, record: &Record) -> StateEntry {
         detected: record.detected,
         applied: record.applied,
         detail: record.detail.clone(),
+        progress: Default::default(),
     }
 }

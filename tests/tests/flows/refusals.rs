@@ -287,6 +287,7 @@ async fn a_revoked_endpoint_is_refused_at_the_relay_and_at_central_and_its_repor
         detected: None,
         applied: None,
         detail: None,
+        progress: Default::default(),
     };
     let report = Report::States { snapshot: true, entries: vec![entry] };
     let envelope = Envelope::seal(&key, header, &report).unwrap();

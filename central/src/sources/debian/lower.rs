@@ -15,7 +15,7 @@ use tierway_common::{
         expr::{Compare, Expr, Manager, OsTest, PackageTest},
         limits::LimitError,
     },
-    schema::{DebPackage, Install, Severity, Update},
+    schema::{DebPackage, Install, Severity, Update, UpdateClass},
     trust::digest::Digest,
     version::deb::DebVersion,
 };
@@ -132,6 +132,7 @@ pub fn lower(
                 product: source,
                 version,
                 severity: Severity::Unspecified,
+                class: UpdateClass::Security,
                 released: released(&id),
                 references: Vec::new(),
                 applicable: applicable(target, &packages),
@@ -140,6 +141,7 @@ pub fn lower(
                 superseded_by: Vec::new(),
                 install: Install::Deb { packages },
                 id: id.clone(),
+                result_codes: BTreeMap::new(),
             };
             for rule in [&update.applicable, &update.installed] {
                 rules::check(rule).map_err(|source| LowerError::Rule { id: id.clone(), source })?;

@@ -294,6 +294,7 @@ fn update(name: &str, superseded_by: &[&str], packages: Vec<DebPackage>) -> Upda
         product: name.to_owned(),
         version: "1".to_owned(),
         severity: tierway_common::schema::Severity::Unspecified,
+        class: Default::default(),
         released: jiff::Timestamp::UNIX_EPOCH,
         references: Vec::new(),
         applicable: tierway_common::rules::expr::Expr::Const(true),
@@ -301,6 +302,7 @@ fn update(name: &str, superseded_by: &[&str], packages: Vec<DebPackage>) -> Upda
         supersedes: Vec::new(),
         superseded_by: superseded_by.iter().map(|id| id.parse().unwrap()).collect(),
         install: Install::Deb { packages },
+        result_codes: Default::default(),
     }
 }
 

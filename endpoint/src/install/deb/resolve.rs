@@ -490,6 +490,7 @@ mod tests {
             product: String::new(),
             version: String::new(),
             severity: Severity::Unspecified,
+            class: Default::default(),
             released: Timestamp::UNIX_EPOCH,
             references: Vec::new(),
             applicable: Expr::Const(true),
@@ -497,6 +498,7 @@ mod tests {
             supersedes: Vec::new(),
             superseded_by: Vec::new(),
             install: Install::Deb { packages: packages.iter().map(|text| deb(text)).collect() },
+            result_codes: Default::default(),
         }
     }
 
