@@ -109,7 +109,8 @@ pub enum About<'a> {
     AllNeeded,
 }
 
-/// Decides about updates for one group. Returns the ids of those for which something changed, ascending, and
+/// Decides about updates for one group. To approve an update by name that is approved already is to ask for
+/// another try where it failed; any other decision made twice changes nothing the second time. Returns the ids of those for which something changed, ascending, and
 /// the sequence of the audit record.
 ///
 /// # Errors
@@ -139,7 +140,7 @@ pub fn patches(
         if chosen.len() > PATCHES_AT_ONCE_MAX {
             return Err(DecideError::TooMany { what: "patches in one decision", max: PATCHES_AT_ONCE_MAX });
         }
-        let mut changed = Vec::new();
+        let (mut changed, mut again) = (Vec::new(), Vec::new());
         for update in chosen {
             let before = model.policy().approval(group, &update);
             let decision = match verb {
@@ -152,7 +153,14 @@ pub fn patches(
                 }
                 Verb::Clear => continue,
             };
-            if before.is_some_and(|before| before.decision == decision) {
+            if let Some(before) = before.filter(|before| before.decision == decision) {
+                // Who approves everything that is needed approves what is not yet: only who names an update
+                // again wants it tried again.
+                if decision == Decision::Approve && matches!(about, About::Named(_)) {
+                    let renewed = Some(change.now);
+                    change.write(Write::Approval(Approval { renewed, ..before.clone() }));
+                    again.push(update);
+                }
                 continue;
             }
             change.write(Write::Approval(Approval {
@@ -160,6 +168,7 @@ pub fn patches(
                 update: update.clone(),
                 decision,
                 at: change.now,
+                renewed: None,
                 by: actor.to_owned(),
                 rings: None,
             }));
@@ -173,8 +182,15 @@ pub fn patches(
             Verb::Decline => "decline",
             Verb::Clear => "clear",
         };
-        let names: Vec<&str> = changed.iter().map(UpdateId::as_str).collect();
-        change.audit(actor, action, format!("group:{group}"), names.join(" "));
+        let names = |updates: &[UpdateId]| updates.iter().map(UpdateId::as_str).collect::<Vec<_>>().join(" ");
+        if !changed.is_empty() || again.is_empty() {
+            change.audit(actor, action, format!("group:{group}"), names(&changed));
+        }
+        if !again.is_empty() {
+            change.audit(actor, "approve again", format!("group:{group}"), names(&again));
+        }
+        changed.append(&mut again);
+        changed.sort();
         Ok(changed)
     })
 }

@@ -175,6 +175,7 @@ impl Policy {
                         update: update.id.clone(),
                         decision: Decision::Approve,
                         at: now,
+                        renewed: None,
                         by: format!("rule:{}", rule.name),
                         rings: None,
                     });
@@ -238,6 +239,7 @@ mod tests {
             update: update.parse().unwrap(),
             decision,
             at: Timestamp::UNIX_EPOCH,
+            renewed: None,
             by: "operator:admin".to_owned(),
             rings: None,
         }

@@ -255,6 +255,10 @@ pub struct Approval {
     pub decision: Decision,
     /// Since when.
     pub at: Timestamp,
+    /// When a person last said the same again: what failed until then shall be tried anew. `at` stays, it
+    /// is what the times of an update count from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renewed: Option<Timestamp>,
     /// `operator:<name>` or `rule:<name>`.
     pub by: String,
     /// Ring after ring by this plan; without one for the whole group at once.

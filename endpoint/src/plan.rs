@@ -234,8 +234,8 @@ fn reason(
         return Some(Reason::Unsettled);
     }
     let failing = record.failing.as_ref()?;
-    // A new approval is a person's wish to try again.
-    if decision.at > failing.ended {
+    // A new approval is a person's wish to try again, and so is one given once more.
+    if decision.asked > failing.ended {
         return None;
     }
     left_alone(failing, now, limits)
@@ -308,7 +308,7 @@ mod tests {
 
     fn decided(decision: Decision, minute: i64) -> Effective {
         let group = "all".parse().unwrap();
-        Effective { decision, group, by: "operator:ann".to_owned(), at: at(minute) }
+        Effective { decision, group, by: "operator:ann".to_owned(), at: at(minute), asked: at(minute) }
     }
 
     fn book(failures: &[(&str, Outcome, i64)]) -> Book {
@@ -452,6 +452,18 @@ mod tests {
         let findings = [Finding { update: &a, verdict: &Verdict::Needed, decision: Some(&approve) }];
         let plan = super::plan(&findings, &book(&failures), &Facts::default(), at(2), &Limits::default());
         assert_eq!(plan.install, [id("a")]);
+    }
+
+    #[test]
+    fn an_old_approval_given_once_more_after_the_failures_tries_again_and_one_before_them_does_not() {
+        let failures = [("a", Outcome::ScriptFailed, 10); 5];
+        let a = update("a", &[]);
+        for (asked, installed) in [(0, vec![]), (9, vec![]), (11, vec![id("a")])] {
+            let approve = Effective { asked: at(asked), ..decided(Decision::Approve, 0) };
+            let findings = [Finding { update: &a, verdict: &Verdict::Needed, decision: Some(&approve) }];
+            let plan = plan(&findings, &book(&failures), &Facts::default(), at(12), &Limits::default());
+            assert_eq!(plan.install, installed, "asked at minute {asked}");
+        }
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub struct Effective {
     pub by: String,
     /// When it was made.
     pub at: Timestamp,
+    /// When a person last asked for it: what failed before that may be tried again.
+    pub asked: Timestamp,
 }
 
 impl fmt::Display for Effective {
@@ -125,6 +127,7 @@ pub fn effective<'a>(
             group: approval.group.clone(),
             by: approval.by.clone(),
             at: approval.at,
+            asked: approval.renewed.map_or(approval.at, |renewed| renewed.max(approval.at)),
         })
 }
 
@@ -186,6 +189,7 @@ mod tests {
             update: "debian-12/x_1".parse().unwrap(),
             decision,
             at: "2026-03-01T10:00:00Z".parse().unwrap(),
+            renewed: None,
             by: "operator:ann".to_owned(),
             rings: None,
         }
@@ -238,6 +242,20 @@ mod tests {
             let found = effective(&memberships, &documents);
             let found = found.as_ref().map(|found| (found.group.as_str(), found.decision));
             assert_eq!(found, expected, "{approvals:?}");
+        }
+    }
+
+    #[test]
+    fn an_approval_given_once_more_asks_anew_and_stays_as_old_as_it_is() {
+        let membership =
+            [Membership { group: "web".parse().unwrap(), priority: 1, certainty: Certainty::Certain }];
+        let first = approval("web", Decision::Approve);
+        let later = "2026-03-09T10:00:00Z".parse().unwrap();
+        for (renewed, asked) in
+            [(None, first.at), (Some(later), later), (Some(Timestamp::UNIX_EPOCH), first.at)]
+        {
+            let found = effective(&membership, &[Approval { renewed, ..first.clone() }]).unwrap();
+            assert_eq!((found.at, found.asked), (first.at, asked), "{renewed:?}");
         }
     }
 

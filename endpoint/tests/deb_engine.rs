@@ -586,6 +586,7 @@ async fn a_plan_is_executed_written_down_and_confirmed_by_the_next_scan() {
         group: "all".parse().unwrap(),
         by: "operator:ann".to_owned(),
         at: clock.now(),
+        asked: clock.now(),
     };
     let findings: Vec<_> = updates
         .iter()

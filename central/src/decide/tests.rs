@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use jiff::SignedDuration;
 use ring::rand::SystemRandom;
 use tierway_common::{
     rules::expr::OsTest,
@@ -107,10 +108,43 @@ fn a_decision_changes_what_it_names_once_and_is_in_the_audit_log_by_name() {
         (record.object.as_str(), record.detail.as_str()),
         ("group:everyone", "debian-12/a_2 debian-12/b_2")
     );
-    assert!(decide(&bench, About::Named(&names), "everyone", Verb::Approve).is_empty(), "approved already");
     assert_eq!(decide(&bench, About::Named(&names[..1]), "everyone", Verb::Decline), ["a_2"]);
+    assert!(
+        decide(&bench, About::Named(&names[..1]), "everyone", Verb::Decline).is_empty(),
+        "declined already"
+    );
     assert_eq!(decide(&bench, About::Named(&names), "everyone", Verb::Clear), ["a_2", "b_2"]);
     assert_eq!(bench.state.model().policy().approvals_count(), 0);
+}
+
+#[test]
+fn to_approve_by_name_what_is_approved_asks_for_another_try_and_leaves_since_when_it_is() {
+    let bench = office();
+    let names = ["a".to_owned()];
+    let approval = || {
+        let model = bench.state.model();
+        model.policy().approval(&id("everyone"), &"debian-12/a_2".parse().unwrap()).unwrap().clone()
+    };
+    decide(&bench, About::Named(&names), "everyone", Verb::Approve);
+    let first = approval();
+    assert_eq!((first.at, first.renewed), (bench.clock.now(), None));
+
+    bench.clock.advance(SignedDuration::from_secs(60));
+    assert_eq!(decide(&bench, About::AllNeeded, "everyone", Verb::Approve), ["b_2"]);
+    assert_eq!(approval(), first, "nobody named it");
+
+    let (changed, _) =
+        patches(&bench.state, About::Named(&names), &id("everyone"), Verb::Approve, "operator:bo").unwrap();
+    assert_eq!(changed.iter().map(UpdateId::name).collect::<Vec<_>>(), ["a_2"]);
+    assert_eq!(approval(), Approval { renewed: Some(bench.clock.now()), ..first.clone() });
+    let record = last_audit(&bench);
+    assert_eq!((record.actor.as_str(), record.action.as_str()), ("operator:bo", "approve again"));
+    assert_eq!(record.detail, "debian-12/a_2");
+
+    decide(&bench, About::Named(&names), "everyone", Verb::Decline);
+    bench.clock.advance(SignedDuration::from_secs(60));
+    decide(&bench, About::Named(&names), "everyone", Verb::Approve);
+    assert_eq!((approval().at, approval().renewed), (bench.clock.now(), None), "a decision of its own");
 }
 
 #[test]

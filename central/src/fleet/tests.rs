@@ -128,6 +128,7 @@ fn fleet() -> Bench {
             update: "debian-12/a_2".parse().unwrap(),
             decision,
             at: now,
+            renewed: None,
             by: "operator:admin".to_owned(),
             rings: None,
         })

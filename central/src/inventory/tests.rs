@@ -343,6 +343,7 @@ fn the_time_of_approval_is_settled_when_the_update_is_applied() {
         update: "debian-12/a_1".parse().unwrap(),
         decision: Decision::Approve,
         at: approved_at,
+        renewed: None,
         by: "operator:admin".to_owned(),
         rings: None,
     };

@@ -50,6 +50,7 @@ impl Press {
                 update: format!("debian-12/{name}").parse().unwrap(),
                 decision: Decision::Approve,
                 at: change.now,
+                renewed: None,
                 by: "operator:admin".to_owned(),
                 rings: None,
             }));

@@ -50,7 +50,8 @@ pub(crate) enum PatchCommand {
         /// Name or id
         patch: String,
     },
-    /// Has them installed where they are needed
+    /// Has them installed where they are needed; for one that is named and approved already: has it tried
+    /// again where it failed
     Approve(DecideArgs),
     /// Has them not installed
     Decline(DecideArgs),
