@@ -501,6 +501,77 @@ async fn no_service_is_started_in_a_root_that_does_not_run() {
     assert_eq!(fs::read_to_string(system.root().join("policy")).unwrap(), "101\n");
 }
 
+/// Mount points at or below the root of `system`, as this process sees them.
+fn mounted(system: &System) -> Vec<String> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    points.filter(|point| Path::new(point).starts_with(system.root())).map(str::to_owned).collect()
+}
+
+/// Processes whose root is that of `system`.
+fn processes(system: &System) -> usize {
+    let roots = fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| fs::read_link(entry.unwrap().path().join("root")).ok());
+    roots.filter(|root| *root == system.root()).count()
+}
+
+#[tokio::test]
+async fn scripts_in_a_root_that_does_not_run_have_a_proc_and_devices_of_their_own() {
+    let Some(mut system) = System::new() else { return };
+    system.installed(&OLD);
+    let script = "#!/bin/sh\nset -e\nexec >/seen\ncat /proc/1/comm\nreadlink /proc/self/root\n\
+                  echo lost >/dev/null\nhead -c 4 /dev/urandom | wc -c\ncat /dev/fd/3 3</etc/debian_version\n\
+                  touch /dev/shm/x\nwc -l </proc/self/mounts >/mounts\n";
+    let alpha = update("alpha", vec![system.make(&Made { files: &[("DEBIAN/postinst", script)], ..NEW })]);
+    let attempted = system.install(&alpha).await;
+    assert_eq!((attempted.outcome, attempted.detail), (Outcome::Success, None));
+    let release = fs::read_to_string(system.root().join("etc/debian_version")).unwrap();
+    assert_eq!(fs::read_to_string(system.root().join("seen")).unwrap(), format!("apt-get\n/\n4\n{release}"));
+    assert_eq!(mounted(&system), Vec::<String>::new());
+    assert!(!system.root().join("dev/shm/x").exists(), "what is in its `/dev` is gone with it");
+}
+
+#[tokio::test]
+async fn what_a_script_leaves_running_in_a_root_that_does_not_run_ends_with_the_installation() {
+    let Some(mut system) = System::new() else { return };
+    system.installed(&OLD);
+    let script = "#!/bin/sh\nsetsid sleep 100000 >/dev/null 2>&1 &\n";
+    let alpha = update("alpha", vec![system.make(&Made { files: &[("DEBIAN/postinst", script)], ..NEW })]);
+    assert_eq!(system.install(&alpha).await.outcome, Outcome::Success);
+    // The kernel kills them when the first process ends, and needs a moment to be done with it.
+    let gone = async {
+        while processes(&system) > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LIMIT, gone).await.expect("it is still running");
+}
+
+#[tokio::test]
+async fn a_root_that_cannot_have_a_proc_is_patched_without_and_a_failure_says_so() {
+    let Some(mut system) = System::new() else { return };
+    system.installed(&OLD);
+    fs::remove_dir_all(system.root().join("proc")).unwrap();
+    std::os::unix::fs::symlink("/tmp", system.root().join("proc")).unwrap();
+    let wants = "#!/bin/sh\ntest -e /proc/self/status\n";
+    let alpha = |system: &mut System, version, script| {
+        let made = Made { version, files: &[("DEBIAN/postinst", script)], ..NEW };
+        update("alpha", vec![system.make(&made)])
+    };
+    let failing = alpha(&mut system, "1.1", wants);
+    let attempted = system.install(&failing).await;
+    assert_eq!(attempted.outcome, Outcome::ScriptFailed);
+    let said = attempted.detail.unwrap();
+    let expected = format!(
+        "package scripts had neither `/proc` nor `/dev`: `{}/proc` is not a directory",
+        system.root().display()
+    );
+    assert!(said.ends_with(&expected), "{said}");
+    let fine = alpha(&mut system, "1.2", "#!/bin/sh\ntest ! -e /proc/self\n");
+    assert_eq!(system.install(&fine).await.outcome, Outcome::Success);
+}
+
 #[tokio::test]
 async fn an_installation_goes_on_when_nobody_waits_for_it_any_more() {
     let Some(mut system) = System::new() else { return };
@@ -524,6 +595,7 @@ async fn an_installation_goes_on_when_nobody_waits_for_it_any_more() {
         }
     }
     // As after a crash: the package manager is at work, and what it works with stays.
+    assert_eq!(mounted(&system), Vec::<String>::new(), "what scripts see mounted is nobody else's");
     assert_eq!(engine.clean().unwrap(), Cleaned::Busy);
     assert_eq!(engine.install(&request, &system, &system, &fresh).await.outcome, Outcome::LockBusy);
     fs::write(system.root().join("go"), "").unwrap();

@@ -6,6 +6,7 @@
 
 pub mod apt;
 pub mod depends;
+pub mod enclosure;
 pub mod repository;
 pub mod resolve;
 pub mod world;
@@ -26,6 +27,7 @@ use tierway_common::{
 
 use self::{
     apt::{Apt, Simulation, Step, complaint},
+    enclosure::enclosed,
     repository::{Repository, RepositoryError, ServicePolicy},
     resolve::{Offer, Pool, ResolveError, Unmet, resolve, targets},
     world::World,
@@ -34,7 +36,7 @@ use crate::{
     install::{
         Attempted, Fresh, PayloadFetcher, Request,
         codes::{self, After, Outcome},
-        run::{self, Program, Ran},
+        run::{self, End, Program, Ran},
     },
     scan::linux::root::Root,
 };
@@ -47,6 +49,9 @@ const REBOOT_PACKAGES: &str = "/run/reboot-required.pkgs";
 
 /// Times that the answer of apt may change between asking and doing before it is left for later.
 const ROUNDS_MAX: usize = 4;
+
+/// Of the reason why scripts have no `/proc`: one line.
+const BARE_BYTES_MAX: usize = 200;
 
 /// Installs Debian packages below one root.
 #[derive(Clone, Debug)]
@@ -179,7 +184,7 @@ impl DebEngine {
         }
         tracing::info!(update = %request.update.id, "finishing the package manager's interrupted work");
         let policy = self.service_policy()?;
-        let ran = self.run_with(&self.apt.configure_all(request.limit), None, policy.as_ref()).await?;
+        let (ran, bare) = self.run_with(self.apt.configure_all(request.limit), None, policy.as_ref()).await?;
         let text = ran.errors.text + &ran.output.text;
         let said = codes::of_program(ran.end, &text);
         if said == Outcome::Success {
@@ -194,7 +199,7 @@ impl DebEngine {
             .map(|(name, word)| format!("`{name}` is {word}"))
             .collect();
         let stopped = matches!(said, Outcome::TimedOut | Outcome::Killed(_));
-        let complaint = complaint(&text, usize::MAX);
+        let complaint = complained(&text, bare.as_ref());
         if unfinished && !own.is_empty() {
             return Err(Stop::new(said, format!("{}; {complaint}", own.join(", "))));
         }
@@ -337,25 +342,46 @@ impl DebEngine {
         let policy = self.service_policy()?;
         tracing::info!(update = %request.update.id, packages = steps.len(), "installing");
         let program = self.apt.install(&repository.configuration_path(), names, request.limit);
-        let ran = self.run_with(&program, Some(repository), policy.as_ref()).await?;
+        let (ran, bare) = self.run_with(program, Some(repository), policy.as_ref()).await?;
         let text = ran.errors.text + &ran.output.text;
         let outcome = codes::of_program(ran.end, &text);
-        let detail = if outcome == Outcome::Success { String::new() } else { complaint(&text, usize::MAX) };
+        let detail =
+            if outcome == Outcome::Success { String::new() } else { complained(&text, bare.as_ref()) };
         Ok(Said { outcome, detail, steps })
     }
 
-    /// Runs a program that keeps what it uses if it goes on without us.
+    /// Runs a program that runs maintainer scripts, and keeps what it uses if it goes on without us; and why
+    /// the scripts had to do without `/proc` and `/dev`, if they had to.
     async fn run_with(
         &self,
-        program: &Program,
+        program: Program,
         repository: Option<&Repository>,
         policy: Option<&ServicePolicy>,
-    ) -> Result<Ran, Stop> {
+    ) -> Result<(Ran, Option<Bare>), Stop> {
+        let bare = self.bare().await;
+        let program = match bare {
+            None if self.root != Path::new("/") => enclosed(program, &self.root),
+            _ => program,
+        };
         let used = || repository.map(Repository::in_use).into_iter().chain(policy.map(ServicePolicy::in_use));
         used().for_each(|in_use| in_use.set(true));
-        let ran = self.run(program).await;
+        let ran = self.run(&program).await;
         used().for_each(|in_use| in_use.set(false));
-        ran
+        Ok((ran?, bare))
+    }
+
+    /// Why scripts in another root than `/` cannot be given `/proc` and `/dev`, found out by trying.
+    async fn bare(&self) -> Option<Bare> {
+        if self.root == Path::new("/") {
+            return None;
+        }
+        let why = match run::run(&enclosed(self.apt.nothing(), &self.root), &self.scratch).await {
+            Ok(Ran { end: End::Exited(0), .. }) => return None,
+            Ok(ran) => complaint(&ran.errors.text, BARE_BYTES_MAX),
+            Err(error) => Chain(&error).to_string(),
+        };
+        tracing::warn!(root = %self.root.display(), why, "package scripts have neither `/proc` nor `/dev`");
+        Some(Bare(why))
     }
 
     async fn run(&self, program: &Program) -> Result<Ran, Stop> {
@@ -372,6 +398,18 @@ impl DebEngine {
             .and_then(|root| root.file(REBOOT_PACKAGES))
             .and_then(|file| file.take(1 << 20).read_to_string(&mut text));
         read.is_ok() && text.lines().any(|line| steps.iter().any(|step| step.name == line.trim()))
+    }
+}
+
+/// Why scripts had neither `/proc` nor `/dev`.
+struct Bare(String);
+
+/// What the package manager complained about, and what its scripts lacked.
+fn complained(text: &str, bare: Option<&Bare>) -> String {
+    let said = complaint(text, usize::MAX);
+    match bare {
+        Some(Bare(why)) => format!("{said}; package scripts had neither `/proc` nor `/dev`: {why}"),
+        None => said,
     }
 }
 

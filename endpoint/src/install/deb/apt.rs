@@ -127,6 +127,12 @@ impl Apt {
         self.program("/usr/bin/dpkg", arguments.map(OsString::from).into(), limit)
     }
 
+    /// `true`: whether anything can be run there in the way that the package manager would be.
+    #[must_use]
+    pub fn nothing(&self) -> Program {
+        self.program("/usr/bin/true", Vec::new(), SIMULATE_LIMIT)
+    }
+
     fn apt_get(&self, configuration: &str, command: &[&str], targets: &[String], limit: Duration) -> Program {
         let wait = format!("DPkg::Lock::Timeout={}", LOCK_WAIT.as_secs());
         let options = ["-c", configuration, "-o", &wait, "--assume-yes", "--no-remove"];
