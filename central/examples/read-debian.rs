@@ -19,7 +19,7 @@ use tierway_common::{
     clock::Clock,
     facts::{Domain, Facts},
     rules::{self, evaluate::Verdict},
-    schema::{Install, Update},
+    schema::Update,
     version::deb::DebVersion,
 };
 
@@ -109,7 +109,7 @@ fn facts(path: &Path) -> Result<Facts, Box<dyn Error>> {
 
 /// Prints the packages of the update that are installed in an older version.
 fn print_older(update: &Update, facts: &Facts) -> Result<(), Box<dyn Error>> {
-    let Install::Deb { packages } = &update.install;
+    let packages = update.install.deb_packages();
     for package in packages {
         for architecture in [package.architecture.as_str(), "all", "amd64"] {
             let key = format!("package:deb:{}:{architecture}", package.name);

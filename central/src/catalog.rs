@@ -11,7 +11,7 @@ use tierway_common::{
     blobs::{BlobError, Blobs},
     id::{CatalogueId, IdError, SourceId},
     rules,
-    schema::{CatalogueKind, Install, Update},
+    schema::{CatalogueKind, Update},
     store::StoreError,
     tree::{self, TreeError},
     trust::digest::Digest,
@@ -334,9 +334,8 @@ fn record(
 
 /// What an update must fetch, each once, ascending by digest.
 fn payloads(update: &Update) -> Arc<[(Digest, u64)]> {
-    let Install::Deb { packages } = &update.install;
-    let payloads: BTreeMap<_, _> =
-        packages.iter().map(|package| (package.payload.digest, package.payload.bytes)).collect();
+    let named = update.install.payloads();
+    let payloads: BTreeMap<_, _> = named.iter().map(|(_, payload)| (payload.digest, payload.bytes)).collect();
     payloads.into_iter().take(PAYLOADS_MAX).collect()
 }
 

@@ -13,7 +13,7 @@ use tierway_common::{
     blobs::{BlobError, Blobs, Reader},
     daemon::{chain::Chain, stop::Stop},
     id::CatalogueId,
-    schema::{CatalogueKind, DebPackage, Decision, Install, PoolEntry, State as UpdateState, Update},
+    schema::{CatalogueKind, DebPackage, Decision, Payload, PoolEntry, State as UpdateState, Update},
     store::StoreError,
     tree::{self, TreeError},
     trust::digest::Digest,
@@ -368,8 +368,8 @@ impl<F> Inner<F> {
                 let mut documents = HashMap::new();
                 for (id, root) in &roots {
                     tree::walk_prefix(root, "", &self.trees, &mut |key, document| {
-                        for package in packages(document) {
-                            documents.insert(package.payload.digest, (id.clone(), key.into()));
+                        for (_, payload) in payloads(document) {
+                            documents.insert(payload.digest, (id.clone(), key.into()));
                         }
                     })?;
                 }
@@ -380,18 +380,24 @@ impl<F> Inner<F> {
         let Some((id, key)) = place else { return Ok(None) };
         let Some((root, catalogue)) = catalogues.get(&id) else { return Ok(None) };
         let Some(document) = tree::get(root, &key, &self.trees)? else { return Ok(None) };
-        let package = packages(&document).into_iter().find(|package| package.payload.digest == digest);
-        Ok(package.map(|package| Located { catalogue: catalogue.clone(), wanted: Wanted::of(&package) }))
+        let found = payloads(&document).into_iter().find(|(_, payload)| payload.digest == digest);
+        Ok(found.map(|(package, payload)| Located {
+            catalogue: catalogue.clone(),
+            wanted: Wanted { package, payload },
+        }))
     }
 }
 
-/// The packages that a document of a catalogue names, none for one that cannot be read.
-fn packages(document: &[u8]) -> Vec<DebPackage> {
-    if let Ok(Update { install: Install::Deb { packages }, .. }) = serde_json::from_slice(document) {
-        return packages;
+/// The payloads that a document of a catalogue names, none for one that cannot be read.
+fn payloads(document: &[u8]) -> Vec<(String, Payload)> {
+    if let Ok(update) = serde_json::from_slice::<Update>(document) {
+        return update.install.payloads();
     }
     match serde_json::from_slice(document) {
-        Ok(PoolEntry::Package { package, .. }) => vec![*package],
+        Ok(PoolEntry::Package { package, .. }) => {
+            let Wanted { package, payload } = Wanted::of(&package);
+            vec![(package, payload)]
+        }
         _ => Vec::new(),
     }
 }

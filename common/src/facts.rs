@@ -1,11 +1,28 @@
 //! Facts: what was read from a computer, as one sorted map, with what could not be read beside it.
 //!
-//! Shape: text key → text value. Keys: `os:family`, `os:version`, `os:codename`, `os:build`,
-//! `os:architecture` · `package:<manager>:<name>:<architecture>` = version · `file:<path>` = `present`
-//! or `absent`, `file:<path>#version|size|sha256` · `registry:<key>` = `present` or `absent`,
-//! `registry:<key>#<value name>` · `update:<id>` = `installed` · `flag:<name>` = `true` or `false` ·
-//! `number:<name>` = a decimal integer. One map makes digest, delta, index and explanation the same
-//! for every kind.
+//! Shape: text key → text value. One map makes digest, delta, index and explanation the same for every kind.
+//!
+//! | key | value |
+//! |---|---|
+//! | `os:family`, `os:version`, `os:codename`, `os:build`, `os:architecture` | as the system says |
+//! | `os:service-pack`, `os:product-type`, `os:language` | of Windows, see [`WindowsTest`] |
+//! | `os:suite-<bit>`, `os:mui-<language>` | `present` |
+//! | `package:<manager>:<name>:<architecture>` | the version |
+//! | `file:<path>` | `present` or `absent` |
+//! | `file:<path>#version`, `#size`, `#sha256`, `#created`, `#modified`, `#language` | as named |
+//! | `registry:<key>` | `present` or `absent` |
+//! | `registry:@value:<key>#<value name>` | `present` or `absent` |
+//! | `registry:@type:<key>#<value name>` | `REG_SZ`, `REG_DWORD`, … |
+//! | `registry:<key>#<value name>` | the data; numbers in decimal |
+//! | `registry-loop:<any, all or none> <key>: <test as JSON>` | `true` or `false` |
+//! | `update:<id>` | `installed` |
+//! | `flag:<name>` | `true` or `false` |
+//! | `number:<name>` | a decimal integer |
+//! | `attribute:<name>` | a text or a version |
+//! | `msi:<product code>/feature`, `component` or `patch``/<name>` | `present` or `absent` |
+//! | `wmi:<namespace>:<query>` | `true` when it has a row, else `false` |
+//!
+//! [`WindowsTest`]: crate::rules::expr::WindowsTest
 //!
 //! A key belongs to a *domain*, the part that is read in one go: `os`, `package:deb`, `file`, … The
 //! domain says where its facts came from and whether all of it was read: in a complete domain a key

@@ -6,6 +6,7 @@
 
 pub mod expr;
 pub mod limits;
+pub mod place;
 
 mod atom;
 pub mod compile;

@@ -37,6 +37,12 @@ use crate::{
     trust::digest::Digest,
 };
 
+mod windows;
+
+pub use self::windows::{
+    CommandLine, ExitCode, ExitResult, Handler, Impact, Part, RebootBehavior, WindowsFile, WindowsInstall,
+};
+
 /// How bad it is if the update is missing; ascending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -134,6 +140,44 @@ pub enum Install {
         /// Every binary package of the source package, all architectures of the catalogue.
         packages: Vec<DebPackage>,
     },
+    /// On Windows, by one handler.
+    Windows(Box<WindowsInstall>),
+    /// On Windows, several parts: those that are needed by their own rules.
+    Bundle {
+        /// In the vendor's order.
+        parts: Vec<Part>,
+    },
+}
+
+impl Install {
+    /// The Debian packages; none of an update for another system.
+    #[must_use]
+    pub fn deb_packages(&self) -> &[DebPackage] {
+        match self {
+            Self::Deb { packages } => packages,
+            Self::Windows(_) | Self::Bundle { .. } => &[],
+        }
+    }
+
+    /// What can be fetched, each with a name for people, in the order of the document; a payload that is named
+    /// twice comes twice.
+    #[must_use]
+    pub fn payloads(&self) -> Vec<(String, Payload)> {
+        let of_windows = |install: &WindowsInstall| -> Vec<_> {
+            install.files.iter().filter_map(|file| Some((file.name.clone(), file.payload()?))).collect()
+        };
+        match self {
+            Self::Deb { packages } => packages
+                .iter()
+                .map(|package| {
+                    let DebPackage { name, version, architecture, payload, .. } = package;
+                    (format!("{name}_{version}_{architecture}"), payload.clone())
+                })
+                .collect(),
+            Self::Windows(install) => of_windows(install),
+            Self::Bundle { parts } => parts.iter().flat_map(|part| of_windows(&part.install)).collect(),
+        }
+    }
 }
 
 /// One update: what it is, whom it is for, when it counts as installed, how to install it.

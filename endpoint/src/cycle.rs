@@ -20,8 +20,7 @@ use tierway_common::{
         explain::{Explained, explain_update},
     },
     schema::{
-        Approval, Assignment, CycleSummary, Decision, Group, Install, Payload, Report, State, StateEntry,
-        Update,
+        Approval, Assignment, CycleSummary, Decision, Group, Payload, Report, State, StateEntry, Update,
     },
     transport::identity::Holder,
     trust::{
@@ -598,7 +597,7 @@ fn everything(book: &Book) -> Report {
 
 /// Payloads of the packages of `update` that are installed.
 fn payloads_for<'a>(update: &'a Update, facts: &'a Facts) -> impl Iterator<Item = &'a Payload> {
-    let Install::Deb { packages } = &update.install;
+    let packages = update.install.deb_packages();
     packages.iter().filter_map(|package| {
         let key = format!("package:deb:{}:{}", package.name, package.architecture);
         let installed = facts.values.get(&key)?;

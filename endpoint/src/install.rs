@@ -14,7 +14,7 @@ use tierway_common::{
     facts::Facts,
     id::UpdateId,
     rules::{Verdict, verdict},
-    schema::{DETAIL_BYTES_MAX, Payload, State, StateEntry, Update},
+    schema::{DETAIL_BYTES_MAX, Install, Payload, State, StateEntry, Update},
     trust::digest::Digest,
 };
 
@@ -70,6 +70,16 @@ impl Fresh {
             Verdict::Unknown { .. } => State::Unknown,
         };
         Self { state, facts }
+    }
+}
+
+/// The kind of an update that no engine of this program installs, for people; `None` where there is one.
+#[must_use]
+pub fn without_engine(install: &Install) -> Option<&str> {
+    match install {
+        Install::Deb { .. } => None,
+        Install::Windows(install) => Some(install.handler.name()),
+        Install::Bundle { .. } => Some("bundle"),
     }
 }
 

@@ -19,6 +19,7 @@ use tierway_common::{
 
 use crate::{
     install::{
+        self,
         codes::{Class, Outcome},
         deb,
     },
@@ -101,6 +102,8 @@ pub enum Reason {
     },
     /// An attempt that was cut off is not settled yet.
     Unsettled,
+    /// Nothing on this computer installs updates of this kind.
+    NoEngine(String),
 }
 
 impl fmt::Display for Reason {
@@ -117,6 +120,7 @@ impl fmt::Display for Reason {
                 let outcome = outcome.sentence();
                 write!(f, "failed {times} times alike and is not tried until it is approved anew: {outcome}")
             }
+            Self::NoEngine(kind) => write!(f, "nothing on this computer installs updates of kind `{kind}`"),
             Self::Unsettled => f.write_str("an attempt was cut off and what came of it is not known yet"),
         }
     }
@@ -225,6 +229,9 @@ fn reason(
     }
     if let Some(by) = replacements.get(&update.id) {
         return Some(Reason::Superseded((*by).clone()));
+    }
+    if let Some(kind) = install::without_engine(&update.install) {
+        return Some(Reason::NoEngine(kind.to_owned()));
     }
     if let Some(package) = deb::held(update, facts) {
         return Some(Reason::Held(package.to_owned()));
@@ -477,6 +484,23 @@ mod tests {
     #[test]
     fn a_clock_that_is_set_back_does_not_make_an_update_wait_for_ever() {
         assert_eq!(after(&[("a", Outcome::ScriptFailed, DAY)], 0).install, [id("a")]);
+    }
+
+    #[test]
+    fn an_update_that_nothing_here_installs_is_left_out_and_says_so() {
+        let approve = decided(Decision::Approve, 0);
+        let a = Update {
+            install: serde_json::from_str(
+                r#"{"windows":{"handler":{"msi":{"file":"x.msi","product_code":"{A}"}}}}"#,
+            )
+            .unwrap(),
+            ..update("a", &[])
+        };
+        let findings = [Finding { update: &a, verdict: &Verdict::Needed, decision: Some(&approve) }];
+        let plan = plan(&findings, &Book::default(), &Facts::default(), at(DAY), &Limits::default());
+        assert_eq!((&plan.install, &plan.left_out[&id("a")]), (&vec![], &Reason::NoEngine("msi".to_owned())));
+        let said = plan.left_out[&id("a")].to_string();
+        assert_eq!(said, "nothing on this computer installs updates of kind `msi`");
     }
 
     #[test]

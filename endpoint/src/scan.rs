@@ -60,7 +60,13 @@ impl Asked {
             | Expr::Registry(_)
             | Expr::Update(_)
             | Expr::Flag(_)
-            | Expr::Number(_) => {}
+            | Expr::Number(_)
+            | Expr::Attribute(_)
+            | Expr::Windows(_)
+            | Expr::Msi(_)
+            | Expr::Wmi(_)
+            | Expr::RegistryLoop(_)
+            | Expr::Unknown(_) => {}
         }
     }
 
@@ -69,7 +75,8 @@ impl Asked {
         for path in keys.filter_map(|key| key.strip_prefix("file:")) {
             // A rule that reads a property of a file reads `file:<path>` too.
             let base = path.strip_suffix("#sha256");
-            if base.is_none() && (path.ends_with("#size") || path.ends_with("#version")) {
+            let other = ["#size", "#version", "#created", "#modified", "#language"];
+            if base.is_none() && other.iter().any(|part| path.ends_with(part)) {
                 continue;
             }
             let path = base.unwrap_or(path);
@@ -255,7 +262,7 @@ mod tests {
         fs::write(root.path().join("etc/b"), "abc").unwrap();
         let test = |path: &str, sha256: Option<&str>| {
             let sha256 = sha256.map(str::to_owned);
-            Expr::File(FileTest { path: path.to_owned(), version: None, size: None, sha256 })
+            Expr::File(FileTest { path: path.to_owned(), sha256, ..FileTest::default() })
         };
         let mut asked = Asked::default();
         asked.add(&Expr::Not(Box::new(Expr::All(vec![test("/etc/a", Some("00")), test("/etc/c", None)]))));
@@ -300,9 +307,8 @@ mod tests {
         let mut asked = Asked::default();
         asked.add(&Expr::File(FileTest {
             path: "/large".to_owned(),
-            version: None,
-            size: None,
             sha256: Some("00".to_owned()),
+            ..FileTest::default()
         }));
         let (facts, problems) = scan(root.path(), &asked, "x86_64");
         assert_eq!(value(&facts, "file:/large#sha256"), None);

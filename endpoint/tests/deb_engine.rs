@@ -192,7 +192,7 @@ impl System {
 
     /// Attempts the update; it is needed as long as one of its packages is installed in another version.
     async fn attempt(&self, update: &Update, others: (&[&Update], &[&Update]), limit: Duration) -> Attempted {
-        let Install::Deb { packages } = &update.install;
+        let packages = update.install.deb_packages();
         let fresh = || {
             let facts = self.facts();
             let older = packages.iter().any(|package| {

@@ -4,7 +4,7 @@ use tierway_common::{
     clock::Clock,
     facts::{Domain, Facts},
     rules::expr::{Compare, Expr, Manager, PackageTest},
-    schema::{DebPackage, Payload, Severity},
+    schema::{DebPackage, Install, Payload, Severity},
     store::{Store, memory::MemoryStore},
 };
 

@@ -15,7 +15,7 @@ use tierway_common::{
     blobs::{BlobError, Blobs, Writer},
     daemon::stop::Stop,
     id::UpdateId,
-    schema::{DebPackage, Install, Payload, Update},
+    schema::{DebPackage, Payload, Update},
     trust::digest::Digest,
 };
 
@@ -129,10 +129,7 @@ pub fn select(
     needed: &dyn Fn(&UpdateId, &DebPackage) -> bool,
     approved: &dyn Fn(&UpdateId) -> bool,
 ) -> Vec<Wanted> {
-    let packages = |update: &'_ Update| -> Vec<DebPackage> {
-        let Install::Deb { packages } = &update.install;
-        packages.clone()
-    };
+    let packages = |update: &'_ Update| -> Vec<DebPackage> { update.install.deb_packages().to_vec() };
     let chosen: Vec<DebPackage> = match which {
         Which::Approved => updates.iter().filter(|update| approved(&update.id)).flat_map(packages).collect(),
         Which::All => updates.iter().filter(|u| u.superseded_by.is_empty()).flat_map(packages).collect(),
@@ -143,8 +140,20 @@ pub fn select(
             with_dependencies(updates, lacking.collect())
         }
     };
-    let by_digest: BTreeMap<Digest, Wanted> =
+    let mut by_digest: BTreeMap<Digest, Wanted> =
         chosen.iter().map(|package| (package.payload.digest, Wanted::of(package))).collect();
+    // Whether an endpoint lacks a file of another system's update its facts do not say: those that are not
+    // asked for by name come on demand.
+    let whole = updates.iter().filter(|update| match which {
+        Which::Approved => approved(&update.id),
+        Which::All => update.superseded_by.is_empty(),
+        Which::Needed => false,
+    });
+    for update in whole.filter(|update| update.install.deb_packages().is_empty()) {
+        for (package, payload) in update.install.payloads() {
+            by_digest.insert(payload.digest, Wanted { package, payload });
+        }
+    }
     by_digest.into_values().collect()
 }
 
@@ -153,8 +162,7 @@ pub fn select(
 fn with_dependencies(updates: &[Update], mut chosen: Vec<DebPackage>) -> Vec<DebPackage> {
     let mut by_name: BTreeMap<&str, Vec<&DebPackage>> = BTreeMap::new();
     for update in updates.iter().filter(|update| update.superseded_by.is_empty()) {
-        let Install::Deb { packages } = &update.install;
-        for package in packages {
+        for package in update.install.deb_packages() {
             by_name.entry(&package.name).or_default().push(package);
         }
     }

@@ -6,9 +6,14 @@
 
 use std::{cmp, collections::BTreeSet, fmt, ops::Bound};
 
+use jiff::{Timestamp, tz::TimeZone};
+
 use super::{
     evaluate::{Reasons, Truth},
-    expr::{Compare, Expr, FileTest, NumberTest, Ordering, OsTest, PackageTest, RegistryTest},
+    expr::{
+        AttributeTest, Compare, DataOrdering, Expr, FileTest, LoopTest, MsiTest, NumberTest, Ordering,
+        OsTest, PackageTest, RegistryTest, WindowsTest, WmiTest,
+    },
 };
 use crate::{
     facts::{Domain, Facts, domain_of},
@@ -59,6 +64,10 @@ impl Words {
 pub(super) enum Scale {
     /// Equal or not, nothing else.
     Text,
+    /// Texts whose case does not matter: equal or not, or a part.
+    Caseless,
+    /// As moments.
+    Time,
     /// As whole numbers.
     Number,
     /// As versions.
@@ -74,9 +83,13 @@ pub(super) enum How {
     Ge,
     Gt,
     Ne,
+    Begins,
+    Contains,
+    Ends,
 }
 
 impl How {
+    /// Whether two values in this order compare so; false of parts of texts, which have no order.
     pub(super) fn holds(self, order: cmp::Ordering) -> bool {
         match self {
             Self::Lt => order.is_lt(),
@@ -85,6 +98,7 @@ impl How {
             Self::Ge => order.is_ge(),
             Self::Gt => order.is_gt(),
             Self::Ne => order.is_ne(),
+            Self::Begins | Self::Contains | Self::Ends => false,
         }
     }
 
@@ -96,25 +110,31 @@ impl How {
             Self::Ge => ">=",
             Self::Gt => ">",
             Self::Ne => "!=",
+            Self::Begins => "begins with",
+            Self::Contains => "contains",
+            Self::Ends => "ends with",
         }
     }
 
-    /// The comparison that holds when this one does not.
-    pub(super) fn opposite(self) -> Self {
-        match self {
+    /// The comparison that holds when this one does not; parts of texts have none.
+    pub(super) fn opposite(self) -> Option<Self> {
+        Some(match self {
             Self::Lt => Self::Ge,
             Self::Le => Self::Gt,
             Self::Eq => Self::Ne,
             Self::Ge => Self::Lt,
             Self::Gt => Self::Le,
             Self::Ne => Self::Eq,
-        }
+            Self::Begins | Self::Contains | Self::Ends => return None,
+        })
     }
 }
 
 /// A value as its scale reads it.
 pub(super) enum Read<'a> {
     Text(&'a str),
+    Folded(String),
+    Time(Timestamp),
     Number(i128),
     Version(Version<'a>),
 }
@@ -124,6 +144,8 @@ impl<'a> Read<'a> {
     pub(super) fn new(scale: Scale, text: &'a str) -> Result<Self, String> {
         match scale {
             Scale::Text => Ok(Self::Text(text)),
+            Scale::Caseless => Ok(Self::Folded(text.to_lowercase())),
+            Scale::Time => moment(text).map(Self::Time).ok_or_else(|| format!("`{text}` is not a moment")),
             Scale::Number => {
                 text.parse().map(Self::Number).map_err(|_| format!("`{text}` is not a whole number"))
             }
@@ -137,20 +159,55 @@ impl<'a> Read<'a> {
     pub(super) fn order(&self, other: &Read<'_>) -> cmp::Ordering {
         match (self, other) {
             (Self::Text(a), Read::Text(b)) => (*a).cmp(b),
+            (Self::Folded(a), Read::Folded(b)) => a.cmp(b),
+            (Self::Time(a), Read::Time(b)) => a.cmp(b),
             (Self::Number(a), Read::Number(b)) => a.cmp(b),
             (Self::Version(a), Read::Version(b)) => a.compare(b).unwrap_or(cmp::Ordering::Equal),
             _ => cmp::Ordering::Equal,
         }
     }
+
+    /// Whether this one, on the left, compares so with the other.
+    pub(super) fn holds(&self, how: How, right: &Read<'_>) -> bool {
+        match (self, right) {
+            (Self::Folded(left), Read::Folded(right)) => match how {
+                How::Begins => left.starts_with(right.as_str()),
+                How::Contains => left.contains(right.as_str()),
+                How::Ends => left.ends_with(right.as_str()),
+                how => how.holds(left.cmp(right)),
+            },
+            _ => how.holds(self.order(right)),
+        }
+    }
+}
+
+/// RFC 3339, or a civil time that is taken as UTC.
+fn moment(text: &str) -> Option<Timestamp> {
+    let civil =
+        || Some(text.parse::<jiff::civil::DateTime>().ok()?.to_zoned(TimeZone::UTC).ok()?.timestamp());
+    text.parse().ok().or_else(civil)
 }
 
 /// Reads the right-hand side of a comparison; the error is the reason why it can never be decided.
 pub(super) fn threshold(scale: Scale, how: How, text: &str) -> Result<Read<'_>, String> {
-    if scale == Scale::Text && !matches!(how, How::Eq | How::Ne) {
-        return Err(format!("the rule compares with `{}` and names no ordering", how.symbol()));
+    let part = matches!(how, How::Begins | How::Contains | How::Ends);
+    let fits = match scale {
+        Scale::Text => matches!(how, How::Eq | How::Ne),
+        Scale::Caseless => part || matches!(how, How::Eq | How::Ne),
+        Scale::Number | Scale::Time | Scale::Version(_) => !part,
+    };
+    if !fits {
+        let symbol = how.symbol();
+        return Err(match scale {
+            Scale::Text => format!("the rule compares with `{symbol}` and names no ordering"),
+            _ => format!("the rule compares with `{symbol}`, which its ordering does not have"),
+        });
     }
     Read::new(scale, text).map_err(|reason| format!("the rule cannot be decided: {reason}"))
 }
+
+/// The domain of questions that no fact can answer; the rest of the key is the reason.
+pub(super) const UNDECIDABLE: &str = "undecidable";
 
 /// What the facts say of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,7 +220,7 @@ pub(super) enum Reading<'f> {
 
 /// What `facts` say of `key`.
 pub(super) fn read<'f>(facts: &'f Facts, key: &str) -> Reading<'f> {
-    match facts.values.get(key) {
+    match facts.values.get(key).filter(|_| domain_of(key) != UNDECIDABLE) {
         Some(value) => Reading::Found(value),
         None => match unread(facts, key) {
             Some(reason) => Reading::Unread(reason),
@@ -175,6 +232,9 @@ pub(super) fn read<'f>(facts: &'f Facts, key: &str) -> Reading<'f> {
 /// Why a key that has no value is unknown; `None` when it is absent.
 pub(super) fn unread(facts: &Facts, key: &str) -> Option<String> {
     let domain = domain_of(key);
+    if domain == UNDECIDABLE {
+        return Some(key[domain.len() + 1..].to_owned());
+    }
     match facts.domains.get(domain) {
         Some(Domain::Complete { .. }) => None,
         Some(Domain::Asked { source }) => {
@@ -199,6 +259,7 @@ pub(super) fn found<'f>(
         .map(|(found, value)| (found.as_str(), value.as_str()))
         .take_while(move |(found, _)| if instances { found.starts_with(key) } else { *found == key })
         .filter(move |(found, _)| !instances || !found[key.len()..].contains(':'))
+        .filter(|(found, _)| domain_of(found) != UNDECIDABLE)
 }
 
 impl Check<'_> {
@@ -222,7 +283,7 @@ impl Check<'_> {
                     Err(reason) => return Truth::unknown(reason),
                 };
                 match Read::new(scale, value) {
-                    Ok(left) => Truth::from(how.holds(left.order(&right))),
+                    Ok(left) => Truth::from(left.holds(how, &right)),
                     Err(reason) => Truth::unknown(format!("`{key}` cannot be compared: {reason}")),
                 }
             }
@@ -272,6 +333,9 @@ fn compare(scale: Scale, with: &Compare) -> Check<'_> {
         Compare::Ge(value) => (How::Ge, value),
         Compare::Gt(value) => (How::Gt, value),
         Compare::Ne(value) => (How::Ne, value),
+        Compare::Begins(value) => (How::Begins, value),
+        Compare::Contains(value) => (How::Contains, value),
+        Compare::Ends(value) => (How::Ends, value),
     };
     Check::Compare(scale, how, value)
 }
@@ -282,25 +346,25 @@ fn equals(text: &str) -> Check<'_> {
 
 const WINDOWS: Scale = Scale::Version(Ordering::Windows);
 
+/// The scale of data without a package manager.
+fn scale(ordering: Option<DataOrdering>) -> Scale {
+    match ordering {
+        None => Scale::Text,
+        Some(DataOrdering::Caseless) => Scale::Caseless,
+        Some(DataOrdering::Number) => Scale::Number,
+        Some(DataOrdering::Deb) => Scale::Version(Ordering::Deb),
+        Some(DataOrdering::Rpm) => Scale::Version(Ordering::Rpm),
+        Some(DataOrdering::Windows) => WINDOWS,
+        Some(DataOrdering::Semver) => Scale::Version(Ordering::Semver),
+    }
+}
+
 /// The atoms whose conjunction a leaf is; `None` for a node that is not a leaf.
 pub(super) fn atoms(expr: &Expr) -> Option<Vec<Atom<'_>>> {
     Some(match expr {
         Expr::Const(_) | Expr::All(_) | Expr::Any(_) | Expr::Not(_) => return None,
-        Expr::Os(OsTest { family, version, codename, build, architecture }) => {
-            let mut found = Vec::new();
-            for (part, value) in [("family", family), ("codename", codename), ("architecture", architecture)]
-            {
-                if let Some(value) = value {
-                    found.push(Atom::new(format!("os:{part}"), equals(value)));
-                }
-            }
-            for (part, with) in [("version", version), ("build", build)] {
-                if let Some(with) = with {
-                    found.push(Atom::new(format!("os:{part}"), compare(WINDOWS, with)));
-                }
-            }
-            found
-        }
+        Expr::Os(test) => os_atoms(test),
+        Expr::Windows(test) => windows_atoms(test),
         Expr::Package(PackageTest { manager, name, architecture, version }) => {
             let check = match version {
                 Some(with) => compare(Scale::Version(manager.ordering()), with),
@@ -310,34 +374,8 @@ pub(super) fn atoms(expr: &Expr) -> Option<Vec<Atom<'_>>> {
                 format!("package:{}:{name}:{}", manager.as_str(), architecture.as_deref().unwrap_or(""));
             vec![Atom { key, instances: architecture.is_none(), check }]
         }
-        Expr::File(FileTest { path, version, size, sha256 }) => {
-            let mut found = vec![Atom::new(format!("file:{path}"), Check::Word(Words::PresentAbsent))];
-            if let Some(with) = version {
-                found.push(Atom::new(format!("file:{path}#version"), compare(WINDOWS, with)));
-            }
-            if let Some(with) = size {
-                found.push(Atom::new(format!("file:{path}#size"), compare(Scale::Number, with)));
-            }
-            if let Some(digest) = sha256 {
-                found.push(Atom::new(format!("file:{path}#sha256"), equals(digest)));
-            }
-            found
-        }
-        Expr::Registry(RegistryTest { key, value, data, ordering }) => {
-            let mut found = vec![Atom::new(format!("registry:{key}"), Check::Word(Words::PresentAbsent))];
-            let name = value.as_deref().unwrap_or("");
-            match data {
-                Some(with) => {
-                    let scale = ordering.map_or(Scale::Text, Scale::Version);
-                    found.push(Atom::new(format!("registry:{key}#{name}"), compare(scale, with)));
-                }
-                None if value.is_some() => {
-                    found.push(Atom::new(format!("registry:{key}#{name}"), Check::Exists));
-                }
-                None => {}
-            }
-            found
-        }
+        Expr::File(test) => file_atoms(test),
+        Expr::Registry(test) => registry_atoms(test),
         Expr::Update(test) => {
             vec![Atom::new(format!("update:{}", test.id), Check::Word(Words::InstalledAbsent))]
         }
@@ -345,7 +383,95 @@ pub(super) fn atoms(expr: &Expr) -> Option<Vec<Atom<'_>>> {
         Expr::Number(NumberTest { name, value }) => {
             vec![Atom::new(format!("number:{name}"), compare(Scale::Number, value))]
         }
+        Expr::Attribute(AttributeTest { name, value, ordering }) => {
+            vec![Atom::new(format!("attribute:{name}"), compare(scale(*ordering), value))]
+        }
+        Expr::Msi(MsiTest { product, part }) => {
+            let (kind, name) = part.name();
+            vec![Atom::new(format!("msi:{product}/{kind}/{name}"), Check::Word(Words::PresentAbsent))]
+        }
+        Expr::Wmi(WmiTest { namespace, query }) => {
+            vec![Atom::new(format!("wmi:{namespace}:{query}"), Check::Word(Words::TrueFalse))]
+        }
+        Expr::RegistryLoop(LoopTest { key, of, test }) => {
+            let test = serde_json::to_string(test).unwrap_or_default();
+            let key = format!("registry-loop:{} {key}: {test}", of.as_str());
+            vec![Atom::new(key, Check::Word(Words::TrueFalse))]
+        }
+        Expr::Unknown(test) => {
+            vec![Atom::new(format!("{UNDECIDABLE}:{}", test.reason), Check::Exists)]
+        }
     })
+}
+
+fn os_atoms(test: &OsTest) -> Vec<Atom<'_>> {
+    let OsTest { family, version, codename, build, architecture } = test;
+    let mut found = Vec::new();
+    for (part, value) in [("family", family), ("codename", codename), ("architecture", architecture)] {
+        if let Some(value) = value {
+            found.push(Atom::new(format!("os:{part}"), equals(value)));
+        }
+    }
+    for (part, with) in [("version", version), ("build", build)] {
+        if let Some(with) = with {
+            found.push(Atom::new(format!("os:{part}"), compare(WINDOWS, with)));
+        }
+    }
+    found
+}
+
+fn windows_atoms(test: &WindowsTest) -> Vec<Atom<'_>> {
+    let WindowsTest { service_pack, product_type, suite, language, mui } = test;
+    let mut found = Vec::new();
+    if let Some(with) = service_pack {
+        found.push(Atom::new("os:service-pack".to_owned(), compare(WINDOWS, with)));
+    }
+    for (part, value) in [("product-type", product_type), ("language", language)] {
+        if let Some(value) = value {
+            found.push(Atom::new(format!("os:{part}"), equals(value)));
+        }
+    }
+    found.extend(suite.map(|bit| Atom::new(format!("os:suite-{bit}"), Check::Exists)));
+    found.extend(mui.as_ref().map(|language| Atom::new(format!("os:mui-{language}"), Check::Exists)));
+    found
+}
+
+fn file_atoms(test: &FileTest) -> Vec<Atom<'_>> {
+    let FileTest { path, version, size, sha256, created, modified, language } = test;
+    let mut found = vec![Atom::new(format!("file:{path}"), Check::Word(Words::PresentAbsent))];
+    for (part, with, scale) in [
+        ("version", version, WINDOWS),
+        ("size", size, Scale::Number),
+        ("created", created, Scale::Time),
+        ("modified", modified, Scale::Time),
+    ] {
+        if let Some(with) = with {
+            found.push(Atom::new(format!("file:{path}#{part}"), compare(scale, with)));
+        }
+    }
+    for (part, value) in [("sha256", sha256), ("language", language)] {
+        if let Some(value) = value {
+            found.push(Atom::new(format!("file:{path}#{part}"), equals(value)));
+        }
+    }
+    found
+}
+
+fn registry_atoms(test: &RegistryTest) -> Vec<Atom<'_>> {
+    let RegistryTest { key, value, kind, data, ordering } = test;
+    if value.is_none() && data.is_none() && kind.is_none() {
+        return vec![Atom::new(format!("registry:{key}"), Check::Word(Words::PresentAbsent))];
+    }
+    let name = value.as_deref().unwrap_or("");
+    let mut found =
+        vec![Atom::new(format!("registry:@value:{key}#{name}"), Check::Word(Words::PresentAbsent))];
+    if let Some(kind) = kind {
+        found.push(Atom::new(format!("registry:@type:{key}#{name}"), equals(kind)));
+    }
+    if let Some(with) = data {
+        found.push(Atom::new(format!("registry:{key}#{name}"), compare(scale(*ordering), with)));
+    }
+    found
 }
 
 /// Adds to `keys` every fact key that `expr` reads. A key that ends in `:` stands for all keys that start
@@ -369,13 +495,75 @@ impl fmt::Display for Subject<'_> {
                 let rest = rest.split_once(':').map_or(rest, |(_, rest)| rest);
                 write!(f, "package {}", rest.trim_end_matches(':'))
             }
-            "file" | "registry" => match rest.rsplit_once('#') {
-                Some((path, "")) => write!(f, "{kind} {path} default value"),
-                Some((path, part)) if kind == "registry" => write!(f, "{kind} {path} value {part}"),
-                Some((path, part)) => write!(f, "{kind} {path} {part}"),
-                None => write!(f, "{kind} {rest}"),
+            "file" => match rest.rsplit_once('#') {
+                Some((path, part)) => write!(f, "file {path} {part}"),
+                None => write!(f, "file {rest}"),
             },
+            "registry" => {
+                let value = rest.strip_prefix("@value:");
+                let type_of = rest.strip_prefix("@type:");
+                match value.or(type_of).unwrap_or(rest).rsplit_once('#') {
+                    Some((path, "")) => write!(f, "registry {path} default value")?,
+                    Some((path, name)) => write!(f, "registry {path} value {name}")?,
+                    None => write!(f, "registry {rest}")?,
+                }
+                if type_of.is_some() { f.write_str(" type") } else { Ok(()) }
+            }
+            "registry-loop" => match rest.split_once(": {").map(|(of, test)| (of, format!("{{{test}"))) {
+                Some((of, test)) => match serde_json::from_str(&test) {
+                    Ok(test) => write!(f, "subkeys of registry, {of}: {}", Inline(&test)),
+                    Err(_) => write!(f, "subkeys of registry, {rest}"),
+                },
+                None => write!(f, "subkeys of registry, {rest}"),
+            },
+            "msi" => {
+                match rest.split_once('/').and_then(|(product, part)| Some((product, part.split_once('/')?)))
+                {
+                    Some((product, (part, name))) => write!(f, "msi {product} {part} {name}"),
+                    None => write!(f, "msi {rest}"),
+                }
+            }
+            "wmi" => match rest.split_once(':') {
+                Some((namespace, query)) => write!(f, "wmi {namespace}: {query}"),
+                None => write!(f, "wmi {rest}"),
+            },
+            UNDECIDABLE => f.write_str("cannot be decided here"),
             _ => write!(f, "{kind} {rest}"),
+        }
+    }
+}
+
+/// A rule in one line.
+struct Inline<'a>(&'a Expr);
+
+impl fmt::Display for Inline<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = |f: &mut fmt::Formatter<'_>, parts: &[Expr], word: &str| {
+            for (place, part) in parts.iter().enumerate() {
+                let before = if place == 0 { "" } else { word };
+                write!(f, "{before}{}", Inline(part))?;
+            }
+            Ok(())
+        };
+        match self.0 {
+            Expr::Const(value) => f.write_str(if *value { "always" } else { "never" }),
+            Expr::All(all) => {
+                f.write_str("(")?;
+                parts(f, all, " and ")?;
+                f.write_str(")")
+            }
+            Expr::Any(any) => {
+                f.write_str("(")?;
+                parts(f, any, " or ")?;
+                f.write_str(")")
+            }
+            Expr::Not(part) => write!(f, "not {}", Inline(part)),
+            leaf => {
+                for (place, atom) in atoms(leaf).into_iter().flatten().enumerate() {
+                    write!(f, "{}{atom}", if place == 0 { "" } else { " and " })?;
+                }
+                Ok(())
+            }
         }
     }
 }
@@ -385,6 +573,7 @@ impl fmt::Display for Atom<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let subject = Subject(&self.key);
         match self.check {
+            Check::Exists if domain_of(&self.key) == UNDECIDABLE => write!(f, "{subject}"),
             Check::Exists if self.key.starts_with("package:") => write!(f, "{subject} installed"),
             Check::Exists => write!(f, "{subject} present"),
             Check::Word(Words::TrueFalse) => write!(f, "{subject}"),

@@ -118,26 +118,31 @@ fn trees(mut ops: &[u32]) -> impl Iterator<Item = &[u32]> {
     })
 }
 
-/// What an atom asks, without its value, in one byte: `class * 8 + detail`. Class 0 is the questions without
+/// What an atom asks, without its value, in one number: `class * 16 + detail`. Class 0 is the questions without
 /// a right-hand side, the others are a scale each; the top bit marks a right-hand side that cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Code(u8);
+struct Code(u16);
 
-const UNREADABLE: u8 = 0x80;
+const UNREADABLE: u16 = 0x8000;
+const CLASS_SHIFT: u32 = 4;
+const DETAIL_MASK: u16 = (1 << CLASS_SHIFT) - 1;
 
-const SCALES: [Scale; 6] = [
+const SCALES: [Scale; 8] = [
     Scale::Text,
+    Scale::Caseless,
+    Scale::Time,
     Scale::Number,
     Scale::Version(Ordering::Deb),
     Scale::Version(Ordering::Rpm),
     Scale::Version(Ordering::Windows),
     Scale::Version(Ordering::Semver),
 ];
-const HOWS: [How; 6] = [How::Lt, How::Le, How::Eq, How::Ge, How::Gt, How::Ne];
+const HOWS: [How; 9] =
+    [How::Lt, How::Le, How::Eq, How::Ge, How::Gt, How::Ne, How::Begins, How::Contains, How::Ends];
 const WORDS: [Words; 3] = [Words::PresentAbsent, Words::InstalledAbsent, Words::TrueFalse];
 
-fn place<T: PartialEq>(all: &[T], one: &T) -> u8 {
-    all.iter().position(|each| each == one).and_then(|at| u8::try_from(at).ok()).unwrap_or(0)
+fn place<T: PartialEq>(all: &[T], one: &T) -> u16 {
+    all.iter().position(|each| each == one).and_then(|at| u16::try_from(at).ok()).unwrap_or(0)
 }
 
 impl Code {
@@ -147,14 +152,14 @@ impl Code {
             Check::Word(words) => Self(1 + place(&WORDS, &words)),
             Check::Compare(scale, how, value) => {
                 let unreadable = if threshold(scale, how, value).is_ok() { 0 } else { UNREADABLE };
-                Self(unreadable | ((1 + place(&SCALES, &scale)) << 3) | place(&HOWS, &how))
+                Self(unreadable | ((1 + place(&SCALES, &scale)) << CLASS_SHIFT) | place(&HOWS, &how))
             }
         }
     }
 
-    /// `None` for a byte that [`Code::of`] never makes.
+    /// `None` for a number that [`Code::of`] never makes.
     fn check(self, value: &str) -> Option<Check<'_>> {
-        let (class, detail) = ((self.0 & !UNREADABLE) >> 3, usize::from(self.0 & 7));
+        let (class, detail) = ((self.0 & !UNREADABLE) >> CLASS_SHIFT, self.detail());
         match class.checked_sub(1) {
             None if detail == 0 => Some(Check::Exists),
             None => WORDS.get(detail - 1).map(|words| Check::Word(*words)),
@@ -162,9 +167,19 @@ impl Code {
         }
     }
 
+    /// From a number on disk; one that is too great is none that [`Code::of`] makes.
+    fn read(number: u32) -> Self {
+        Self(u16::try_from(number).unwrap_or(DETAIL_MASK))
+    }
+
     /// Codes of one class read a found value in the same way.
-    fn class(self) -> u8 {
-        self.0 >> 3
+    fn class(self) -> u16 {
+        self.0 >> CLASS_SHIFT
+    }
+
+    /// Which of the words or comparisons.
+    fn detail(self) -> usize {
+        usize::from(self.0 & DETAIL_MASK)
     }
 }
 

@@ -206,7 +206,18 @@ mod tests {
         ("file:/gone", "absent"),
         ("file:/odd", "maybe"),
         (r"registry:HKLM\A", "present"),
+        (r"registry:@value:HKLM\A#V", "present"),
+        (r"registry:@type:HKLM\A#V", "REG_DWORD"),
         (r"registry:HKLM\A#V", "5"),
+        (r"registry:@value:HKLM\A#N", "present"),
+        (r"registry:HKLM\A#N", "Java 8 Update 401"),
+        (r"registry:@value:HKLM\A#W", "absent"),
+        ("file:/a#modified", "2015-02-27T15:54:52Z"),
+        ("attribute:OSSkuId", "4"),
+        ("msi:{A}/feature/Main", "present"),
+        (r"wmi:root\cimv2:select * from X", "false"),
+        ("os:service-pack", "1.0"),
+        ("os:suite-512", "present"),
         ("update:KB1", "installed"),
         ("flag:reboot-pending", "true"),
         ("number:memory-mib", "4096"),
@@ -230,6 +241,9 @@ mod tests {
                     },
                 ),
                 ("update", complete()),
+                ("attribute", complete()),
+                ("msi", asked()),
+                ("wmi", asked()),
             ]
             .map(|(name, domain)| (name.to_owned(), domain))
             .into(),
@@ -336,6 +350,55 @@ mod tests {
             (r#"{"flag":{"name":"reboot-pending"}}"#, True),
             (r#"{"number":{"name":"memory-mib","value":{"ge":"999"}}}"#, True),
         ]);
+    }
+
+    #[test]
+    fn what_only_windows_has_is_compared_as_its_kind_asks() {
+        check(&[
+            (r#"{"windows":{"service_pack":{"ge":"1"},"suite":512}}"#, True),
+            (r#"{"windows":{"suite":256}}"#, False),
+            (r#"{"registry":{"key":"HKLM\\A","value":"V","kind":"REG_DWORD"}}"#, True),
+            (r#"{"registry":{"key":"HKLM\\A","value":"V","kind":"REG_SZ"}}"#, False),
+            (r#"{"registry":{"key":"HKLM\\A","value":"V","data":{"lt":"10"},"ordering":"number"}}"#, True),
+            (r#"{"registry":{"key":"HKLM\\A","value":"W","data":{"eq":"5"}}}"#, False),
+            (r#"{"registry":{"key":"HKLM\\A","value":"X"}}"#, Unknown("was not read from")),
+            (
+                r#"{"registry":{"key":"HKLM\\A","value":"N","data":{"begins":"java"},"ordering":"caseless"}}"#,
+                True,
+            ),
+            (
+                r#"{"registry":{"key":"HKLM\\A","value":"N","data":{"ends":"UPDATE"},"ordering":"caseless"}}"#,
+                False,
+            ),
+            (
+                r#"{"registry":{"key":"HKLM\\A","value":"N","data":{"contains":"8 u"},"ordering":"caseless"}}"#,
+                True,
+            ),
+            (
+                r#"{"registry":{"key":"HKLM\\A","value":"V","data":{"begins":"5"},"ordering":"number"}}"#,
+                Unknown("the rule compares with `begins with`, which its ordering does not have"),
+            ),
+            (r#"{"file":{"path":"/a","modified":{"ge":"2015-02-27T15:54:52"}}}"#, True),
+            (r#"{"file":{"path":"/a","modified":{"gt":"2015-02-27T16:54:52+01:00"}}}"#, False),
+            (r#"{"file":{"path":"/a","modified":{"gt":"Friday"}}}"#, Unknown("`Friday` is not a moment")),
+            (r#"{"attribute":{"name":"OSSkuId","value":{"eq":"4"}}}"#, True),
+            (r#"{"attribute":{"name":"sku","value":{"eq":"4"}}}"#, False),
+            (r#"{"msi":{"product":"{A}","part":{"feature":"Main"}}}"#, True),
+            (r#"{"msi":{"product":"{A}","part":{"patch":"{B}"}}}"#, Unknown("was not read from")),
+            (r#"{"wmi":{"namespace":"root\\cimv2","query":"select * from X"}}"#, False),
+            (r#"{"wmi":{"namespace":"root\\cimv2","query":"select * from Y"}}"#, Unknown("was not read")),
+            (r#"{"unknown":{"reason":"nobody knows"}}"#, Unknown("nobody knows")),
+            (r#"{"not":{"unknown":{"reason":"nobody knows"}}}"#, Unknown("nobody knows")),
+        ]);
+    }
+
+    #[test]
+    fn no_fact_decides_what_cannot_be_decided() {
+        let expr: Expr = serde_json::from_str(r#"{"unknown":{"reason":"x"}}"#).unwrap();
+        let mut facts = facts();
+        facts.domains.insert("undecidable".to_owned(), Domain::Complete { source: String::new() });
+        facts.values.insert("undecidable:x".to_owned(), "true".to_owned());
+        assert_eq!(evaluate(&expr, &facts), Truth::unknown("x".to_owned()));
     }
 
     #[test]

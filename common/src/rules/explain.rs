@@ -284,7 +284,11 @@ fn flip(atom: &Atom<'_>, value: bool, present: bool) -> String {
                 (_, false) => format!("{name} {yes}"),
             };
         }
-        Check::Compare(scale, how, right) => (scale, if value { how.opposite() } else { how }, right),
+        Check::Compare(scale, how, right) if value => match how.opposite() {
+            Some(how) => (scale, how, right),
+            None => return format!("{name} no longer {} {right}", how.symbol()),
+        },
+        Check::Compare(scale, how, right) => (scale, how, right),
     };
     let Scale::Version(_) = scale else {
         return format!("{name} {} {right}", how.symbol());
@@ -296,6 +300,7 @@ fn flip(atom: &Atom<'_>, value: bool, present: bool) -> String {
         How::Ge => format!("at {right} or newer"),
         How::Gt => format!("newer than {right}"),
         How::Ne => format!("other than {right}"),
+        How::Begins | How::Contains | How::Ends => format!("that {} {right}", how.symbol()),
     };
     if package.is_some() && !present {
         return format!("{name} installed, {wanted}");

@@ -5,6 +5,12 @@
 
 use serde::{Deserialize, Serialize};
 
+mod windows;
+
+pub use self::windows::{
+    AttributeTest, LOOP_TARGET, LoopTest, MsiPart, MsiTest, Quantity, UnknownTest, WindowsTest, WmiTest,
+};
+
 /// A Boolean expression over facts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -31,6 +37,18 @@ pub enum Expr {
     Flag(FlagTest),
     /// A named whole number, such as `memory-mib`.
     Number(NumberTest),
+    /// A named property of the system that has a text or a version, such as `OSSkuId`.
+    Attribute(AttributeTest),
+    /// What sort of Windows it is.
+    Windows(Box<WindowsTest>),
+    /// A part of a product of Windows Installer.
+    Msi(MsiTest),
+    /// A query to Windows Management Instrumentation.
+    Wmi(WmiTest),
+    /// A test of every subkey of a registry key.
+    RegistryLoop(LoopTest),
+    /// What nobody can decide here: never true, never false.
+    Unknown(UnknownTest),
 }
 
 /// How versions are ordered.
@@ -47,7 +65,25 @@ pub enum Ordering {
     Semver,
 }
 
-/// Which package manager a package belongs to; it settles the ordering (`msi`: Windows).
+/// How data without a package manager are ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DataOrdering {
+    /// As [`Ordering::Deb`].
+    Deb,
+    /// As [`Ordering::Rpm`].
+    Rpm,
+    /// As [`Ordering::Windows`].
+    Windows,
+    /// As [`Ordering::Semver`].
+    Semver,
+    /// As whole numbers.
+    Number,
+    /// As texts whose case does not matter; equal or not, begins, contains, ends.
+    Caseless,
+}
+
+/// Which package manager a package belongs to; it settles the ordering (`msi`, `cbs`: Windows).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Manager {
@@ -55,8 +91,12 @@ pub enum Manager {
     Deb,
     /// rpm.
     Rpm,
-    /// Windows Installer.
+    /// Windows Installer, by product code in braces and upper case; the architecture is the product's
+    /// language as a decimal number.
     Msi,
+    /// The packages of Windows itself, by name, of each the newest that is installed; a language other than
+    /// neutral follows the name after `~`.
+    Cbs,
 }
 
 impl Manager {
@@ -67,6 +107,7 @@ impl Manager {
             Self::Deb => "deb",
             Self::Rpm => "rpm",
             Self::Msi => "msi",
+            Self::Cbs => "cbs",
         }
     }
 
@@ -76,7 +117,7 @@ impl Manager {
         match self {
             Self::Deb => Ordering::Deb,
             Self::Rpm => Ordering::Rpm,
-            Self::Msi => Ordering::Windows,
+            Self::Msi | Self::Cbs => Ordering::Windows,
         }
     }
 }
@@ -97,6 +138,12 @@ pub enum Compare {
     Gt(String),
     /// Not equal.
     Ne(String),
+    /// Begins with; of texts whose case does not matter only, as the two below.
+    Begins(String),
+    /// Contains.
+    Contains(String),
+    /// Ends with.
+    Ends(String),
 }
 
 /// Every part that is given must hold.
@@ -115,7 +162,8 @@ pub struct OsTest {
     /// `os:build`, in the Windows four-part order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub build: Option<Compare>,
-    /// As the system's own packages name it: `amd64`, `x86_64`.
+    /// As the system's own packages name it: `amd64`, `x86_64`; of Windows as it names itself, in lower case:
+    /// `x86`, `amd64`, `arm`, `arm64`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub architecture: Option<String>,
 }
@@ -138,10 +186,10 @@ pub struct PackageTest {
 }
 
 /// True when the file exists and every given part holds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileTest {
-    /// Absolute path.
+    /// Absolute path; of Windows it may begin with a place in percent signs, see [`super::place`].
     pub path: String,
     /// File version in the Windows four-part order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -152,23 +200,35 @@ pub struct FileTest {
     /// Lower-case hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+    /// When it was made, as RFC 3339; without a zone UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<Compare>,
+    /// When its contents were last changed, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modified: Option<Compare>,
+    /// Language of its version resource, as a decimal number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub language: Option<String>,
 }
 
-/// True when the key exists, and, with `value`, when that value exists and compares so.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// True when the key exists; with `value` or `data` when that value of it exists and every part holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RegistryTest {
-    /// Such as `HKLM\SOFTWARE\Vendor\Product`.
+    /// Such as `HKLM\SOFTWARE\Vendor\Product`; `HKLM32` is the view of 32-bit programs.
     pub key: String,
-    /// Value name.
+    /// Value name; the key's default value when empty, or when not given and `data` is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
+    /// Type of the value, such as `REG_SZ`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
     /// How it must compare.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<Compare>,
     /// In which order: text equality only when unset.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ordering: Option<Ordering>,
+    pub ordering: Option<DataOrdering>,
 }
 
 /// True when the update is installed.

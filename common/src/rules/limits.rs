@@ -2,7 +2,10 @@
 //!
 //! Deserialisation has its own guard: serde_json refuses JSON nested deeper than 128.
 
-use super::expr::{Compare, Expr, FileTest, NumberTest, OsTest, PackageTest, RegistryTest};
+use super::expr::{
+    AttributeTest, Compare, Expr, FileTest, LoopTest, MsiTest, NumberTest, OsTest, PackageTest, RegistryTest,
+    WindowsTest, WmiTest,
+};
 
 /// Deepest nesting of a rule; a leaf alone has depth 1. Vendors' rules nest about 10 deep, and evaluation
 /// recurses this far.
@@ -49,6 +52,10 @@ pub fn check(expr: &Expr) -> Result<(), LimitError> {
         let children = match expr {
             Expr::All(children) | Expr::Any(children) => children.as_slice(),
             Expr::Not(child) => std::slice::from_ref(&**child),
+            Expr::RegistryLoop(LoopTest { key, of: _, test }) => {
+                check_text(key)?;
+                std::slice::from_ref(&**test)
+            }
             leaf => {
                 check_texts(leaf)?;
                 &[]
@@ -64,21 +71,25 @@ pub fn check(expr: &Expr) -> Result<(), LimitError> {
 
 fn check_texts(leaf: &Expr) -> Result<(), LimitError> {
     match leaf {
-        Expr::Const(_) | Expr::All(_) | Expr::Any(_) | Expr::Not(_) => Ok(()),
+        Expr::Const(_) | Expr::All(_) | Expr::Any(_) | Expr::Not(_) | Expr::RegistryLoop(_) => Ok(()),
         Expr::Os(OsTest { family, version, codename, build, architecture }) => {
             check_all([family, codename, architecture], [version, build])
+        }
+        Expr::Windows(test) => {
+            let WindowsTest { service_pack, product_type, suite: _, language, mui } = &**test;
+            check_all([product_type, language, mui], [service_pack])
         }
         Expr::Package(PackageTest { manager: _, name, architecture, version }) => {
             check_text(name)?;
             check_all([architecture], [version])
         }
-        Expr::File(FileTest { path, version, size, sha256 }) => {
+        Expr::File(FileTest { path, version, size, sha256, created, modified, language }) => {
             check_text(path)?;
-            check_all([sha256], [version, size])
+            check_all([sha256, language], [version, size, created, modified])
         }
-        Expr::Registry(RegistryTest { key, value, data, ordering: _ }) => {
+        Expr::Registry(RegistryTest { key, value, kind, data, ordering: _ }) => {
             check_text(key)?;
-            check_all([value], [data])
+            check_all([value, kind], [data])
         }
         Expr::Update(test) => check_text(&test.id),
         Expr::Flag(test) => check_text(&test.name),
@@ -86,6 +97,19 @@ fn check_texts(leaf: &Expr) -> Result<(), LimitError> {
             check_text(name)?;
             check_text(right_side(value))
         }
+        Expr::Attribute(AttributeTest { name, value, ordering: _ }) => {
+            check_text(name)?;
+            check_text(right_side(value))
+        }
+        Expr::Msi(MsiTest { product, part }) => {
+            check_text(product)?;
+            check_text(part.name().1)
+        }
+        Expr::Wmi(WmiTest { namespace, query }) => {
+            check_text(namespace)?;
+            check_text(query)
+        }
+        Expr::Unknown(test) => check_text(&test.reason),
     }
 }
 
@@ -104,7 +128,10 @@ fn right_side(compare: &Compare) -> &str {
         | Compare::Eq(value)
         | Compare::Ge(value)
         | Compare::Gt(value)
-        | Compare::Ne(value) => value,
+        | Compare::Ne(value)
+        | Compare::Begins(value)
+        | Compare::Contains(value)
+        | Compare::Ends(value) => value,
     }
 }
 

@@ -22,7 +22,7 @@ use rustix::{fs::FlockOperation, io::Errno};
 use tierway_common::{
     daemon::chain::Chain,
     facts::Facts,
-    schema::{DebPackage, Install, State, Update},
+    schema::{DebPackage, State, Update},
 };
 
 use self::{
@@ -457,7 +457,7 @@ fn argument(package: &DebPackage) -> String {
 }
 
 fn update_names(update: &Update) -> Vec<&str> {
-    let Install::Deb { packages } = &update.install;
+    let packages = update.install.deb_packages();
     packages.iter().map(|package| package.name.as_str()).collect()
 }
 
@@ -475,7 +475,7 @@ pub fn is_incomplete(update: &Update, facts: &Facts) -> bool {
 /// installed at all, a package is none of those.
 #[must_use]
 pub fn held<'a>(update: &'a Update, facts: &Facts) -> Option<&'a str> {
-    let Install::Deb { packages } = &update.install;
+    let packages = update.install.deb_packages();
     let older = |package: &&DebPackage| {
         let DebPackage { name, version, architecture, .. } = *package;
         let installed = facts.values.get(&format!("package:deb:{name}:{architecture}"));

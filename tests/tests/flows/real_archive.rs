@@ -77,15 +77,14 @@ async fn needed(
         let request = v1::GetPatchRequest { name_or_id: row.patch };
         let patch = admin.get_patch(request).await.unwrap().into_inner();
         let update: tierway_common::schema::Update = serde_json::from_str(&patch.document_json).unwrap();
-        let tierway_common::schema::Install::Deb { packages: brought } = update.install;
-        for package in brought {
+        for package in update.install.deb_packages() {
             let installed = facts.values.iter().any(|(key, version)| {
                 domain_of(key) == "package:deb"
                     && key.split(':').nth(2) == Some(&package.name)
                     && compare_unchecked(version, &package.version).is_lt()
             });
             if installed {
-                packages.insert((package.name, package.version));
+                packages.insert((package.name.clone(), package.version.clone()));
             }
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use tierway_common::{
     id::UpdateId,
-    schema::{DebPackage, Install, Update},
+    schema::{DebPackage, Update},
     version::deb::DebVersion,
 };
 
@@ -78,6 +78,5 @@ pub fn supersede(
 /// The packages of an update.
 #[must_use]
 pub fn packages(update: &Update) -> &[DebPackage] {
-    let Install::Deb { packages } = &update.install;
-    packages
+    update.install.deb_packages()
 }

@@ -3,7 +3,7 @@
 use std::{error::Error, path::Path, time::Duration};
 
 use pgp::composed::SignedSecretKey;
-use tierway_common::schema::{Install, PoolEntry};
+use tierway_common::schema::PoolEntry;
 
 use super::*;
 use crate::sources::{
@@ -121,7 +121,7 @@ async fn an_archive_becomes_updates_and_a_pool() {
 
     let update = update(&synced, "openssl_3.0.17-1~deb12u3");
     assert_eq!(update.id.as_str(), "debian-12/openssl_3.0.17-1~deb12u3");
-    let Install::Deb { packages } = &update.install;
+    let packages = update.install.deb_packages();
     assert_eq!(packages.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(), ["libssl3", "openssl"]);
     assert_eq!(packages[0].payload.bytes, 100);
     let url = format!("{}/security/pool/libssl3_3.0.17-1~deb12u3_amd64.deb", bench.server.url);
@@ -535,10 +535,10 @@ async fn several_components_architectures_and_a_proxy_are_used() {
     let synced = bench.source_of(config).sync(&State::default(), &BTreeMap::new(), now()).await.unwrap();
     let names: Vec<&str> = synced.catalogue.keys().map(String::as_str).collect();
     assert_eq!(names, ["update/game_3", "update/lib_2", "update/tool_2"]);
-    let Install::Deb { packages } = update(&synced, "lib_2").install;
+    let packages = update(&synced, "lib_2").install.deb_packages().to_vec();
     let versions: Vec<_> = packages.iter().map(|p| (p.architecture.as_str(), p.version.as_str())).collect();
     assert_eq!(versions, [("amd64", "2"), ("i386", "2+b1")]);
-    let Install::Deb { packages } = update(&synced, "tool_2").install;
+    let packages = update(&synced, "tool_2").install.deb_packages().to_vec();
     assert_eq!(packages.len(), 1, "a package for all architectures is one payload");
     assert!(synced.pool.contains_key("package/i386/tool") && synced.pool.contains_key("package/amd64/tool"));
 }

@@ -4,7 +4,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tierway_common::blobs::BlobOptions;
+use tierway_common::{blobs::BlobOptions, schema::Install};
 
 use super::*;
 use crate::sources::{

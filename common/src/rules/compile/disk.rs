@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use super::{Code, Compiled, Groups, OPS_MAX, Texts, checksum::Checksum, number};
 
 /// What the bytes begin with; the digit changes with the shape or the meaning of anything in them.
-const MAGIC: &[u8; 16] = b"tierway rules 1\n";
+const MAGIC: &[u8; 16] = b"tierway rules 2\n";
 
 /// Bytes that are written or read at once.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -45,7 +45,7 @@ impl Compiled {
             out.put(texts.bytes.as_bytes())?;
         }
         out.bytes(self.instances.iter().map(|instances| u8::from(*instances)))?;
-        out.bytes(self.codes.iter().map(|code| code.0))?;
+        out.numbers(&self.codes.iter().map(|code| u32::from(code.0)).collect::<Vec<_>>())?;
         for numbers in [&self.rules, &self.ops, &self.first_atom, &self.values, &self.unguarded] {
             out.numbers(numbers)?;
         }
@@ -80,7 +80,7 @@ impl Compiled {
             subjects: input.texts()?,
             texts: input.texts()?,
             instances: input.bytes()?.iter().map(|byte| *byte != 0).collect(),
-            codes: input.bytes()?.into_iter().map(Code).collect(),
+            codes: input.numbers()?.into_iter().map(Code::read).collect(),
             rules: input.numbers()?,
             ops: input.numbers()?,
             first_atom: input.numbers()?,

@@ -4,13 +4,13 @@ use std::{cmp::Ordering, ops::Range};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Check, Compiled, HOWS, Op, UNREADABLE, number, partition, trees};
+use super::{CLASS_SHIFT, Check, Compiled, HOWS, Op, UNREADABLE, number, partition, trees};
 use crate::{
-    facts::{Domain, Facts, FactsDelta},
+    facts::{Domain, Facts, FactsDelta, domain_of},
     id::UpdateId,
     rules::{
         Truth, Verdict,
-        atom::{How, Read, Scale, found},
+        atom::{How, Read, Scale, UNDECIDABLE, found},
         evaluate::{all, any, combine},
         expr,
         limits::DEPTH_MAX,
@@ -72,7 +72,7 @@ impl Compiled {
         let mut truths = vec![FALSE; self.codes.len()];
         self.start_from_domains(facts, &mut truths);
         let mut near = 0;
-        for (key, value) in &facts.values {
+        for (key, value) in facts.values.iter().filter(|(key, _)| domain_of(key) != UNDECIDABLE) {
             near = self.nearest(key, false, near);
             if self.is_subject(near, key, false) {
                 truths[self.atoms_of(near)].fill(FALSE);
@@ -211,8 +211,12 @@ impl Compiled {
             let run = rest.start..rest.start + length;
             rest.start = run.end;
             match self.codes[run.start].check("") {
-                Some(Check::Compare(scale, _, _)) if class & (UNREADABLE >> 3) == 0 => {
-                    self.answer_run(run, scale, value, truths);
+                Some(Check::Compare(scale, _, _)) if class & (UNREADABLE >> CLASS_SHIFT) == 0 => {
+                    if scale == Scale::Caseless {
+                        self.answer_each(run, scale, value, truths);
+                    } else {
+                        self.answer_run(run, scale, value, truths);
+                    }
                 }
                 Some(Check::Exists | Check::Word(_)) => {
                     for atom in run {
@@ -255,11 +259,24 @@ impl Compiled {
             } else {
                 Ordering::Less
             };
-            let holds =
-                HOWS.get(usize::from(self.codes[atom].0 & 7)).is_some_and(|how: &How| how.holds(order));
+            let holds = HOWS.get(self.codes[atom].detail()).is_some_and(|how: &How| how.holds(order));
             if holds {
                 truths[atom] = TRUE;
             }
+        }
+    }
+
+    /// Answers atoms of a scale in which a place says nothing about parts, one by one.
+    fn answer_each(&self, run: Range<usize>, scale: Scale, value: &str, truths: &mut [u8]) {
+        for atom in run {
+            let right = Read::new(scale, self.texts.get(self.values[atom]));
+            let how = HOWS.get(self.codes[atom].detail());
+            let truth = match (Read::new(scale, value), how, right) {
+                (Ok(left), Some(how), Ok(right)) if left.holds(*how, &right) => TRUE,
+                (Ok(_), Some(_), Ok(_)) => FALSE,
+                _ => UNKNOWN,
+            };
+            truths[atom] = truths[atom].max(truth);
         }
     }
 
@@ -366,7 +383,7 @@ fn value(tree: &[u32], truths: &[u8], depth: usize) -> u8 {
 }
 
 fn is_complete(facts: &Facts, domain: &str) -> bool {
-    matches!(facts.domains.get(domain), Some(Domain::Complete { .. }))
+    domain != UNDECIDABLE && matches!(facts.domains.get(domain), Some(Domain::Complete { .. }))
 }
 
 /// What the keys of all instances of the package start with: all up to the last `:`.

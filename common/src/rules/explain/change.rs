@@ -1,6 +1,7 @@
 //! What would have to change for a rule to have another value.
 
 use super::{Explained, Node, Value};
+use crate::{facts::domain_of, rules::atom::UNDECIDABLE};
 
 /// Most ways that are told: people look for the nearest, not for all.
 pub const WAYS_MAX: usize = 8;
@@ -69,6 +70,7 @@ fn ways(node: &Explained, wanted: bool) -> Vec<Way> {
     }
     match node.node {
         Node::Const => Vec::new(),
+        Node::Fact if is_undecidable(node) => Vec::new(),
         Node::Fact => {
             let step = match &node.flip {
                 Some(flip) => flip.clone(),
@@ -99,6 +101,11 @@ fn ways(node: &Explained, wanted: bool) -> Vec<Way> {
             vec![all]
         }
     }
+}
+
+/// Whether no fact answers the node.
+fn is_undecidable(node: &Explained) -> bool {
+    node.key.as_deref().is_some_and(|key| domain_of(key) == UNDECIDABLE)
 }
 
 /// Sorts by distance, keeps each once and at most [`WAYS_MAX`], and another system only where there is no
@@ -140,7 +147,7 @@ fn unknown(root: &Explained) -> Vec<String> {
         if node.value != Value::Unknown || found.len() >= WAYS_MAX {
             continue;
         }
-        if let (Node::Fact, Some(key)) = (node.node, &node.key) {
+        if let (Node::Fact, Some(key), false) = (node.node, &node.key, is_undecidable(node)) {
             let sentence = format!("{key} known");
             if !found.contains(&sentence) {
                 found.push(sentence);

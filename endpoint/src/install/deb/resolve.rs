@@ -13,7 +13,7 @@ use std::{
 
 use tierway_common::{
     id::UpdateId,
-    schema::{DebPackage, Install, PoolEntry, Update},
+    schema::{DebPackage, PoolEntry, Update},
 };
 
 use super::{
@@ -103,7 +103,7 @@ pub enum ResolveError {
 /// The packages of `update` that are installed in an older version, by name and architecture.
 #[must_use]
 pub fn targets<'a>(update: &'a Update, world: &World) -> Vec<&'a DebPackage> {
-    let Install::Deb { packages } = &update.install;
+    let packages = update.install.deb_packages();
     let mut targets: BTreeMap<_, &DebPackage> = BTreeMap::new();
     for package in packages {
         let key = (package.name.clone(), package.architecture.clone());
@@ -157,7 +157,7 @@ pub async fn resolve<P: Pool>(
         unmet: Vec::new(),
     };
     for other in std::iter::once(&update).chain(approved) {
-        let Install::Deb { packages } = &other.install;
+        let packages = other.install.deb_packages();
         for package in packages.iter().filter(|package| world.takes(&package.architecture)) {
             resolver.approved.entry(package.name.as_str()).or_default().push(package);
         }
@@ -174,7 +174,7 @@ pub async fn resolve<P: Pool>(
 fn by_name<'a>(updates: &[&'a Update]) -> BTreeMap<&'a str, Vec<(&'a str, &'a UpdateId)>> {
     let mut names: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for update in updates {
-        let Install::Deb { packages } = &update.install;
+        let packages = update.install.deb_packages();
         for package in packages {
             names.entry(package.name.as_str()).or_default().push((package.version.as_str(), &update.id));
         }
@@ -457,7 +457,10 @@ fn newer_than(name: &str, version: &str) -> Relation {
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
-    use tierway_common::{rules::expr::Expr, schema::Severity};
+    use tierway_common::{
+        rules::expr::Expr,
+        schema::{Install, Severity},
+    };
 
     use super::{
         super::world::tests::{deb, world},
