@@ -2,7 +2,9 @@
 //! approved, reports.
 
 // What is.
+pub mod people;
 pub mod scan;
+pub mod signs;
 
 // What is to be done, decided without doing anything.
 pub mod plan;
