@@ -491,6 +491,7 @@ fn enrolled(
                 site: token.site.clone(),
                 groups: groups.cloned().collect(),
                 rule_groups: vec![],
+                tags: vec![],
                 enrolled_at: change.now,
                 serial: issued.serial.clone(),
                 certificate_expires: issued.expires,

@@ -358,7 +358,12 @@ impl Model {
 }
 
 fn member(endpoint: &EndpointRecord) -> Member<'_> {
-    Member { site: &endpoint.site, assigned: &endpoint.groups, by_rule: &endpoint.rule_groups }
+    Member {
+        site: &endpoint.site,
+        assigned: &endpoint.groups,
+        tags: &endpoint.tags,
+        by_rule: &endpoint.rule_groups,
+    }
 }
 
 fn put(bitmap: &mut RoaringBitmap, number: u32, present: bool) {
@@ -472,6 +477,7 @@ fn assignment(record: &EndpointRecord) -> Option<Assignment> {
         endpoint: record.id.clone(),
         site: record.site.clone(),
         groups: record.groups.clone(),
+        tags: record.tags.clone(),
     })
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use jiff::Timestamp;
 use tierway_common::{
-    id::{GroupId, SiteId, UpdateId},
+    id::{GroupId, SiteId, TagId, UpdateId},
     schema::{Approval, Decision, Group, Members},
 };
 
@@ -17,6 +17,8 @@ use crate::store::tables::{AutoApprovalRecord, UpdateRecord};
 pub const GROUPS_MAX: usize = 1_000;
 /// Groups that may name one endpoint: they are listed in its assignment document.
 pub const GROUPS_PER_ENDPOINT_MAX: usize = 64;
+/// Tags of one endpoint: they are listed in its assignment document.
+pub const TAGS_PER_ENDPOINT_MAX: usize = 64;
 /// Approvals of one tenant: every endpoint carries those of its groups, about 200 bytes each.
 pub const APPROVALS_MAX: usize = 200_000;
 /// Rules that decide by themselves: each looks at every update.
@@ -38,6 +40,8 @@ pub struct Member<'a> {
     pub site: &'a SiteId,
     /// Groups that name it.
     pub assigned: &'a [GroupId],
+    /// Its tags.
+    pub tags: &'a [TagId],
     /// Groups whose rule is true for its facts.
     pub by_rule: &'a [GroupId],
 }
@@ -124,6 +128,7 @@ impl Policy {
             Members::Everyone => true,
             Members::Assigned => member.assigned.contains(&group.id),
             Members::Site(site) => site == member.site,
+            Members::Tag(tag) => member.tags.contains(tag),
             Members::Rule(_) => member.by_rule.contains(&group.id),
         }
     }
@@ -277,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_belongs_to_everyone_its_site_those_that_name_it_and_those_whose_rule_is_true() {
+    fn an_endpoint_belongs_to_everyone_its_site_its_tags_those_that_name_it_and_those_whose_rule_is_true() {
         let mut policy = Policy::default();
         policy.set_group(group("all", 0, Members::Everyone));
         policy.set_group(group("named", 0, Members::Assigned));
@@ -285,11 +290,14 @@ mod tests {
         policy.set_group(group("here", 0, Members::Site("lyon".parse().unwrap())));
         policy.set_group(group("there", 0, Members::Site("osaka".parse().unwrap())));
         policy.set_group(group("rule", 0, Members::Rule(Expr::Const(true))));
+        policy.set_group(group("prod", 0, Members::Tag("env=prod".parse().unwrap())));
+        policy.set_group(group("test", 0, Members::Tag("env=test".parse().unwrap())));
         let (assigned, by_rule) = (["named".parse().unwrap()], ["rule".parse().unwrap()]);
-        let member = Member { site: &"lyon".parse().unwrap(), assigned: &assigned, by_rule: &by_rule };
+        let (site, tags) = ("lyon".parse().unwrap(), ["env=prod".parse().unwrap()]);
+        let member = Member { site: &site, assigned: &assigned, tags: &tags, by_rule: &by_rule };
         let groups: Vec<_> =
             policy.groups_of(member).into_iter().map(|group| group.id.as_str().to_owned()).collect();
-        assert_eq!(groups, ["all", "here", "named", "rule"]);
+        assert_eq!(groups, ["all", "here", "named", "prod", "rule"]);
     }
 
     fn update(id: &str, severity: Severity, days_old: i64, now: Timestamp) -> UpdateRecord {

@@ -91,6 +91,8 @@ ids! {
     SiteId, "site name", b"";
     /// Endpoints that are treated alike, by name.
     GroupId, "group name", b"";
+    /// A word by which endpoints are grouped.
+    TagId, "tag", b"=";
     /// A service level, by name.
     LevelId, "service level", b"";
     /// A change window, by name.

@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     facts::{Facts, FactsDelta},
-    id::{CatalogueId, EndpointId, GroupId, LevelId, RingPlanId, SiteId, UpdateId},
+    id::{CatalogueId, EndpointId, GroupId, LevelId, RingPlanId, SiteId, TagId, UpdateId},
     rules::expr::Expr,
     trust::digest::Digest,
 };
@@ -247,6 +247,9 @@ pub struct Assignment {
     pub site: SiteId,
     /// Groups that name it, ascending; groups by rule are found by evaluating their rule.
     pub groups: Vec<GroupId>,
+    /// Its tags, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<TagId>,
 }
 
 /// A group of endpoints.
@@ -274,6 +277,8 @@ pub enum Members {
     Assigned,
     /// Those of a site.
     Site(SiteId),
+    /// Those whose [`Assignment`] has the tag.
+    Tag(TagId),
     /// Those for whose facts the rule is true.
     Rule(Expr),
 }

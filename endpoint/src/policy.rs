@@ -89,6 +89,10 @@ pub fn memberships<'a>(
                     Truth::False
                 }
             }
+            Members::Tag(tag) => {
+                let has = assignment.is_some_and(|assignment| assignment.tags.contains(tag));
+                if has { Truth::True } else { Truth::False }
+            }
             Members::Rule(rule) => evaluate(rule, facts),
         };
         let certainty = match truth {
@@ -161,6 +165,7 @@ mod tests {
             endpoint: "e".parse().unwrap(),
             site: "paris".parse().unwrap(),
             groups: vec!["web".parse().unwrap()],
+            tags: vec!["web".parse().unwrap()],
         }
     }
 
@@ -170,6 +175,8 @@ mod tests {
             group("all", 0, Members::Everyone),
             group("web", 10, Members::Assigned),
             group("db", 10, Members::Assigned),
+            group("tagged", 4, Members::Tag("web".parse().unwrap())),
+            group("other", 4, Members::Tag("db".parse().unwrap())),
             group("paris", 5, Members::Site("paris".parse().unwrap())),
             group("rome", 5, Members::Site("rome".parse().unwrap())),
             group("debian", 7, rule("debian")),
@@ -196,10 +203,10 @@ mod tests {
     }
 
     #[test]
-    fn a_computer_belongs_to_the_groups_that_name_it_its_site_or_its_facts() {
+    fn a_computer_belongs_to_the_groups_that_name_it_its_site_its_tags_or_its_facts() {
         assert_eq!(
             members(Some(&assignment()), &debian()),
-            (vec!["web".into(), "debian".into(), "paris".into(), "all".into()], 0)
+            (vec!["web".into(), "debian".into(), "paris".into(), "tagged".into(), "all".into()], 0)
         );
         assert_eq!(members(None, &debian()), (vec!["debian".into(), "rome".into(), "all".into()], 0));
     }

@@ -3,17 +3,21 @@ use std::sync::Arc;
 use jiff::SignedDuration;
 use ring::rand::SystemRandom;
 use tierway_common::{
-    rules::expr::OsTest,
+    rules::expr::{Expr, OsTest},
     schema::{Severity, State as UpdateState},
     trust::keys::SigningKey,
 };
 
-use super::*;
+use super::{
+    groups::{Membership, delete_group, set_group, tag},
+    *,
+};
 use crate::{
     audit,
     catalog::tests::{Bench, bench, facts, update},
     compliance::record::{Entry, Record},
     inventory::facts as kept,
+    store::tables::EndpointRecord,
 };
 
 /// Updates 0 (a) and 1 (b); hosts 0 and 1, of which the first needs a and the second b; group `everyone`.
@@ -30,6 +34,7 @@ fn office() -> Bench {
             site: format!("site-{number}").parse().unwrap(),
             groups: vec![],
             rule_groups: vec![],
+            tags: vec![],
             enrolled_at: at,
             serial: String::new(),
             certificate_expires: at,
@@ -173,6 +178,8 @@ fn a_group_has_the_members_it_says_also_after_it_says_others() {
     let rule = |family: &str| {
         Membership::Rule(Expr::Os(OsTest { family: Some(family.to_owned()), ..OsTest::default() }))
     };
+    let tags = ["env=prod".parse().unwrap(), "web".parse().unwrap()];
+    tag(&bench.state, "host-0", &tags, &[], ADMIN).unwrap();
     for (membership, expected) in [
         (Membership::Named(vec!["host-1".to_owned(), "e0".to_owned()]), vec![0, 1]),
         (Membership::Named(vec!["host-1".to_owned()]), vec![1]),
@@ -180,6 +187,7 @@ fn a_group_has_the_members_it_says_also_after_it_says_others() {
         (rule("windows"), vec![]),
         (rule("debian"), vec![0, 1]),
         (Membership::Site("site-1".parse().unwrap()), vec![1]),
+        (Membership::Tag("env=prod".parse().unwrap()), vec![0]),
         (Membership::Everyone, vec![0, 1]),
         (Membership::Named(vec![]), vec![]),
     ] {
@@ -189,6 +197,28 @@ fn a_group_has_the_members_it_says_also_after_it_says_others() {
     let model = bench.state.model();
     let left = |endpoint: &Arc<EndpointRecord>| endpoint.groups.len() + endpoint.rule_groups.len();
     assert_eq!(model.endpoints().map(left).sum::<usize>(), 0, "nothing of earlier members is left");
+}
+
+#[test]
+fn a_tag_that_is_taken_away_takes_the_endpoint_out_of_its_groups_and_is_published() {
+    let bench = office();
+    group(&bench, "g", &Membership::Tag("web".parse().unwrap()));
+    let web = ["web".parse().unwrap()];
+    tag(&bench.state, "host-1", &web, &[], ADMIN).unwrap();
+    assert_eq!(members(&bench, "g"), [1]);
+    let (tenant, key) = (bench.state.tenant(), "endpoint/e1");
+    let pending = || {
+        let row = crate::store::tables::PendingPolicy { tenant, key };
+        tierway_common::store::table::get(bench.state.store(), &row).unwrap().flatten().unwrap()
+    };
+    assert!(pending().contains(r#""tags":["web"]"#), "{}", pending());
+    tag(&bench.state, "host-1", &[], &web, ADMIN).unwrap();
+    assert!(members(&bench, "g").is_empty());
+    assert!(!pending().contains("web"), "{}", pending());
+    let record = last_audit(&bench);
+    assert_eq!((record.action.as_str(), record.detail.as_str()), ("tag", "-web"));
+    let error = tag(&bench.state, "host", &web, &[], ADMIN).unwrap_err();
+    assert_eq!(error.to_string(), "there is no endpoint `host`", "a part of a name is not enough");
 }
 
 #[test]

@@ -20,6 +20,7 @@ fn endpoint(bench: &Bench, number: u32, packages: &[(&str, &str)]) {
         site: "lyon".parse().unwrap(),
         groups: vec![],
         rule_groups: vec![],
+        tags: vec![],
         enrolled_at: at,
         serial: String::new(),
         certificate_expires: at,

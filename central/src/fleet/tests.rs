@@ -65,6 +65,7 @@ fn enrol(bench: &Bench, host: &Host<'_>) {
         site: host.site.parse().unwrap(),
         groups: vec![],
         rule_groups: vec![],
+        tags: vec![],
         enrolled_at: at,
         serial: String::new(),
         certificate_expires: at,

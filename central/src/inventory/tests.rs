@@ -47,6 +47,7 @@ fn record(key: &SigningKey, now: Timestamp) -> EndpointRecord {
         site: "lyon".parse().unwrap(),
         groups: vec![],
         rule_groups: vec![],
+        tags: vec![],
         enrolled_at: now,
         serial: "5e".to_owned(),
         certificate_expires: now,

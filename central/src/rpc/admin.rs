@@ -8,7 +8,7 @@ use futures_util::Stream;
 use jiff::civil::Time;
 use tierway_common::{
     daemon::{chain::Chain, tasks::TaskError},
-    id::{GroupId, SiteId, SourceId},
+    id::{GroupId, SiteId, SourceId, TagId},
     rules::expr::Expr,
     schema::{Members, State as UpdateState},
     transport::identity::Role,
@@ -22,7 +22,10 @@ use self::convert::{endpoint, patch, patch_endpoint, relay, times};
 use super::{ToStatus, blocking, gate::Gate, millis, millis_of_seconds};
 use crate::{
     audit,
-    decide::{self, About, Membership, Verb},
+    decide::{
+        self, About, Verb,
+        groups::{self, Membership},
+    },
     download::Progress,
     enroll::NewToken,
     fleet::{
@@ -243,6 +246,21 @@ impl admin_server::Admin for AdminService {
         }))
     }
 
+    async fn tag_endpoint(
+        &self,
+        request: Request<v1::TagEndpointRequest>,
+    ) -> Result<Response<v1::Change>, Status> {
+        let actor = self.actor(&request)?;
+        let v1::TagEndpointRequest { name_or_id, add, remove } = request.into_inner();
+        if add.len() + remove.len() > NAMES_MAX || add.len() + remove.len() == 0 {
+            return Err(Status::invalid_argument("give 1 to 5,000 tags"));
+        }
+        let tags =
+            |tags: &[String]| tags.iter().map(|tag| parse(tag)).collect::<Result<Vec<TagId>, Status>>();
+        let (add, remove) = (tags(&add)?, tags(&remove)?);
+        self.change(move |central| groups::tag(&central.state, &name_or_id, &add, &remove, &actor)).await
+    }
+
     async fn list_patches(
         &self,
         request: Request<v1::ListPatchesRequest>,
@@ -352,28 +370,29 @@ impl admin_server::Admin for AdminService {
     async fn set_group(&self, request: Request<v1::SetGroupRequest>) -> Result<Response<v1::Change>, Status> {
         let actor = self.actor(&request)?;
         let v1::SetGroupRequest { group } = request.into_inner();
-        let v1::Group { name, priority, endpoints, rule_json, site, everyone, members: _ } =
+        let v1::Group { name, priority, endpoints, rule_json, site, everyone, members: _, tag } =
             group.ok_or_else(|| Status::invalid_argument("there is no group in the request"))?;
         let id = parse::<GroupId>(&name)?;
         if endpoints.len() > NAMES_MAX {
             return Err(Status::invalid_argument("more than 5,000 endpoints are named"));
         }
-        let membership = match (everyone, site, rule_json) {
-            (true, None, None) if endpoints.is_empty() => Membership::Everyone,
-            (false, Some(site), None) if endpoints.is_empty() => Membership::Site(parse(&site)?),
-            (false, None, Some(rule)) if endpoints.is_empty() => {
+        let membership = match (everyone, site, tag, rule_json) {
+            (true, None, None, None) if endpoints.is_empty() => Membership::Everyone,
+            (false, Some(site), None, None) if endpoints.is_empty() => Membership::Site(parse(&site)?),
+            (false, None, Some(tag), None) if endpoints.is_empty() => Membership::Tag(parse(&tag)?),
+            (false, None, None, Some(rule)) if endpoints.is_empty() => {
                 let rule: Expr = serde_json::from_str(&rule)
                     .map_err(|error| Status::invalid_argument(format!("the rule cannot be read: {error}")))?;
                 Membership::Rule(rule)
             }
-            (false, None, None) => Membership::Named(endpoints),
+            (false, None, None, None) => Membership::Named(endpoints),
             _ => {
                 return Err(Status::invalid_argument(
-                    "a group is everyone, or a site, or a rule, or names its endpoints",
+                    "a group is everyone, or a site, or a tag, or a rule, or names its endpoints",
                 ));
             }
         };
-        self.change(move |central| decide::set_group(&central.state, &id, priority, &membership, &actor))
+        self.change(move |central| groups::set_group(&central.state, &id, priority, &membership, &actor))
             .await
     }
 
@@ -384,7 +403,7 @@ impl admin_server::Admin for AdminService {
         let actor = self.actor(&request)?;
         let v1::DeleteGroupRequest { name } = request.into_inner();
         let id = parse::<GroupId>(&name)?;
-        self.change(move |central| decide::delete_group(&central.state, &id, &actor)).await
+        self.change(move |central| groups::delete_group(&central.state, &id, &actor)).await
     }
 
     async fn list_auto_approvals(

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use jiff::{Timestamp, civil::Time};
 use serde::{Deserialize, Serialize};
 use tierway_common::{
-    id::{CatalogueId, EndpointId, GroupId, RelayId, SiteId, SourceId, TenantId, TokenId, UpdateId},
+    id::{CatalogueId, EndpointId, GroupId, RelayId, SiteId, SourceId, TagId, TenantId, TokenId, UpdateId},
     rules::expr::Expr,
     schema::{Approval as ApprovalDocument, CatalogueKind, Group as GroupDocument, Severity},
     store::{
@@ -181,6 +181,9 @@ pub struct EndpointRecord {
     /// Groups whose rule is true for its facts, ascending.
     #[serde(default)]
     pub rule_groups: Vec<GroupId>,
+    /// Its tags, ascending.
+    #[serde(default)]
+    pub tags: Vec<TagId>,
     /// Enrolled when.
     pub enrolled_at: Timestamp,
     /// Its newest certificate.

@@ -34,6 +34,10 @@ pub(crate) enum EndpointCommand {
         /// Name or id
         endpoint: String,
     },
+    /// Gives one tags, by which groups choose
+    Tag(TagArgs),
+    /// Takes tags from one
+    Untag(TagArgs),
     /// Makes a token with which new endpoints enrol
     Token(TokenArgs),
     /// Refuses one from now on; it must enrol again
@@ -56,6 +60,15 @@ pub(crate) struct ListArgs {
     needing: bool,
     #[command(flatten)]
     watch: WatchArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TagArgs {
+    /// Name or id
+    endpoint: String,
+    /// Such as `web` or `env=prod`
+    #[arg(required = true)]
+    tags: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -161,6 +174,8 @@ pub(crate) async fn run(
         }
         EndpointCommand::Show { endpoint } => show(screen, central, endpoint).await,
         EndpointCommand::CheckNow { endpoint } => check_now(screen, central, endpoint).await,
+        EndpointCommand::Tag(args) => tag(screen, central, args, Tagging::Add).await,
+        EndpointCommand::Untag(args) => tag(screen, central, args, Tagging::Remove).await,
         EndpointCommand::Token(args) => token(screen, central, args).await,
         EndpointCommand::Revoke(args) => revoke(screen, central, args).await,
     }
@@ -262,6 +277,35 @@ async fn check_now(screen: &mut Screen<'_>, central: &mut Central, name: String)
         .into_inner();
     let sentence = format!("told `{name}` to check now");
     changed(screen, &sentence, [("endpoint", Value::Text(name))], change.audit_sequence)?;
+    Ok(Exit::Ok)
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Tagging {
+    Add,
+    Remove,
+}
+
+async fn tag(
+    screen: &mut Screen<'_>,
+    central: &mut Central,
+    args: TagArgs,
+    how: Tagging,
+) -> Result<Exit, Failure> {
+    let TagArgs { endpoint, tags } = args;
+    let (verb, done, add, remove) = match how {
+        Tagging::Add => ("tag", "tagged", tags.clone(), Vec::new()),
+        Tagging::Remove => ("untag", "untagged", Vec::new(), tags.clone()),
+    };
+    let request = v1::TagEndpointRequest { name_or_id: endpoint.clone(), add, remove };
+    let change = central
+        .tag_endpoint(request)
+        .await
+        .map_err(Failure::call(format!("{verb} endpoint `{endpoint}`")))?
+        .into_inner();
+    let sentence = format!("{done} `{endpoint}`: {}", tags.join(" "));
+    let fields = [("endpoint", Value::Text(endpoint)), ("tags", Value::Names(tags))];
+    changed(screen, &sentence, fields, change.audit_sequence)?;
     Ok(Exit::Ok)
 }
 

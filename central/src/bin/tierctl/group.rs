@@ -53,10 +53,10 @@ pub(crate) struct SetArgs {
     #[command(flatten)]
     members: MembersArgs,
     /// Adds an endpoint to those named, may be given again
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["site", "rule", "everyone"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["site", "tag", "rule", "everyone"])]
     add: Vec<String>,
     /// Takes an endpoint from those named, may be given again
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["site", "rule", "everyone"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["site", "tag", "rule", "everyone"])]
     remove: Vec<String>,
 }
 
@@ -70,6 +70,9 @@ struct MembersArgs {
     /// All endpoints of a site
     #[arg(long, value_name = "NAME")]
     site: Option<String>,
+    /// All endpoints that have a tag
+    #[arg(long, value_name = "TAG")]
+    tag: Option<String>,
     /// All endpoints for whose facts the rule in this JSON file is true
     #[arg(long, value_name = "FILE")]
     rule: Option<PathBuf>,
@@ -82,6 +85,7 @@ fn members(group: &v1::Group) -> String {
     match group {
         _ if group.everyone => "everyone".to_owned(),
         v1::Group { site: Some(site), .. } => format!("site {site}"),
+        v1::Group { tag: Some(tag), .. } => format!("tag {tag}"),
         v1::Group { rule_json: Some(_), .. } => "by rule".to_owned(),
         _ => "named".to_owned(),
     }
@@ -187,12 +191,14 @@ async fn set(screen: &mut Screen<'_>, central: &mut Central, args: SetArgs) -> R
 /// The group as it shall be: `before` with what the arguments give in its place.
 fn merge(before: v1::Group, args: SetArgs, rule: Option<String>) -> v1::Group {
     let SetArgs { group, priority, members, add, remove } = args;
-    let MembersArgs { endpoints, site, rule: _, everyone } = members;
+    let MembersArgs { endpoints, site, tag, rule: _, everyone } = members;
     let fresh = v1::Group { name: group.clone(), priority: before.priority, ..Default::default() };
     let mut after = if everyone {
         v1::Group { everyone, ..fresh }
     } else if site.is_some() {
         v1::Group { site, ..fresh }
+    } else if tag.is_some() {
+        v1::Group { tag, ..fresh }
     } else if rule.is_some() {
         v1::Group { rule_json: rule, ..fresh }
     } else if !endpoints.is_empty() {

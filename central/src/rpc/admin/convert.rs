@@ -147,7 +147,7 @@ pub(super) fn endpoint_detail(row: EndpointRow, patches: Vec<EndpointPatch>) -> 
         packages: facts.map_or(0, |facts| facts.packages),
         problems,
         certificate_expires: millis(Some(record.certificate_expires)),
-        tags: record.groups.iter().map(ToString::to_string).collect(),
+        tags: record.tags.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -226,10 +226,11 @@ pub(super) fn relay_by_name(model: &Model, name_or_id: &str) -> Option<String> {
 }
 
 pub(super) fn group(model: &Model, group: &Group) -> v1::Group {
-    let (mut rule_json, mut site) = (None, None);
+    let (mut rule_json, mut site, mut tag) = (None, None, None);
     match &group.members {
         Members::Rule(rule) => rule_json = serde_json::to_string(rule).ok(),
         Members::Site(of) => site = Some(of.to_string()),
+        Members::Tag(of) => tag = Some(of.to_string()),
         Members::Everyone | Members::Assigned => {}
     }
     v1::Group {
@@ -240,6 +241,7 @@ pub(super) fn group(model: &Model, group: &Group) -> v1::Group {
         site,
         everyone: group.members == Members::Everyone,
         members: model.members().get(&group.id).map_or(0, roaring::RoaringBitmap::len),
+        tag,
     }
 }
 

@@ -233,6 +233,11 @@ impl Admin for Fake {
         self.change()
     }
 
+    async fn tag_endpoint(&self, r: Request<v1::TagEndpointRequest>) -> Result<Response<v1::Change>, Status> {
+        self.note(r)?;
+        self.change()
+    }
+
     async fn revoke_endpoint(
         &self,
         r: Request<v1::RevokeEndpointRequest>,
