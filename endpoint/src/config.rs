@@ -21,7 +21,7 @@ pub struct Config {
     /// How often it is checked while something approved is not installed.
     #[serde(with = "humantime_serde")]
     pub retry_interval: Duration,
-    /// An installation that takes longer is ended.
+    /// An installation that takes longer is ended, unless what it takes is published.
     #[serde(with = "humantime_serde")]
     pub install_time_limit: Duration,
     /// How long payloads that the relay does not have yet are waited for.

@@ -49,6 +49,7 @@ use crate::{
     policy::{self, Effective},
     report::{ReportError, Spool},
     scan::{self, Asked},
+    terms::Terms,
 };
 
 /// Problems of one cycle that are told; more are a symptom of the first ones.
@@ -110,6 +111,8 @@ pub struct Cycle {
     plan: Plan,
     /// Decisions that hold, for updates that are needed.
     decisions: BTreeMap<UpdateId, Effective>,
+    /// What is agreed about the installation of those that are approved.
+    terms: Terms,
     wanted: BTreeSet<Digest>,
     last_check: Option<Timestamp>,
     /// The ledger as a whole has been reported since this process started.
@@ -153,6 +156,7 @@ impl Cycle {
             facts: Facts::default(),
             plan: Plan::default(),
             decisions: BTreeMap::new(),
+            terms: Terms::default(),
             wanted: BTreeSet::new(),
             last_check: None,
             told_all: false,
@@ -330,6 +334,9 @@ impl Cycle {
             .into_iter()
             .filter_map(|(update, approvals)| Some((update, policy::effective(&memberships, &approvals)?)))
             .collect();
+        let approved = self.decisions.iter().filter(|(_, decided)| decided.decision == Decision::Approve);
+        let approved: Vec<UpdateId> = approved.map(|(update, _)| update.clone()).collect();
+        self.terms = Terms::read(&lookup, &memberships, &approved).await?;
         Ok(())
     }
 
@@ -428,13 +435,15 @@ impl Cycle {
         let lookup = self.catalogues.lookup();
         let fetcher =
             Fetcher { upstream: &self.upstream, payloads: &self.payloads, patience: self.payload_patience };
+        let class = machine_class();
         let means = Means {
             engine: &self.engine,
             pool: &lookup,
             payloads: &fetcher,
             scan: &|| scan::scan(&self.root, asked, machine).0,
             clock,
-            limit: self.install_time_limit,
+            codes: &self.terms.codes,
+            limit: &|update| self.terms.limit(update, &class, self.install_time_limit).duration,
             go_on: &|| !self.stop.requested(),
         };
         let executed = install::execute(&self.plan, &updates, &means, &mut self.ledger).await?;
@@ -577,7 +586,9 @@ impl Cycle {
 }
 
 /// Documents that parse; one that does not is of a newer kind or broken, and named in the log.
-fn documents<T: serde::de::DeserializeOwned>(found: Vec<(String, Bytes)>) -> impl Iterator<Item = T> {
+pub(crate) fn documents<T: serde::de::DeserializeOwned>(
+    found: Vec<(String, Bytes)>,
+) -> impl Iterator<Item = T> {
     found.into_iter().filter_map(|(key, bytes)| match serde_json::from_slice(&bytes) {
         Ok(document) => Some(document),
         Err(error) => {

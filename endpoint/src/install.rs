@@ -5,6 +5,7 @@
 
 pub mod codes;
 pub mod deb;
+pub mod failsafe;
 pub mod run;
 
 use std::{collections::BTreeMap, future::Future, path::PathBuf, sync::Arc, time::Duration};
@@ -20,7 +21,7 @@ use tierway_common::{
 
 use crate::{
     install::{
-        codes::{Class, Outcome},
+        codes::{Class, Codes, Outcome},
         deb::{
             DebEngine,
             apt::{Step, cut},
@@ -92,6 +93,8 @@ pub struct Request<'a> {
     pub approved: &'a [&'a Update],
     /// Updates that are needed and not approved: their packages are not upgraded.
     pub left_out: &'a [&'a Update],
+    /// What the exit code of its installer means.
+    pub codes: &'a Codes,
     /// After which the package manager is stopped.
     pub limit: Duration,
 }
@@ -105,12 +108,19 @@ pub struct Attempted {
     pub detail: Option<String>,
     /// What the package manager was told to unpack, in its order; empty when it was not started.
     pub steps: Vec<Step>,
+    /// How long the package manager was at work; `None` when it was not started.
+    pub took: Option<Duration>,
 }
 
 impl Attempted {
     fn new(outcome: Outcome, detail: &str) -> Self {
         let detail = cut(detail, DETAIL_BYTES_MAX);
-        Self { outcome, detail: (!detail.is_empty()).then(|| detail.to_owned()), steps: Vec::new() }
+        Self {
+            outcome,
+            detail: (!detail.is_empty()).then(|| detail.to_owned()),
+            steps: Vec::new(),
+            took: None,
+        }
     }
 }
 
@@ -127,8 +137,10 @@ pub struct Means<'a, P, F> {
     pub scan: &'a (dyn Fn() -> Facts + Send + Sync),
     /// Tells the time of what is written down.
     pub clock: &'a Clock,
+    /// What exit codes mean.
+    pub codes: &'a Codes,
     /// For one update, after which the package manager is stopped.
-    pub limit: Duration,
+    pub limit: &'a (dyn Fn(&UpdateId) -> Duration + Send + Sync),
     /// Asked before each update: false ends the run, as at a shutdown.
     pub go_on: &'a (dyn Fn() -> bool + Send + Sync),
 }
@@ -182,12 +194,30 @@ pub async fn execute<P: Pool, F: PayloadFetcher>(
             .filter(|other| *other != id)
             .filter_map(|other| updates.get(other).map(Arc::as_ref))
             .collect();
-        let request = Request { update, approved: &approved, left_out: &left_out, limit: means.limit };
+        let request = Request {
+            update,
+            approved: &approved,
+            left_out: &left_out,
+            codes: means.codes,
+            limit: (means.limit)(id),
+        };
         let fresh = || Fresh::of(update, (means.scan)());
         ledger.begin(id, means.clock.now())?;
-        let attempted = means.engine.install(&request, means.pool, means.payloads, &fresh).await;
+        let mut attempted = means.engine.install(&request, means.pool, means.payloads, &fresh).await;
+        if matches!(attempted.outcome, Outcome::AlreadyInstalled | Outcome::NotApplicable)
+            && let Some(newer) = replaced_by(update, &executed, updates)
+        {
+            attempted.outcome = Outcome::SupersededMeanwhile;
+            attempted.detail = Some(format!("by `{newer}`"));
+        }
         let detail = attempted.detail.as_deref();
-        executed.entries.extend(ledger.end(id, means.clock.now(), attempted.outcome, detail)?);
+        executed.entries.extend(ledger.end(
+            id,
+            means.clock.now(),
+            attempted.outcome,
+            detail,
+            attempted.took,
+        )?);
         let outcome = attempted.outcome;
         if outcome.class() == Class::Done {
             tracing::info!(update = %id, outcome = %outcome.sentence(), detail, "attempted");
@@ -207,4 +237,21 @@ pub async fn execute<P: Pool, F: PayloadFetcher>(
         }
     }
     Ok(executed)
+}
+
+/// The update among those installed so far that replaces `update`.
+fn replaced_by<'a>(
+    update: &Update,
+    executed: &'a Executed,
+    updates: &BTreeMap<UpdateId, Arc<Update>>,
+) -> Option<&'a UpdateId> {
+    executed
+        .attempts
+        .iter()
+        .filter(|(_, attempted)| !attempted.steps.is_empty() && attempted.outcome.class() == Class::Done)
+        .map(|(id, _)| id)
+        .find(|id| {
+            update.superseded_by.contains(id)
+                || updates.get(*id).is_some_and(|newer| newer.supersedes.contains(&update.id))
+        })
 }

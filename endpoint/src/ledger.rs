@@ -7,7 +7,7 @@
 pub mod book;
 pub mod journal;
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use jiff::Timestamp;
 use tierway_common::{
@@ -88,7 +88,8 @@ impl Ledger {
         self.record(vec![Event::Began { update: update.clone(), at: now }]).map(|_| ())
     }
 
-    /// Writes down how the open attempt ended; durable when it returns.
+    /// Writes down how the open attempt ended and how long its installer took, if it was started; durable
+    /// when it returns.
     ///
     /// # Errors
     ///
@@ -99,9 +100,13 @@ impl Ledger {
         now: Timestamp,
         outcome: Outcome,
         detail: Option<&str>,
+        took: Option<Duration>,
     ) -> Result<Vec<StateEntry>, JournalError> {
         let detail = detail.map(|detail| cut(detail, DETAIL_BYTES_MAX).to_owned());
-        self.record(vec![Event::Ended { update: update.clone(), at: now, outcome, detail }])
+        // To the next whole second: what is measured makes time limits.
+        let seconds = |took: Duration| u32::try_from(took.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
+        let took_seconds = took.map(seconds);
+        self.record(vec![Event::Ended { update: update.clone(), at: now, outcome, detail, took_seconds }])
     }
 
     /// Ends attempts that a crash left open, by what a fresh scan says: an update that is installed was
@@ -129,7 +134,8 @@ impl Ledger {
                 Some(Verdict::NotApplicable) | None => (Outcome::NotNeeded, None),
             };
             tracing::info!(%update, outcome = %outcome.sentence(), "settled an attempt that was cut off");
-            events.push(Event::Ended { update: update.clone(), at: now, outcome, detail });
+            let took_seconds = None;
+            events.push(Event::Ended { update: update.clone(), at: now, outcome, detail, took_seconds });
         }
         self.record(events)
     }
@@ -202,7 +208,7 @@ mod tests {
                 }
                 Step::Attempt(outcome) => {
                     ledger.begin(&id("a"), now).unwrap();
-                    ledger.end(&id("a"), now, outcome, Some("said"))
+                    ledger.end(&id("a"), now, outcome, Some("said"), None)
                 }
             }
             .unwrap();
@@ -336,7 +342,7 @@ mod tests {
             (Outcome::Failed(2), 2),
         ] {
             ledger.begin(&id("a"), at(0)).unwrap();
-            ledger.end(&id("a"), at(0), outcome, None).unwrap();
+            ledger.end(&id("a"), at(0), outcome, None, None).unwrap();
             let failing = ledger.book().record(&id("a")).unwrap().failing.clone().unwrap();
             assert_eq!((failing.outcome, failing.times), (outcome, times));
         }
@@ -348,7 +354,8 @@ mod tests {
         let mut book = Book::default();
         for minute in 0..=i64::try_from(HISTORY_MAX).unwrap() {
             let outcome = Outcome::Success;
-            book.apply(Event::Ended { update: id("a"), at: at(minute), outcome, detail: None });
+            let (detail, took_seconds) = (None, None);
+            book.apply(Event::Ended { update: id("a"), at: at(minute), outcome, detail, took_seconds });
         }
         assert_eq!(book.history().count(), HISTORY_MAX);
         assert_eq!(book.history().next().unwrap().ended, at(1));

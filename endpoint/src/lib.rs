@@ -9,6 +9,7 @@ pub mod signs;
 // What is to be done, decided without doing anything.
 pub mod plan;
 pub mod policy;
+pub mod terms;
 
 // What is done, and remembered.
 pub mod install;

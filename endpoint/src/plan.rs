@@ -323,7 +323,8 @@ mod tests {
         for (name, outcome, minute) in failures {
             book.apply(Event::Began { update: id(name), at: at(*minute) });
             let (outcome, detail) = (*outcome, None);
-            book.apply(Event::Ended { update: id(name), at: at(*minute), outcome, detail });
+            let took_seconds = None;
+            book.apply(Event::Ended { update: id(name), at: at(*minute), outcome, detail, took_seconds });
         }
         book
     }

@@ -29,6 +29,7 @@ use tierway_common::{
     facts::Facts,
     id::UpdateId,
     rules::{
+        Verdict,
         expr::{Compare, Expr, Manager, PackageTest},
         verdict,
     },
@@ -38,12 +39,12 @@ use tierway_common::{
 use tierway_endpoint::{
     install::{
         Attempted, Fresh, Means, PayloadFetcher, Request, Unavailable,
-        codes::Outcome,
+        codes::{Codes, Outcome},
         deb::{Cleaned, DebEngine, resolve::Pool},
         execute,
     },
     ledger::{Conditions, Ledger},
-    plan::{Finding, Limits, plan},
+    plan::{Finding, Limits, Reason, plan},
     policy::Effective,
     scan::{Asked, scan},
 };
@@ -201,7 +202,8 @@ impl System {
             });
             Fresh { state: if older { State::Needed } else { State::Installed }, facts }
         };
-        let request = Request { update, approved: others.0, left_out: others.1, limit };
+        let codes = Codes::default();
+        let request = Request { update, approved: others.0, left_out: others.1, codes: &codes, limit };
         let attempted = self.engine().install(&request, self, self, &fresh).await;
         for left in ["usr/sbin/policy-rc.d", &format!("var/lib/tierway/repo-{}", std::process::id())] {
             assert!(!self.root().join(left).exists(), "`{left}` was left");
@@ -276,7 +278,7 @@ async fn what_is_not_needed_any_more_right_before_is_not_installed() {
     let log = system.root().join("var/log/apt/history.log");
     let before = fs::metadata(&log).map_or(0, |metadata| metadata.len());
     let attempted = system.install(&update("alpha", vec![new])).await;
-    assert_eq!(attempted.outcome, Outcome::NotNeeded);
+    assert_eq!(attempted.outcome, Outcome::AlreadyInstalled);
     assert_eq!(fs::metadata(&log).map_or(0, |metadata| metadata.len()), before, "apt was at work");
 }
 
@@ -367,7 +369,7 @@ async fn a_failed_script_is_told_and_finished_by_the_next_attempt() {
 
     fs::write(system.root().join("etc/fixed"), "").unwrap();
     let attempted = system.install(&alpha).await;
-    assert_eq!(attempted.outcome, Outcome::NotNeeded, "{:?}", attempted.detail);
+    assert_eq!(attempted.outcome, Outcome::AlreadyInstalled, "{:?}", attempted.detail);
     assert_eq!(system.facts().values.get("flag:incomplete:alpha"), None);
 }
 
@@ -422,7 +424,8 @@ async fn success_that_changes_nothing_is_not_believed() {
     let alpha = update("alpha", vec![system.make(&NEW)]);
     // The rule goes on saying that it is needed.
     let fresh = || Fresh { state: State::Needed, facts: system.facts() };
-    let request = Request { update: &alpha, approved: &[], left_out: &[], limit: LIMIT };
+    let codes = Codes::default();
+    let request = Request { update: &alpha, approved: &[], left_out: &[], codes: &codes, limit: LIMIT };
     let attempted = system.engine().install(&request, &system, &system, &fresh).await;
     assert_eq!(attempted.outcome, Outcome::ReportedSuccessStillNeeded);
     let again = system.engine().install(&request, &system, &system, &fresh).await;
@@ -579,7 +582,8 @@ async fn an_installation_goes_on_when_nobody_waits_for_it_any_more() {
     let script = "#!/bin/sh\ntouch /begun; until test -e /go; do sleep 0.1; done\n";
     let alpha = update("alpha", vec![system.make(&Made { files: &[("DEBIAN/preinst", script)], ..NEW })]);
     let fresh = || Fresh { state: State::Needed, facts: system.facts() };
-    let request = Request { update: &alpha, approved: &[], left_out: &[], limit: LIMIT };
+    let codes = Codes::default();
+    let request = Request { update: &alpha, approved: &[], left_out: &[], codes: &codes, limit: LIMIT };
     let engine = system.engine();
     {
         let attempt = engine.install(&request, &system, &system, &fresh);
@@ -605,6 +609,16 @@ async fn an_installation_goes_on_when_nobody_waits_for_it_any_more() {
     assert_eq!(system.version("alpha").as_deref(), Some("1.1"));
     assert!(!system.root().join("usr/sbin/policy-rc.d").exists());
     assert_eq!(fs::read_dir(system.root().join("var/lib/tierway")).unwrap().count(), 0);
+}
+
+fn approved(at: Timestamp) -> Effective {
+    Effective {
+        decision: Decision::Approve,
+        group: "all".parse().unwrap(),
+        by: "operator:ann".to_owned(),
+        at,
+        asked: at,
+    }
 }
 
 /// An update that the rules call needed while `name` is installed in an older version.
@@ -653,13 +667,7 @@ async fn a_plan_is_executed_written_down_and_confirmed_by_the_next_scan() {
     let (facts, verdicts, entries) = look(&mut ledger);
     assert_eq!(entries.len(), 4);
 
-    let approved = Effective {
-        decision: Decision::Approve,
-        group: "all".parse().unwrap(),
-        by: "operator:ann".to_owned(),
-        at: clock.now(),
-        asked: clock.now(),
-    };
+    let approved = approved(clock.now());
     let findings: Vec<_> = updates
         .iter()
         .map(|(id, update)| Finding {
@@ -677,7 +685,8 @@ async fn a_plan_is_executed_written_down_and_confirmed_by_the_next_scan() {
         payloads: &system,
         scan: &|| system.facts(),
         clock: &clock,
-        limit: LIMIT,
+        codes: &Codes::default(),
+        limit: &|_| LIMIT,
         go_on: &|| true,
     };
     let executed = execute(&planned, &updates, &means, &mut ledger).await.unwrap();
@@ -710,4 +719,61 @@ async fn fetching_is_asked_for_once_when_nothing_changes_meanwhile() {
     assert_eq!(system.install(&alpha).await.outcome, Outcome::Success);
     assert_eq!(calls.load(Ordering::SeqCst), 1);
     assert!(File::open(system.root().join("var/lib/apt/lists")).is_ok());
+}
+
+#[tokio::test]
+async fn an_installer_that_exits_0_and_does_nothing_is_left_alone_after_five_attempts() {
+    let Some(mut system) = System::new() else { return };
+    system.installed(&OLD);
+    let alpha = by_rule("alpha", vec![system.make(&NEW)], "1.1");
+    // As apt in all but what counts.
+    let apt = system.root().join("usr/bin/apt-get");
+    fs::rename(&apt, system.root().join("usr/bin/apt-get.real")).unwrap();
+    let script = "#!/bin/sh\ncase \"$*\" in *--simulate*) exec apt-get.real \"$@\";; esac\n";
+    fs::write(&apt, script).unwrap();
+    fs::set_permissions(&apt, fs::Permissions::from_mode(0o755)).unwrap();
+
+    let updates: BTreeMap<_, _> = [(alpha.id.clone(), Arc::new(alpha.clone()))].into();
+    let directory = tempfile::tempdir().unwrap();
+    let (mut ledger, _) = Ledger::open(directory.path()).unwrap();
+    let clock = Clock::manual("2026-01-01T00:00:00Z".parse().unwrap());
+    let approved = approved(clock.now());
+    let mut attempts = Vec::new();
+    for _hour in 0..24 * 30 {
+        let facts = system.facts();
+        let verdict = verdict(&alpha, &facts);
+        ledger
+            .observe(
+                clock.now(),
+                &[(alpha.id.clone(), verdict.clone())].into(),
+                &Conditions { reboot_pending: false, incomplete: Default::default() },
+            )
+            .unwrap();
+        let finding = Finding { update: &alpha, verdict: &verdict, decision: Some(&approved) };
+        let planned = plan(&[finding], ledger.book(), &facts, clock.now(), &Limits::default());
+        if planned.install.is_empty() {
+            clock.advance(SignedDuration::from_hours(1));
+            continue;
+        }
+        let means = Means {
+            engine: &system.engine(),
+            pool: &system,
+            payloads: &system,
+            scan: &|| system.facts(),
+            clock: &clock,
+            codes: &Codes::default(),
+            limit: &|_| LIMIT,
+            go_on: &|| true,
+        };
+        let executed = execute(&planned, &updates, &means, &mut ledger).await.unwrap();
+        attempts.extend(executed.attempts.into_iter().map(|(_, attempted)| attempted.outcome));
+    }
+    assert_eq!(attempts, [Outcome::ReportedSuccessStillNeeded; 5]);
+    let facts = system.facts();
+    let finding = Finding { update: &alpha, verdict: &Verdict::Needed, decision: Some(&approved) };
+    let planned = plan(&[finding], ledger.book(), &facts, clock.now(), &Limits::default());
+    let outcome = Outcome::ReportedSuccessStillNeeded;
+    assert_eq!(planned.left_out[&alpha.id], Reason::Quarantined { times: 5, outcome });
+    assert_eq!(system.version("alpha").as_deref(), Some("1.0"));
+    assert!(ledger.book().record(&alpha.id).unwrap().took_seconds.is_some());
 }

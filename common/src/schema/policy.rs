@@ -441,6 +441,8 @@ pub enum Meaning {
     DependencyMissing,
     /// The person at the machine cancelled it.
     Cancelled,
+    /// The computer's own policy forbids it.
+    BlockedByPolicy,
     /// It failed.
     Failure,
 }

@@ -1,10 +1,20 @@
-//! What the end of an attempt means: one table from exit code and message to outcome.
+//! What the end of an attempt means: from exit code and message to one outcome.
 //!
-//! What apt and dpkg say is one part; whether the update is still needed afterwards is the other and
-//! decides ([`decide`]).
+//! What the installer says is one part, read by tables that are laid over each other ([`Codes`]): the
+//! engine's own ([`of_program`]), the update's, the administrator's for a group, the administrator's for the
+//! update; the last that names a code counts. Whether the update is still needed afterwards is the other part
+//! and has the last word ([`decide`]).
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use tierway_common::schema::State;
+use tierway_common::{
+    id::UpdateId,
+    schema::{
+        State, Update,
+        policy::{Meaning, ResultCodes, ResultScope},
+    },
+};
 
 use crate::install::run::End;
 
@@ -16,7 +26,16 @@ pub enum Outcome {
     Success,
     /// Installed; takes effect at the next reboot.
     SuccessRebootRequired,
-    /// A fresh scan right before found that it is not needed any more; nothing was done.
+    /// Installed, and the installer reboots the computer by itself.
+    RebootInitiated,
+    /// A fresh scan right before, or the installer, found it there; nothing was done.
+    AlreadyInstalled,
+    /// A fresh scan right before found that it is not for this computer any more; nothing was done.
+    NotApplicable,
+    /// A newer one that replaces it was installed meanwhile; nothing was done.
+    SupersededMeanwhile,
+    /// Not needed any more, as it was written down before the three above were told apart, and for an
+    /// attempt that a crash cut off and of which nothing else is known.
     NotNeeded,
     /// Another program is installing or removing packages.
     LockBusy,
@@ -24,6 +43,12 @@ pub enum Outcome {
     NeedsMoreSpace,
     /// A package that it needs is not to be had, or not in the version needed.
     DependencyUnsatisfied,
+    /// The computer must be rebooted first.
+    RebootFirst,
+    /// The person at the machine cancelled it.
+    Cancelled,
+    /// The computer's own policy forbids it.
+    BlockedByPolicy,
     /// Other packages would have to be removed.
     WouldRemove,
     /// The administrator holds one of its packages.
@@ -38,6 +63,8 @@ pub enum Outcome {
     RepairFailed,
     /// What is installed could not be read.
     ScanFailed,
+    /// The installer reported success, and whether it worked could not be found out yet.
+    PendingVerification,
     /// A package or what is known of it could not be fetched.
     PayloadUnavailable,
     /// A package is not what its digest says.
@@ -52,6 +79,8 @@ pub enum Outcome {
     Interrupted,
     /// The package manager reported success, and the update is still needed.
     ReportedSuccessStillNeeded,
+    /// The installer says that it is not for this computer, and its rule says that it is.
+    SaidNotApplicable,
     /// The package manager or what runs it could not be started.
     EngineUnavailable,
     /// Any other exit code.
@@ -76,12 +105,23 @@ impl Outcome {
     #[must_use]
     pub fn class(self) -> Class {
         match self {
-            Self::Success | Self::SuccessRebootRequired | Self::NotNeeded => Class::Done,
-            Self::LockBusy | Self::PayloadUnavailable | Self::ScanFailed | Self::EngineUnavailable => {
-                Class::Transient
-            }
+            Self::Success
+            | Self::SuccessRebootRequired
+            | Self::RebootInitiated
+            | Self::AlreadyInstalled
+            | Self::NotApplicable
+            | Self::SupersededMeanwhile
+            | Self::NotNeeded => Class::Done,
+            Self::LockBusy
+            | Self::PayloadUnavailable
+            | Self::ScanFailed
+            | Self::PendingVerification
+            | Self::EngineUnavailable => Class::Transient,
             Self::NeedsMoreSpace
             | Self::DependencyUnsatisfied
+            | Self::RebootFirst
+            | Self::Cancelled
+            | Self::BlockedByPolicy
             | Self::WouldRemove
             | Self::Held
             | Self::RepairFailed => Class::Blocked,
@@ -94,7 +134,22 @@ impl Outcome {
             | Self::Killed(_)
             | Self::Interrupted
             | Self::ReportedSuccessStillNeeded
+            | Self::SaidNotApplicable
             | Self::Failed(_) => Class::Failure,
+        }
+    }
+
+    /// Where the update stands right after it; `None` where it says nothing about that and the scan that
+    /// follows does.
+    #[must_use]
+    pub fn state(self) -> Option<State> {
+        match (self, self.class()) {
+            (Self::SuccessRebootRequired | Self::RebootInitiated, _) => Some(State::RebootPending),
+            (Self::NotNeeded | Self::NotApplicable | Self::SupersededMeanwhile, _) => None,
+            (_, Class::Done) => Some(State::Installed),
+            // Nothing has gone wrong.
+            (Self::RebootFirst | Self::Cancelled, _) | (_, Class::Transient) => Some(State::Needed),
+            (_, Class::Blocked | Class::Failure) => Some(State::Failed),
         }
     }
 
@@ -104,10 +159,17 @@ impl Outcome {
         match self {
             Self::Success => "installed".to_owned(),
             Self::SuccessRebootRequired => "installed, takes effect at the next reboot".to_owned(),
+            Self::RebootInitiated => "installed, its installer reboots the computer".to_owned(),
+            Self::AlreadyInstalled => "was there already".to_owned(),
+            Self::NotApplicable => "not for this computer any more".to_owned(),
+            Self::SupersededMeanwhile => "replaced by a newer one meanwhile".to_owned(),
             Self::NotNeeded => "not needed any more".to_owned(),
             Self::LockBusy => "another program is using the package manager".to_owned(),
             Self::NeedsMoreSpace => "a file system is full".to_owned(),
             Self::DependencyUnsatisfied => "a package that it needs is missing".to_owned(),
+            Self::RebootFirst => "the computer must be rebooted first".to_owned(),
+            Self::Cancelled => "cancelled by the person at the machine".to_owned(),
+            Self::BlockedByPolicy => "this computer's own policy forbids it".to_owned(),
             Self::WouldRemove => "other packages would have to be removed".to_owned(),
             Self::Held => "a package is held by the administrator".to_owned(),
             Self::NothingToUpgrade => "needed by its rule, but no installed package is older".to_owned(),
@@ -115,6 +177,9 @@ impl Outcome {
             Self::ScriptFailed => "a package's own script failed".to_owned(),
             Self::RepairFailed => "the package manager's interrupted work could not be finished".to_owned(),
             Self::ScanFailed => "what is installed could not be read".to_owned(),
+            Self::PendingVerification => {
+                "reported success, and whether it is there is not known yet".to_owned()
+            }
             Self::PayloadUnavailable => "a package could not be fetched".to_owned(),
             Self::PayloadCorrupt => "a package is not what its digest says".to_owned(),
             Self::DocumentMalformed => "the update's description is malformed".to_owned(),
@@ -122,6 +187,9 @@ impl Outcome {
             Self::Killed(signal) => format!("the package manager was ended by signal {signal}"),
             Self::Interrupted => "this program ended during the attempt".to_owned(),
             Self::ReportedSuccessStillNeeded => "reported success, and is still needed".to_owned(),
+            Self::SaidNotApplicable => {
+                "its installer says it is not for this computer, its rule says it is".to_owned()
+            }
             Self::EngineUnavailable => "the package manager could not be started".to_owned(),
             Self::Failed(code) => format!("the package manager exited with {code}"),
         }
@@ -170,6 +238,68 @@ pub fn of_program(end: End, text: &str) -> Outcome {
     }
 }
 
+/// The administrator's tables that hold on this computer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Codes {
+    /// Of the groups it belongs to, merged.
+    groups: BTreeMap<i64, Meaning>,
+    /// For single updates.
+    updates: BTreeMap<UpdateId, BTreeMap<i64, Meaning>>,
+}
+
+impl Codes {
+    /// Merges `tables`: those of groups that this computer belongs to, from the lowest priority to the
+    /// highest, and those of updates. Of two that name a code the later counts.
+    #[must_use]
+    pub fn new<'a>(tables: impl IntoIterator<Item = &'a ResultCodes>) -> Self {
+        let mut codes = Self::default();
+        for ResultCodes { scope, codes: table } in tables {
+            let merged = match scope {
+                ResultScope::Group(_) => &mut codes.groups,
+                ResultScope::Update(update) => codes.updates.entry(update.clone()).or_default(),
+            };
+            merged.extend(table);
+        }
+        codes
+    }
+
+    /// What the tables over the engine's own say about `code` from the installer of `update`; `None` when
+    /// none of them names it.
+    #[must_use]
+    pub fn meaning(&self, update: &Update, code: i64) -> Option<Meaning> {
+        let administrators = self.updates.get(&update.id).and_then(|table| table.get(&code));
+        administrators.or_else(|| self.groups.get(&code)).or_else(|| update.result_codes.get(&code)).copied()
+    }
+
+    /// What the end of the installer of `update` means by itself, with its output: the engine's table under
+    /// the others. A time limit and a signal are no codes, and no table can talk them away.
+    #[must_use]
+    pub fn said(&self, update: &Update, end: End, text: &str) -> Outcome {
+        let named = match end {
+            End::Exited(code) => self.meaning(update, code.into()).map(|meaning| of_meaning(meaning, code)),
+            End::TimedOut | End::Signalled(_) => None,
+        };
+        named.unwrap_or_else(|| of_program(end, text))
+    }
+}
+
+fn of_meaning(meaning: Meaning, code: i32) -> Outcome {
+    match meaning {
+        Meaning::Success => Outcome::Success,
+        Meaning::SuccessRebootRequired => Outcome::SuccessRebootRequired,
+        Meaning::RebootInitiated => Outcome::RebootInitiated,
+        Meaning::RebootBefore => Outcome::RebootFirst,
+        Meaning::AlreadyInstalled => Outcome::AlreadyInstalled,
+        Meaning::NotApplicable => Outcome::NotApplicable,
+        Meaning::Busy => Outcome::LockBusy,
+        Meaning::NeedsMoreSpace => Outcome::NeedsMoreSpace,
+        Meaning::DependencyMissing => Outcome::DependencyUnsatisfied,
+        Meaning::Cancelled => Outcome::Cancelled,
+        Meaning::BlockedByPolicy => Outcome::BlockedByPolicy,
+        Meaning::Failure => Outcome::Failed(code),
+    }
+}
+
 /// What a fresh scan found after the attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct After {
@@ -181,20 +311,34 @@ pub struct After {
     pub reboot_required: bool,
 }
 
-/// The outcome of an attempt: the fresh scan decides, and what the programs said explains it.
+/// The outcome of an attempt: the fresh scan has the last word, and what the installer said explains it.
 #[must_use]
 pub fn decide(said: Outcome, after: After) -> Outcome {
-    let there = match after.state {
-        State::Installed | State::RebootPending | State::NotApplicable => !after.incomplete,
-        State::Needed | State::Failed => false,
-        // Nothing contradicts what the programs said.
-        State::Unknown => return if said == Outcome::Success { Outcome::ScanFailed } else { said },
-    };
-    match (there, said) {
-        (true, _) if after.reboot_required => Outcome::SuccessRebootRequired,
-        (true, _) => Outcome::Success,
-        (false, Outcome::Success) => Outcome::ReportedSuccessStillNeeded,
-        (false, said) => said,
+    let success = said.class() == Class::Done;
+    match after.state {
+        // Nothing contradicts what the installer said, and nothing confirms it.
+        State::Unknown if success => Outcome::PendingVerification,
+        State::Unknown => said,
+        State::Needed | State::Failed => still_needed(said),
+        State::Installed | State::RebootPending | State::NotApplicable if after.incomplete => {
+            still_needed(said)
+        }
+        State::Installed | State::RebootPending | State::NotApplicable => match said {
+            Outcome::RebootInitiated => Outcome::RebootInitiated,
+            _ if after.reboot_required || said == Outcome::SuccessRebootRequired => {
+                Outcome::SuccessRebootRequired
+            }
+            Outcome::AlreadyInstalled | Outcome::NotApplicable => said,
+            _ => Outcome::Success,
+        },
+    }
+}
+
+fn still_needed(said: Outcome) -> Outcome {
+    match said {
+        Outcome::NotApplicable => Outcome::SaidNotApplicable,
+        said if said.class() == Class::Done => Outcome::ReportedSuccessStillNeeded,
+        said => said,
     }
 }
 
@@ -261,7 +405,17 @@ mod tests {
             (O::Success, after(State::Installed, false, true), O::SuccessRebootRequired),
             (O::Success, after(State::Needed, false, false), O::ReportedSuccessStillNeeded),
             (O::Success, after(State::Needed, false, true), O::ReportedSuccessStillNeeded),
-            (O::Success, after(State::Unknown, false, false), O::ScanFailed),
+            (O::Success, after(State::Installed, true, false), O::ReportedSuccessStillNeeded),
+            (O::Success, after(State::Unknown, false, false), O::PendingVerification),
+            (O::SuccessRebootRequired, after(State::Installed, false, false), O::SuccessRebootRequired),
+            (O::SuccessRebootRequired, after(State::Needed, false, false), O::ReportedSuccessStillNeeded),
+            (O::RebootInitiated, after(State::Installed, false, true), O::RebootInitiated),
+            (O::AlreadyInstalled, after(State::Installed, false, false), O::AlreadyInstalled),
+            (O::AlreadyInstalled, after(State::Needed, false, false), O::ReportedSuccessStillNeeded),
+            (O::NotApplicable, after(State::NotApplicable, false, false), O::NotApplicable),
+            (O::NotApplicable, after(State::Needed, false, false), O::SaidNotApplicable),
+            (O::RebootFirst, after(State::Needed, false, false), O::RebootFirst),
+            (O::Cancelled, after(State::Installed, false, false), O::Success),
             (O::Failed(100), after(State::Installed, false, false), O::Success),
             (O::ScriptFailed, after(State::Installed, true, false), O::ScriptFailed),
             (O::ScriptFailed, after(State::Needed, false, false), O::ScriptFailed),
@@ -276,6 +430,92 @@ mod tests {
     fn every_recognised_message_ends_an_attempt_without_success() {
         for (message, outcome) in MESSAGES {
             assert_ne!(outcome.class(), Class::Done, "{message}");
+        }
+    }
+
+    fn update(codes: &[(i64, Meaning)]) -> Update {
+        let mut update: Update = serde_json::from_value(serde_json::json!({
+            "id": "own/tool_1", "title": "tool", "product": "tool", "version": "1", "severity": "low",
+            "released": "2026-11-01T00:00:00Z", "applicable": {"const": true}, "installed": {"const": false},
+            "install": {"deb": {"packages": []}},
+        }))
+        .unwrap();
+        update.result_codes = codes.iter().copied().collect();
+        update
+    }
+
+    fn table(scope: &str, codes: &[(i64, Meaning)]) -> ResultCodes {
+        let scope = match scope.split_once('/') {
+            Some(_) => ResultScope::Update(scope.parse().unwrap()),
+            None => ResultScope::Group(scope.parse().unwrap()),
+        };
+        ResultCodes { scope, codes: codes.iter().copied().collect() }
+    }
+
+    #[test]
+    fn the_last_table_that_names_a_code_counts_and_one_that_does_not_leaves_it_to_those_below() {
+        use Meaning as M;
+        let package = [(3010, M::SuccessRebootRequired), (5, M::Success), (6, M::Busy), (7, M::Cancelled)];
+        let all = table("all", &[(6, M::Failure), (7, M::Failure), (8, M::DependencyMissing)]);
+        let web = table("web", &[(7, M::NeedsMoreSpace), (9, M::AlreadyInstalled)]);
+        let own = table("own/tool_1", &[(9, M::RebootBefore)]);
+        let other = table("own/other_1", &[(5, M::Failure)]);
+        let codes = Codes::new([&all, &web, &own, &other]);
+        for (code, text, outcome) in [
+            (0, "", Outcome::Success),
+            (100, "E: Could not get lock", Outcome::LockBusy),
+            (4, "", Outcome::Failed(4)),
+            (3010, "", Outcome::SuccessRebootRequired),
+            (5, "E: Could not get lock", Outcome::Success),
+            (6, "", Outcome::Failed(6)),
+            (7, "", Outcome::NeedsMoreSpace),
+            (8, "", Outcome::DependencyUnsatisfied),
+            (9, "", Outcome::RebootFirst),
+        ] {
+            assert_eq!(codes.said(&update(&package), End::Exited(code), text), outcome, "{code}");
+        }
+        assert_eq!(Codes::default().said(&update(&[]), End::Exited(5), ""), Outcome::Failed(5));
+    }
+
+    #[test]
+    fn no_table_talks_a_time_limit_or_a_signal_away() {
+        let codes = Codes::new([&table("all", &[(9, Meaning::Success), (-1, Meaning::Success)])]);
+        assert_eq!(codes.said(&update(&[]), End::Signalled(9), ""), Outcome::Killed(9));
+        assert_eq!(codes.said(&update(&[]), End::TimedOut, ""), Outcome::TimedOut);
+    }
+
+    #[test]
+    fn every_meaning_is_an_outcome_of_its_own() {
+        use Meaning as M;
+        let all = [
+            M::Success,
+            M::SuccessRebootRequired,
+            M::RebootInitiated,
+            M::RebootBefore,
+            M::AlreadyInstalled,
+            M::NotApplicable,
+            M::Busy,
+            M::NeedsMoreSpace,
+            M::DependencyMissing,
+            M::Cancelled,
+            M::BlockedByPolicy,
+            M::Failure,
+        ];
+        let outcomes: std::collections::HashSet<_> = all.map(|meaning| of_meaning(meaning, 1)).into();
+        assert_eq!(outcomes.len(), all.len());
+    }
+
+    #[test]
+    fn what_older_versions_wrote_down_is_still_read() {
+        for (json, outcome) in [
+            ("\"success\"", Outcome::Success),
+            ("\"not_needed\"", Outcome::NotNeeded),
+            ("\"scan_failed\"", Outcome::ScanFailed),
+            ("\"reported_success_still_needed\"", Outcome::ReportedSuccessStillNeeded),
+            ("{\"failed\":100}", Outcome::Failed(100)),
+            ("{\"killed\":9}", Outcome::Killed(9)),
+        ] {
+            assert_eq!(serde_json::from_str::<Outcome>(json).unwrap(), outcome, "{json}");
         }
     }
 }

@@ -16,6 +16,7 @@ use std::{
     io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use rustix::{fs::FlockOperation, io::Errno};
@@ -79,6 +80,7 @@ struct Said {
     outcome: Outcome,
     detail: String,
     steps: Vec<Step>,
+    took: Duration,
 }
 
 impl DebEngine {
@@ -140,7 +142,7 @@ impl DebEngine {
             reboot_required: asked,
         };
         let attempted = Attempted::new(codes::decide(said.outcome, after), &said.detail);
-        Attempted { steps: said.steps, ..attempted }
+        Attempted { steps: said.steps, took: Some(said.took), ..attempted }
     }
 
     async fn attempt<P: Pool, F: PayloadFetcher>(
@@ -344,10 +346,10 @@ impl DebEngine {
         let program = self.apt.install(&repository.configuration_path(), names, request.limit);
         let (ran, bare) = self.run_with(program, Some(repository), policy.as_ref()).await?;
         let text = ran.errors.text + &ran.output.text;
-        let outcome = codes::of_program(ran.end, &text);
+        let outcome = request.codes.said(request.update, ran.end, &text);
         let detail =
             if outcome == Outcome::Success { String::new() } else { complained(&text, bare.as_ref()) };
-        Ok(Said { outcome, detail, steps })
+        Ok(Said { outcome, detail, steps, took: ran.took })
     }
 
     /// Runs a program that runs maintainer scripts, and keeps what it uses if it goes on without us; and why
@@ -436,9 +438,8 @@ fn stop_of(error: &RepositoryError) -> Stop {
 fn needed(request: &Request<'_>, fresh: &Fresh) -> Result<(), Stop> {
     match fresh.state {
         State::Needed | State::Failed => Ok(()),
-        State::Installed | State::RebootPending | State::NotApplicable => {
-            Err(Stop::new(Outcome::NotNeeded, ""))
-        }
+        State::Installed | State::RebootPending => Err(Stop::new(Outcome::AlreadyInstalled, "")),
+        State::NotApplicable => Err(Stop::new(Outcome::NotApplicable, "")),
         State::Unknown => {
             let detail = format!("whether `{}` is needed is not known any more", request.update.id);
             Err(Stop::new(Outcome::ScanFailed, detail))

@@ -16,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -73,6 +73,8 @@ pub struct Ran {
     pub output: Tail,
     /// The end of its standard error.
     pub errors: Tail,
+    /// From its start to its end.
+    pub took: Duration,
 }
 
 /// The end of an output.
@@ -124,6 +126,7 @@ pub enum RunError {
 pub async fn run(program: &Program, scratch: &Path) -> Result<Ran, RunError> {
     let output = Output::new(scratch)?;
     let errors = Output::new(scratch)?;
+    let began = Instant::now();
     let start = |source| RunError::Start { program: program.path.clone(), source };
     let mut child = tokio::process::Command::new(&program.path)
         .args(&program.arguments)
@@ -171,7 +174,8 @@ pub async fn run(program: &Program, scratch: &Path) -> Result<Ran, RunError> {
             End::TimedOut
         }
     };
-    Ok(Ran { end, output: output.tail(program.tail_bytes_max), errors: errors.tail(program.tail_bytes_max) })
+    let (output, errors) = (output.tail(program.tail_bytes_max), errors.tail(program.tail_bytes_max));
+    Ok(Ran { end, output, errors, took: began.elapsed() })
 }
 
 fn end_of(status: ExitStatus) -> End {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tierway_common::{
     id::UpdateId,
     rules::Verdict,
-    schema::{DETAIL_BYTES_MAX, State, StateEntry},
+    schema::{DETAIL_BYTES_MAX, Progress, State, StateEntry},
 };
 
 use crate::install::{
@@ -44,6 +44,9 @@ pub struct Record {
     /// How the latest attempts failed; `None` when the latest did not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failing: Option<Failing>,
+    /// How long the installer of the latest attempt took that started it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took_seconds: Option<u32>,
     /// When the attempt that is going on began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open: Option<Timestamp>,
@@ -101,6 +104,9 @@ pub enum Event {
         /// What was said.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         detail: Option<String>,
+        /// How long the installer took; `None` when it was not started.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        took_seconds: Option<u32>,
     },
     /// A scan found the update in a state.
     Observed {
@@ -181,7 +187,9 @@ impl Book {
                 record.attempts = record.attempts.saturating_add(1);
                 None
             }
-            Event::Ended { update, at, outcome, detail } => self.ended(update, at, outcome, detail),
+            Event::Ended { update, at, outcome, detail, took_seconds } => {
+                self.ended(update, at, outcome, detail, took_seconds)
+            }
             Event::Observed { update, at, state, detail } => {
                 if state == State::NotApplicable {
                     let mut record = self.records.remove(&update)?;
@@ -207,6 +215,7 @@ impl Book {
             detail: None,
             attempts: 0,
             failing: None,
+            took_seconds: None,
             open: None,
         })
     }
@@ -217,21 +226,17 @@ impl Book {
         at: Timestamp,
         outcome: Outcome,
         detail: Option<String>,
+        took_seconds: Option<u32>,
     ) -> Option<StateEntry> {
         let record = self.record_at(update.clone(), at);
+        record.took_seconds = took_seconds.or(record.took_seconds);
         let began = record.open.take().unwrap_or(at);
         let text = match &detail {
             Some(detail) => format!("{}: {detail}", outcome.sentence()),
             None => outcome.sentence(),
         };
         let text = Some(cut(&text, DETAIL_BYTES_MAX).to_owned());
-        let state = match (outcome, outcome.class()) {
-            (Outcome::SuccessRebootRequired, _) => Some(State::RebootPending),
-            (Outcome::NotNeeded, _) => None,
-            (_, Class::Done) => Some(State::Installed),
-            (_, Class::Transient) => Some(State::Needed),
-            (_, Class::Blocked | Class::Failure) => Some(State::Failed),
-        };
+        let state = outcome.state();
         record.failing = (outcome.class() != Class::Done).then(|| {
             let before = record.failing.take().filter(|failing| failing.outcome == outcome);
             let times = before.map_or(1, |failing| failing.times.saturating_add(1));
@@ -304,10 +309,7 @@ impl Book {
 fn needed(failing: Option<&Failing>) -> (State, Option<String>) {
     match failing {
         None => (State::Needed, None),
-        Some(failing) if failing.outcome.class() == Class::Transient => {
-            (State::Needed, failing.detail.clone())
-        }
-        Some(failing) => (State::Failed, failing.detail.clone()),
+        Some(failing) => (failing.outcome.state().unwrap_or(State::Failed), failing.detail.clone()),
     }
 }
 
@@ -347,6 +349,6 @@ fn entry(update: &UpdateId, record: &Record) -> StateEntry {
         detected: record.detected,
         applied: record.applied,
         detail: record.detail.clone(),
-        progress: Default::default(),
+        progress: Progress { took_seconds: record.took_seconds, ..Progress::default() },
     }
 }
