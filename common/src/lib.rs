@@ -1,13 +1,15 @@
 //! What the tiers agree on: ids, documents, rules and their evaluation, trust, transport.
 //!
-//! Nothing here knows a tier. [`schema`], [`rules`], [`version`] and [`tree`] do no I/O and read no clock.
+//! Nothing here knows a tier. [`schema`], [`rules`], [`calendar`], [`version`] and [`tree`] do no I/O and read no clock.
 
 // What is said.
 pub mod id;
 pub mod schema;
 
 // How it is decided.
+pub mod calendar;
 pub mod facts;
+pub mod rings;
 pub mod rules;
 pub mod service;
 pub mod version;
