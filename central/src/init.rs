@@ -165,6 +165,23 @@ pub fn read(path: &Path) -> Result<Vec<u8>, InitError> {
         .ok_or_else(|| InitError::NotInitialised { path: path.to_owned() })
 }
 
+/// The key that signs leases; made when there is none, as in what an earlier version set up.
+///
+/// # Errors
+///
+/// [`KeyError`].
+pub fn lease_key(layout: &Layout, random: &dyn SecureRandom) -> Result<SigningKey, KeyError> {
+    let path = layout.lease_key();
+    match SigningKey::load(&path) {
+        Err(KeyError::Absent { .. }) => {
+            let key = SigningKey::generate(random)?;
+            key.save(&path)?;
+            Ok(key)
+        }
+        found => found,
+    }
+}
+
 /// The authority that `init` set up.
 ///
 /// # Errors

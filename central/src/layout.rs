@@ -44,6 +44,8 @@ impl Layout {
         trust_root = "trust/1.root.json";
         /// Key that signs what is published.
         online_key = "trust/online.key";
+        /// Key that signs leases.
+        lease_key = "trust/lease.key";
         /// Central's own identity.
         identity = "identity";
         /// The first operator's identity.

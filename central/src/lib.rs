@@ -19,6 +19,7 @@ pub mod store;
 // Who.
 pub mod audit;
 pub mod enroll;
+pub mod leases;
 pub mod text;
 
 // Up.

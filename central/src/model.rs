@@ -10,8 +10,8 @@ use std::{
 
 use roaring::RoaringBitmap;
 use tierway_common::{
-    id::{CatalogueId, EndpointId, GroupId, RelayId, SiteId, SourceId, TokenId, UpdateId},
-    schema::{Approval, Assignment, Group, Revoked},
+    id::{CatalogueId, EndpointId, GroupId, RelayId, SiteId, SourceId, TokenId, UpdateId, WindowId},
+    schema::{Approval, Assignment, Group, Revoked, policy::LeaseKey},
     store::{Batch, StoreError, table},
     trust::digest::Digest,
 };
@@ -23,7 +23,7 @@ use crate::{
         chunked,
         tables::{
             self, AutoApprovalRecord, CatalogueRecord, CertificateRecord, DownloadRecord, EndpointRecord,
-            RelayRecord, SourceRecord, TokenRecord, UpdateRecord,
+            LeaseRecord, RelayRecord, SourceRecord, TokenRecord, UpdateRecord,
         },
     },
 };
@@ -85,6 +85,12 @@ pub enum Write {
     },
     /// The packed facts of an endpoint, by number; not kept in memory.
     Facts(u32, Arc<[u8]>),
+    /// What was decided about an ask for a lease.
+    Lease(LeaseRecord),
+    /// Forgets a lease whose asks are too old to be believed.
+    NoLease(WindowId, EndpointId),
+    /// The key that signs leases.
+    LeaseKey(LeaseKey),
 }
 
 /// Everything central knows.
@@ -108,6 +114,9 @@ pub struct Model {
     resync: RoaringBitmap,
     sites: BTreeMap<SiteId, RoaringBitmap>,
     members: BTreeMap<GroupId, RoaringBitmap>,
+    leases: BTreeMap<WindowId, BTreeMap<EndpointId, LeaseRecord>>,
+    leases_count: usize,
+    lease_key: Option<LeaseKey>,
 }
 
 impl Model {
@@ -256,6 +265,24 @@ impl Model {
         &self.members
     }
 
+    /// What was decided about leases, by window, then endpoint; those at their end included.
+    #[must_use]
+    pub fn leases(&self) -> &BTreeMap<WindowId, BTreeMap<EndpointId, LeaseRecord>> {
+        &self.leases
+    }
+
+    /// How many of them there are.
+    #[must_use]
+    pub fn leases_count(&self) -> usize {
+        self.leases_count
+    }
+
+    /// The published key that signs leases.
+    #[must_use]
+    pub fn lease_key(&self) -> Option<&LeaseKey> {
+        self.lease_key.as_ref()
+    }
+
     /// The groups an endpoint belongs to.
     #[must_use]
     pub fn groups_of(&self, endpoint: &EndpointRecord) -> Vec<&Group> {
@@ -317,6 +344,19 @@ impl Model {
             Write::Source(id, record) => drop(self.sources.insert(id, record)),
             Write::Download(record) => self.download = record,
             Write::States { endpoint, old, new } => self.index.replace(endpoint, &old, &new),
+            Write::Lease(record) => {
+                let of_window = self.leases.entry(record.window.clone()).or_default();
+                self.leases_count += usize::from(of_window.insert(record.endpoint.clone(), record).is_none());
+            }
+            Write::NoLease(window, endpoint) => {
+                if let Some(of_window) = self.leases.get_mut(&window) {
+                    self.leases_count -= usize::from(of_window.remove(&endpoint).is_some());
+                    if of_window.is_empty() {
+                        self.leases.remove(&window);
+                    }
+                }
+            }
+            Write::LeaseKey(key) => self.lease_key = Some(key),
             Write::Certificate(_)
             | Write::Token(_)
             | Write::NoToken(_)
@@ -466,6 +506,17 @@ impl Write {
             }
             Self::Facts(endpoint, bytes) => {
                 chunked::put(batch, &tables::Facts { tenant, number: *endpoint, chunk: 0 }, bytes)?;
+            }
+            Self::Lease(record) => {
+                let LeaseRecord { window, endpoint, .. } = record;
+                table::put(batch, &tables::Lease { tenant, window, endpoint }, record)?;
+            }
+            Self::NoLease(window, endpoint) => {
+                table::delete(batch, &tables::Lease { tenant, window, endpoint });
+            }
+            Self::LeaseKey(key) => {
+                table::put(batch, &tables::LeaseKey { tenant }, key)?;
+                pending(batch, tenant, "lease-key", Some(key))?;
             }
         }
         Ok(())

@@ -193,6 +193,18 @@ impl Publisher {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner).record.clone()
     }
 
+    /// A document of the policy catalogue as published, by its key.
+    ///
+    /// # Errors
+    ///
+    /// Those of the tree.
+    pub fn policy_document(&self, key: &str) -> Result<Option<Bytes>, TreeError> {
+        match self.published().roots.get(&self.policy) {
+            Some(root) => tree::get(root, key, &self.trees),
+            None => Ok(None),
+        }
+    }
+
     fn served(&self) -> std::sync::RwLockReadGuard<'_, Served> {
         self.served.read().unwrap_or_else(PoisonError::into_inner)
     }

@@ -7,13 +7,13 @@ pub mod upstream;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use tierway_common::daemon::chain::Chain;
+use tierway_common::{daemon::chain::Chain, lease::LeaseError};
 use tonic::Status;
 use tracing::error;
 
 use crate::{
     catalog::CatalogError, decide::DecideError, download::DownloadError, enroll::EnrollError,
-    fleet::AskError, server::Central,
+    fleet::AskError, leases::AskError as LeaseAskError, server::Central,
 };
 
 /// Unix milliseconds as in messages, 0 for never.
@@ -99,6 +99,27 @@ impl ToStatus for EnrollError {
             }
             Self::TooMany { .. } => Status::failed_precondition(self.to_string()),
             Self::Ca(_) | Self::Store(_) => own_fault(self),
+        }
+    }
+}
+
+impl ToStatus for LeaseAskError {
+    fn to_status(&self) -> Status {
+        match self {
+            Self::Ask(LeaseError::Malformed { .. }) | Self::Nothing => {
+                Status::invalid_argument(self.to_string())
+            }
+            Self::Ask(LeaseError::Signature { .. } | LeaseError::Other | LeaseError::Expired { .. })
+            | Self::Tenant(_)
+            | Self::NotEnrolled(_)
+            | Self::Carrier { .. } => Status::permission_denied(self.to_string()),
+            Self::Clock { .. } | Self::Repeated { .. } | Self::NotItsWindow { .. } | Self::TooMany => {
+                Status::failed_precondition(self.to_string())
+            }
+            Self::Ask(LeaseError::Write { .. })
+            | Self::Policy(_)
+            | Self::Document { .. }
+            | Self::Store(_) => own_fault(self),
         }
     }
 }

@@ -52,6 +52,7 @@ use crate::{
         inbox::{Inbox, inbox},
     },
     layout::Layout,
+    leases::Leases,
     publish::{PublishError, Publisher},
     rpc::{admin::AdminService, gate::Gate, upstream::UpstreamService},
     sources::{
@@ -142,6 +143,8 @@ pub struct Central {
     pub state: Arc<State>,
     /// Identities.
     pub enrollment: Enrollment,
+    /// Who of a window may be down.
+    pub leases: Leases,
     /// What is published.
     pub publisher: Publisher,
     /// Catalogues.
@@ -244,6 +247,7 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
     let payload_blobs = blobs(&layout.payloads(), config.payload_bytes_max)?;
     let publisher = Publisher::open(state.clone(), trees.clone(), &root_metadata, online)?;
     let random = Arc::new(SystemRandom::new());
+    let leases = Leases::open(state.clone(), init::lease_key(&layout, random.as_ref())?)?;
     let enrollment = Enrollment::new(state.clone(), authority, Digest::of(&root_metadata), random);
 
     let (mut feeds, mut fetches) = (BTreeMap::new(), BTreeMap::<CatalogueId, HttpFetch>::new());
@@ -280,6 +284,7 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
         catalog: Catalog::new(state.clone(), trees.clone()),
         state,
         enrollment,
+        leases,
         publisher,
         trees,
         payloads,

@@ -258,6 +258,13 @@ fn load(tenant: &TenantId, store: &dyn Store) -> Result<Model, StoreError> {
     if let Some(download) = table::get(store, &tables::Download { tenant })? {
         model.apply(Write::Download(download));
     }
+    if let Some(key) = table::get(store, &tables::LeaseKey { tenant })? {
+        model.apply(Write::LeaseKey(key));
+    }
+    table::for_each::<tables::Lease<'_>, StoreError>(store, &parts, |_, record| {
+        model.apply(Write::Lease(record));
+        Ok(())
+    })?;
     table::for_each::<tables::Certificate<'_>, StoreError>(store, &parts, |_, record| {
         model.apply(Write::Certificate(record));
         Ok(())

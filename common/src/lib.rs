@@ -9,6 +9,7 @@ pub mod schema;
 // How it is decided.
 pub mod calendar;
 pub mod facts;
+pub mod lease;
 pub mod rings;
 pub mod rules;
 pub mod service;

@@ -6,9 +6,11 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::{Bytes, BytesMut};
+use jiff::Timestamp;
 use tierway_common::{
     blobs::{BlobError, Blobs},
-    trust::digest::Digest,
+    lease::{Ask, Lease, LeaseError, Want, verify_grant},
+    trust::{digest::Digest, keys::PublicKey},
 };
 use tokio::time::timeout;
 use tonic::{Code, Status, Streaming, transport::Channel};
@@ -30,6 +32,8 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 const BYTES_PER_SECOND_MIN: u64 = 2 * 1024;
 /// Longest payload: more than any vendor's update, less than any disk.
 pub const PAYLOAD_BYTES_MAX: u64 = 16 << 30;
+/// Longest wait before asking for a lease again: nobody on the way may make it longer.
+const LEASE_RETRY_SECONDS_MAX: u32 = 15 * 60;
 /// A whole batch of small blobs in memory.
 const BATCH_BYTES_MAX: u64 = 64 << 20;
 
@@ -62,6 +66,9 @@ pub enum UpstreamError {
     /// The answer has another form than agreed.
     #[error("upstream broke the protocol: {0}")]
     Protocol(&'static str),
+    /// What it sent is no grant of central's to what was asked.
+    #[error("upstream granted no lease that counts")]
+    Lease(#[from] LeaseError),
     /// A blob could not be kept here.
     #[error("could not keep the blob {digest}")]
     Keep {
@@ -85,6 +92,17 @@ impl From<Status> for UpstreamError {
             _ => Self::Refused(Box::new(status)),
         }
     }
+}
+
+/// What came of asking for a lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LeaseAnswer {
+    /// The endpoint may be down until its end.
+    Granted(Lease),
+    /// As many are down as may be: ask again after so long.
+    Later(Duration),
+    /// It was given back.
+    Released,
 }
 
 /// The tier above; cheap to clone.
@@ -169,6 +187,42 @@ impl Upstream {
     pub async fn renew(&self, request: v1::RenewRequest) -> Result<v1::RenewResponse, UpstreamError> {
         let mut client = self.0.clone();
         in_time("Renew", client.renew(request)).await
+    }
+
+    /// Passes on an encoded ask as it is: see `upstream.proto`.
+    ///
+    /// # Errors
+    ///
+    /// [`UpstreamError`].
+    pub async fn pass_lease(&self, request: v1::LeaseRequest) -> Result<v1::LeaseResponse, UpstreamError> {
+        let mut client = self.0.clone();
+        in_time("Lease", client.lease(request)).await
+    }
+
+    /// Asks for a lease, for more time, or gives one back. A grant is checked with `key`, the published lease
+    /// key; `now` is asked for when the answer is here.
+    ///
+    /// # Errors
+    ///
+    /// [`UpstreamError::Refused`] when central will never grant this (the window is gone, the endpoint does not
+    /// use it); [`UpstreamError::Lease`] when the answer is no grant of central's to this ask; the others when
+    /// the tier above did not answer. In none of these cases is anything leased.
+    pub async fn lease(
+        &self,
+        ask: &Ask,
+        key: &PublicKey,
+        now: impl FnOnce() -> Timestamp,
+    ) -> Result<LeaseAnswer, UpstreamError> {
+        let request = v1::LeaseRequest { ask: ask.bytes().to_vec() };
+        let v1::LeaseResponse { grant, retry_seconds } = self.pass_lease(request).await?;
+        if retry_seconds > 0 {
+            let seconds = retry_seconds.min(LEASE_RETRY_SECONDS_MAX);
+            return Ok(LeaseAnswer::Later(Duration::from_secs(seconds.into())));
+        }
+        match ask.want() {
+            Want::Release => Ok(LeaseAnswer::Released),
+            Want::Acquire { .. } => Ok(LeaseAnswer::Granted(verify_grant(&grant, ask, key, now())?)),
+        }
     }
 
     /// Small blobs (tree nodes, documents), each at most `bytes_max`, verified, in memory.

@@ -8,6 +8,7 @@ use tierway_common::{
     clock::Clock,
     daemon::{chain::Chain, stop::Stop, tasks::Wake},
     id::TenantId,
+    lease::LEASE_BYTES_MAX,
     transport::identity::{PeerIdentity, Role},
     trust::{digest::Digest, envelope::Envelope},
 };
@@ -248,6 +249,16 @@ impl upstream_server::Upstream for Downstream {
             message.certificate_der = peer.certificate.to_vec();
         }
         let answer = self.upstream.renew(message).await.map_err(passed_on)?;
+        Ok(Response::new(answer))
+    }
+
+    async fn lease(&self, request: Request<v1::LeaseRequest>) -> Result<Response<v1::LeaseResponse>, Status> {
+        self.peer(&request)?;
+        let message = request.into_inner();
+        if message.ask.len() > LEASE_BYTES_MAX {
+            return Err(Status::invalid_argument("an ask has at most 2 KiB"));
+        }
+        let answer = self.upstream.pass_lease(message).await.map_err(passed_on)?;
         Ok(Response::new(answer))
     }
 }

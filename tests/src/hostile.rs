@@ -421,6 +421,10 @@ impl upstream_server::Upstream for Service {
         Ok(Response::new(Box::pin(stream::iter(chunks).map(Ok))))
     }
 
+    async fn lease(&self, request: Request<v1::LeaseRequest>) -> Result<Response<v1::LeaseResponse>, Status> {
+        self.0.client.clone().lease(request.into_inner()).await
+    }
+
     async fn check_in(
         &self,
         request: Request<v1::CheckInRequest>,

@@ -35,6 +35,7 @@ use crate::{
         status::{self, Filter},
         why,
     },
+    leases,
     server::{Central, Notice},
     sources::payloads::Which,
     store::tables::AutoApprovalRecord,
@@ -342,6 +343,19 @@ impl admin_server::Admin for AdminService {
         .await?;
         let endpoints = rows.into_iter().map(|(endpoint, patch)| patch_endpoint(&endpoint, &patch)).collect();
         Ok(Response::new(v1::ListPatchEndpointsResponse { endpoints }))
+    }
+
+    async fn list_leases(
+        &self,
+        request: Request<v1::ListLeasesRequest>,
+    ) -> Result<Response<v1::ListLeasesResponse>, Status> {
+        self.actor(&request)?;
+        let v1::ListLeasesRequest { window } = request.into_inner();
+        let window = parse_optional(window.as_ref())?;
+        let (model, now) = (self.central.state.model(), self.central.state.now());
+        let leases = leases::held(&model, window.as_ref(), now);
+        let leases = leases.map(|lease| convert::lease(&model, lease)).collect();
+        Ok(Response::new(v1::ListLeasesResponse { leases }))
     }
 
     async fn list_relays(

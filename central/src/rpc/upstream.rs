@@ -27,6 +27,7 @@ use super::{blocking, gate::Gate};
 use crate::{
     enroll::Redemption,
     inventory::{Outcome, Submission},
+    leases::Answer,
     model::{Model, Write},
     server::{Central, Notice},
     store::tables::{RelayHealth, RelayRecord},
@@ -42,6 +43,8 @@ const RESYNC_MAX: usize = 1_024;
 /// Enrolments and renewals at once: each costs a proof, a signature and a commit, and the first come from
 /// callers nobody knows.
 const ENROLLING_MAX: usize = 16;
+/// Asks for leases that are answered at once: each costs a signature or two and a commit.
+const LEASING_MAX: usize = 64;
 /// Bytes of a version that are kept.
 const VERSION_BYTES_MAX: usize = 64;
 const CALLERS: [Role; 2] = [Role::Endpoint, Role::Relay];
@@ -52,6 +55,7 @@ pub struct UpstreamService {
     central: Arc<Central>,
     gate: Gate,
     enrolling: Arc<Semaphore>,
+    leasing: Arc<Semaphore>,
     notices: Arc<AtomicU64>,
 }
 
@@ -60,7 +64,8 @@ impl UpstreamService {
     #[must_use]
     pub fn new(central: Arc<Central>, gate: Gate) -> Self {
         let enrolling = Arc::new(Semaphore::new(ENROLLING_MAX));
-        Self { central, gate, enrolling, notices: Arc::default() }
+        let leasing = Arc::new(Semaphore::new(LEASING_MAX));
+        Self { central, gate, enrolling, leasing, notices: Arc::default() }
     }
 
     fn peer<T>(&self, request: &Request<T>) -> Result<Arc<PeerIdentity>, Status> {
@@ -230,6 +235,27 @@ impl upstream_server::Upstream for UpstreamService {
             blocking(&self.central, move |central| central.enrollment.renew(&certificate, &csr_der, &proof))
                 .await?;
         Ok(Response::new(v1::RenewResponse { certificate_chain: issued.chain }))
+    }
+
+    async fn lease(&self, request: Request<v1::LeaseRequest>) -> Result<Response<v1::LeaseResponse>, Status> {
+        let peer = self.peer(&request)?;
+        let _turn = self.leasing.try_acquire().map_err(|_| {
+            Status::resource_exhausted("too many leases are asked for at once: try again in a few seconds")
+        })?;
+        let v1::LeaseRequest { ask } = request.into_inner();
+        let answer = blocking(&self.central, move |central| {
+            central.leases.answer(&central.publisher, &peer.holder, &ask)
+        })
+        .await?;
+        Ok(Response::new(lease_response(answer)))
+    }
+}
+
+fn lease_response(answer: Answer) -> v1::LeaseResponse {
+    match answer {
+        Answer::Granted(grant) => v1::LeaseResponse { grant: grant.to_vec(), retry_seconds: 0 },
+        Answer::Later(retry_seconds) => v1::LeaseResponse { grant: Vec::new(), retry_seconds },
+        Answer::Released => v1::LeaseResponse::default(),
     }
 }
 

@@ -223,6 +223,7 @@ impl Central {
     async fn retain(self: &Arc<Self>) -> Result<(), TaskError> {
         blocking(self, |central| {
             central.enrollment.retain()?;
+            central.leases.retain()?;
             decide::forget_gone(&central.state)?;
             while central.state.retain_audit(audit::RECORDS_MAX)? {}
             central.publisher.pin()?;

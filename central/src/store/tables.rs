@@ -8,9 +8,15 @@ use std::collections::BTreeMap;
 use jiff::{Timestamp, civil::Time};
 use serde::{Deserialize, Serialize};
 use tierway_common::{
-    id::{CatalogueId, EndpointId, GroupId, RelayId, SiteId, SourceId, TagId, TenantId, TokenId, UpdateId},
+    id::{
+        CatalogueId, EndpointId, GroupId, RelayId, SiteId, SourceId, TagId, TenantId, TokenId, UpdateId,
+        WindowId,
+    },
     rules::expr::Expr,
-    schema::{Approval as ApprovalDocument, CatalogueKind, Group as GroupDocument, Severity},
+    schema::{
+        Approval as ApprovalDocument, CatalogueKind, Group as GroupDocument, Severity,
+        policy::LeaseKey as LeaseKeyDocument,
+    },
     store::{
         StoreError,
         table::{Key, Table},
@@ -30,7 +36,7 @@ macro_rules! text_parts { ($($id:ty),*) => {$(
         fn add(&self, key: Key) -> Key { key.text(self.as_str()) }
     }
 )*}; }
-text_parts!(CatalogueId, EndpointId, GroupId, RelayId, SourceId, TokenId, UpdateId);
+text_parts!(CatalogueId, EndpointId, GroupId, RelayId, SourceId, TokenId, UpdateId, WindowId);
 impl Part for str {
     fn add(&self, key: Key) -> Key {
         key.text(self)
@@ -123,6 +129,10 @@ tables! {
     /// A document of the policy catalogue that changed since the last publication: its new text, or
     /// nothing when it is gone.
     PendingPolicy b"pending-policy" { key: str; } => Option<String>;
+    /// The lease of an endpoint for a window, held, given back or at its end.
+    Lease b"lease" { window: WindowId, endpoint: EndpointId; } => LeaseRecord;
+    /// The key with which leases are signed, as published.
+    LeaseKey b"lease-key" {;} => LeaseKeyDocument;
     /// What is published.
     Published b"published" {;} => PublishedRecord;
     /// Up to where published updates were evaluated against reported facts, per catalogue: its root.
@@ -407,6 +417,36 @@ pub struct CertificateRecord {
     /// Since when it is not accepted any more.
     #[serde(default)]
     pub revoked: Option<Timestamp>,
+}
+
+/// What was decided about the newest ask of an endpoint for a lease of a window.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseRecord {
+    /// For which window.
+    pub window: WindowId,
+    /// Whose.
+    pub endpoint: EndpointId,
+    /// When it asked, by the endpoint's clock: an earlier ask is a repetition.
+    pub asked: Timestamp,
+    /// That ask, which may come again because the answer got lost.
+    pub ask: Digest,
+    /// For how long it was granted.
+    pub seconds: u32,
+    /// Held since.
+    pub since: Timestamp,
+    /// Held until, by central's clock.
+    pub until: Timestamp,
+    /// Given back when.
+    #[serde(default)]
+    pub released: Option<Timestamp>,
+}
+
+impl LeaseRecord {
+    /// Whether it is held at `now`.
+    #[must_use]
+    pub fn is_held(&self, now: Timestamp) -> bool {
+        self.released.is_none() && self.until > now
+    }
 }
 
 /// How a source of updates stands.

@@ -16,7 +16,7 @@ use crate::{
     output::OutputArgs,
     patch, policy, relay,
     screen::Screen,
-    shell, source, status, task, why,
+    shell, source, status, task, why, window,
 };
 
 const AFTER_HELP: &str = "\
@@ -63,6 +63,9 @@ enum Noun {
     /// What is decided without asking
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// Change windows
+    #[command(subcommand)]
+    Window(window::WindowCommand),
     /// Where updates come from
     #[command(subcommand)]
     Source(source::SourceCommand),
@@ -123,6 +126,7 @@ async fn dispatch(
         Noun::Relay(command) => relay::run(screen, &mut connect().await?, command).await,
         Noun::Group(command) => group::run(screen, &mut connect().await?, command).await,
         Noun::Policy(command) => policy::run(screen, &mut connect().await?, command).await,
+        Noun::Window(command) => window::run(screen, &mut connect().await?, command).await,
         Noun::Source(command) => source::run(screen, &mut connect().await?, command).await,
         Noun::Task(command) => task::run(screen, &mut connect().await?, command).await,
         Noun::Audit(command) => audit::run(screen, &mut connect().await?, command).await,

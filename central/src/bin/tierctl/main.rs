@@ -31,6 +31,7 @@ mod source;
 mod status;
 mod task;
 mod why;
+mod window;
 
 #[cfg(test)]
 mod tests;

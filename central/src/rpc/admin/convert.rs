@@ -21,7 +21,7 @@ use crate::{
     model::Model,
     server::{DownloadSettings, Feed},
     sources::{SourceConfig, payloads::Which},
-    store::tables::{AutoApprovalRecord, EndpointRecord, RelayRecord},
+    store::tables::{AutoApprovalRecord, EndpointRecord, LeaseRecord, RelayRecord},
 };
 
 pub(super) fn times(detected: i64, authorized: i64, applied: i64) -> v1::PatchTimes {
@@ -212,6 +212,18 @@ pub(super) fn relay(record: &Arc<RelayRecord>) -> v1::Relay {
         endpoints_seen: health.endpoints_seen,
         enrolled_at: millis(Some(record.enrolled_at)),
         revoked: record.revoked,
+    }
+}
+
+pub(super) fn lease(model: &Model, lease: &LeaseRecord) -> v1::Lease {
+    let endpoint = model.endpoint_by_id(&lease.endpoint);
+    v1::Lease {
+        window: lease.window.to_string(),
+        endpoint: lease.endpoint.to_string(),
+        name: endpoint.map(|endpoint| endpoint.name.clone()).unwrap_or_default(),
+        site: endpoint.map(|endpoint| endpoint.site.to_string()).unwrap_or_default(),
+        since: millis(Some(lease.since)),
+        until: millis(Some(lease.until)),
     }
 }
 

@@ -305,6 +305,23 @@ impl Admin for Fake {
         Ok(Response::new(v1::ListPatchEndpointsResponse { endpoints }))
     }
 
+    async fn list_leases(
+        &self,
+        r: Request<v1::ListLeasesRequest>,
+    ) -> Result<Response<v1::ListLeasesResponse>, Status> {
+        self.note(r)?;
+        let lease = |endpoint: &str, name: &str, begun: i64| v1::Lease {
+            window: "db-sunday".into(),
+            endpoint: endpoint.into(),
+            name: name.into(),
+            site: "osaka".into(),
+            since: NOW_MS - begun * MINUTE,
+            until: NOW_MS + 50 * MINUTE,
+        };
+        let leases = vec![lease("id-1", "db-01", 10), lease("id-7", "db-07", 2)];
+        Ok(Response::new(v1::ListLeasesResponse { leases }))
+    }
+
     async fn list_relays(
         &self,
         r: Request<v1::ListRelaysRequest>,
