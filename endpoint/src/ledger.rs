@@ -7,7 +7,11 @@
 pub mod book;
 pub mod journal;
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use tierway_common::{
@@ -16,7 +20,9 @@ use tierway_common::{
     schema::{DETAIL_BYTES_MAX, StateEntry},
 };
 
-pub use self::book::{Attempt, Book, Conditions, Event, Failing, HISTORY_MAX, RECORDS_MAX, Record};
+pub use self::book::{
+    Attempt, Book, Boots, Conditions, Event, Failing, HISTORY_MAX, RECORDS_MAX, Record, Waits,
+};
 use self::journal::{Journal, JournalError};
 use crate::{
     install::{codes::Outcome, deb::apt::cut},
@@ -140,12 +146,18 @@ impl Ledger {
         self.record(events)
     }
 
-    fn record(&mut self, events: Vec<Event>) -> Result<Vec<StateEntry>, JournalError> {
+    /// Writes events down in their order; they are on disk when it returns. Returns where the updates stand that
+    /// they changed, each once.
+    ///
+    /// # Errors
+    ///
+    /// When the file system fails; then nothing is taken in.
+    pub fn record(&mut self, events: Vec<Event>) -> Result<Vec<StateEntry>, JournalError> {
         if events.is_empty() {
             return Ok(Vec::new());
         }
         self.journal.append(&events)?;
-        let entries = events.into_iter().filter_map(|event| self.book.apply(event)).collect();
+        let entries = latest(events.into_iter().filter_map(|event| self.book.apply(event)).collect());
         // What was written is safe; a shorter form of it can wait.
         if let Err(error) = self.journal.compact_if_long(&self.book) {
             tracing::warn!(%error, "could not compact the ledger");
@@ -154,13 +166,24 @@ impl Ledger {
     }
 }
 
+/// The last entry of each update, in the order in which those came.
+#[must_use]
+pub fn latest(entries: Vec<StateEntry>) -> Vec<StateEntry> {
+    let mut seen = BTreeSet::new();
+    let mut kept: Vec<StateEntry> =
+        entries.into_iter().rev().filter(|entry| seen.insert(entry.update.clone())).collect();
+    kept.reverse();
+    kept
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, fs};
+    use std::fs;
 
-    use tierway_common::schema::State;
+    use tierway_common::schema::{State, Waiting};
 
     use super::*;
+    use crate::{consent::Purpose, signs::BootId, wishes::Wish};
 
     fn id(name: &str) -> UpdateId {
         format!("debian-12/{name}").parse().unwrap()
@@ -244,7 +267,8 @@ mod tests {
             (Step::Scan(unknown("y")), Some((State::Unknown, 3, Some(1), None))),
             (Step::Scan(Verdict::Needed), Some((State::Needed, 5, Some(1), None))),
             (Step::Attempt(Outcome::Success), Some((State::Installed, 6, Some(1), Some(6)))),
-            (Step::Scan(Verdict::Installed), None),
+            // The same state, now verified.
+            (Step::Scan(Verdict::Installed), Some((State::Installed, 6, Some(1), Some(6)))),
             (Step::Scan(unknown("x")), Some((State::Unknown, 8, Some(1), Some(6)))),
             (Step::Scan(Verdict::Installed), Some((State::Installed, 9, Some(1), Some(6)))),
             (Step::Scan(Verdict::Needed), Some((State::Needed, 10, Some(10), None))),
@@ -428,6 +452,112 @@ mod tests {
         fs::write(directory.path().join("journal-0"), "old").unwrap();
         let (book, problems) = reopened(directory.path(), &mut ledger);
         assert_eq!((&book, problems.len()), (&ledger.book, 0));
+    }
+
+    /// As version 0.1 wrote them, before offers, wishes and boots were written down.
+    const OLD_SNAPSHOT: &str = concat!(
+        "8b67a322 ",
+        r#"{"generation":0,"book":{"records":{"debian-12/c":{"state":"installed","since":"2027-01-15T07:00:00Z","applied":"2027-01-15T07:00:00Z","attempts":1}},"history":[{"update":"debian-12/c","began":"2027-01-15T06:59:00Z","ended":"2027-01-15T07:00:00Z","outcome":"success"}]}}"#,
+        "\n"
+    );
+    const OLD_JOURNAL: &str = concat!(
+        "27216e92 ",
+        r#"{"began":{"update":"debian-12/a","at":"2027-01-15T08:00:00Z"}}"#,
+        "\n",
+        "89042ca8 ",
+        r#"{"ended":{"update":"debian-12/a","at":"2027-01-15T08:01:00Z","outcome":"script_failed","detail":"said"}}"#,
+        "\n",
+        "69b24ee2 ",
+        r#"{"observed":{"update":"debian-12/b","at":"2027-01-15T08:02:00Z","state":"needed"}}"#,
+        "\n",
+    );
+
+    #[test]
+    fn a_ledger_of_an_earlier_version_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("snapshot"), OLD_SNAPSHOT).unwrap();
+        fs::write(directory.path().join("journal-0"), OLD_JOURNAL).unwrap();
+        let (ledger, problems) = Ledger::open(directory.path()).unwrap();
+        assert_eq!(problems, []);
+        let states: Vec<_> = ledger.book.entries().into_iter().map(|entry| entry.state).collect();
+        assert_eq!(states, [State::Failed, State::Needed, State::Installed]);
+        assert_eq!(ledger.book.record(&id("a")).unwrap().failing.as_ref().unwrap().times, 1);
+        assert_eq!((ledger.book.wishes(), ledger.book.boots()), (&Default::default(), &Boots::default()));
+    }
+
+    #[test]
+    fn what_was_offered_wished_shown_and_ordered_survives_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut ledger, _) = Ledger::open(directory.path()).unwrap();
+        ledger.observe(at(0), &about(Verdict::Needed), &Conditions::default()).unwrap();
+        let (boot, next) = (BootId("one".to_owned()), BootId("two".to_owned()));
+        let waits = Waits { waiting: Waiting::Window, until: Some(at(60)), reason: "closed".to_owned() };
+        let entries = ledger
+            .record(vec![
+                Event::Booted { boot: boot.clone(), at: at(0) },
+                Event::Offered { update: id("a"), at: at(1) },
+                Event::Downloaded { update: id("a"), at: at(2) },
+                Event::Waits { update: id("a"), waits: Some(waits) },
+                Event::Wished { wish: Wish::Install(at(30)), at: at(3) },
+                Event::CountdownBegan { purpose: Purpose::Install, at: at(4) },
+                Event::Checked { at: at(5) },
+            ])
+            .unwrap();
+        assert_eq!(entries.len(), 1);
+        let progress = &entries[0].progress;
+        assert_eq!((progress.offered, progress.downloaded), (Some(at(1)), Some(at(2))));
+        assert_eq!((progress.waiting, progress.until), (Some(Waiting::Window), Some(at(60))));
+        assert_eq!(entries[0].detail.as_deref(), Some("closed"));
+        ledger.begin(&id("a"), at(6)).unwrap();
+        ledger.end(&id("a"), at(6), Outcome::SuccessRebootRequired, None, None).unwrap();
+        ledger.record(vec![Event::RebootOrdered { boot, at: at(7) }]).unwrap();
+        let (book, problems) = reopened(directory.path(), &mut ledger);
+        assert_eq!((&book, problems.len()), (&ledger.book, 0));
+        assert_eq!(book.wishes().install.map(|choice| choice.at), Some(at(30)));
+        assert_eq!(book.countdown(), Some((Purpose::Install, at(4))));
+        assert_eq!((book.boots().installed, book.boots().ordered), (Some(at(6)), Some((at(7), 1))));
+        assert_eq!(book.record(&id("a")).unwrap().waits, None, "what is installed waits for nothing");
+        ledger.record(vec![Event::Booted { boot: next, at: at(9) }]).unwrap();
+        assert_eq!((ledger.book.boots().installed, ledger.book.boots().ordered), (None, None));
+        assert_eq!(ledger.book.countdown(), None);
+    }
+
+    #[test]
+    fn an_update_is_verified_by_the_scan_after_the_reboot_it_needed() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut ledger, _) = Ledger::open(directory.path()).unwrap();
+        let verified = |ledger: &Ledger| ledger.book.record(&id("a")).unwrap().verified;
+        let pending = Conditions { reboot_pending: true, ..Conditions::default() };
+        ledger.observe(at(0), &about(Verdict::Needed), &Conditions::default()).unwrap();
+        ledger.begin(&id("a"), at(1)).unwrap();
+        ledger.end(&id("a"), at(1), Outcome::SuccessRebootRequired, None, None).unwrap();
+        ledger.observe(at(2), &about(Verdict::Installed), &pending).unwrap();
+        assert_eq!(verified(&ledger), None);
+        let told = ledger.observe(at(3), &about(Verdict::Installed), &Conditions::default()).unwrap();
+        assert_eq!((verified(&ledger), told.len()), (Some(at(3)), 1));
+        assert_eq!((told[0].state, told[0].progress.verified), (State::Installed, Some(at(3))));
+        assert_eq!(ledger.observe(at(4), &about(Verdict::Installed), &Conditions::default()).unwrap(), []);
+        ledger.observe(at(5), &about(Verdict::Needed), &Conditions::default()).unwrap();
+        assert_eq!(verified(&ledger), None, "needed again is a new round");
+    }
+
+    #[test]
+    fn what_an_update_waits_for_is_told_when_it_changes_and_not_when_only_the_sentence_does() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut ledger, _) = Ledger::open(directory.path()).unwrap();
+        ledger.observe(at(0), &about(Verdict::Needed), &Conditions::default()).unwrap();
+        let mut told = |waiting: Option<Waiting>, reason: &str, offered: bool| {
+            let waits = waiting.map(|waiting| Waits { waiting, until: None, reason: reason.to_owned() });
+            let waits = waits.map(|waits| (id("a"), waits)).into_iter().collect();
+            let offered = if offered { [id("a")].into() } else { BTreeSet::new() };
+            let events = ledger.book.compare_plan(at(1), &offered, &BTreeSet::new(), &waits);
+            ledger.record(events).unwrap().len()
+        };
+        assert_eq!(told(Some(Waiting::Approval), "nobody", false), 1);
+        assert_eq!(told(Some(Waiting::Approval), "still nobody", false), 0);
+        assert_eq!(told(Some(Waiting::Window), "closed", true), 1);
+        assert_eq!(told(Some(Waiting::Window), "closed", true), 0);
+        assert_eq!(told(None, "", true), 1);
     }
 
     #[test]

@@ -7,9 +7,11 @@ pub mod scan;
 pub mod signs;
 
 // What is to be done, decided without doing anything.
+pub mod consent;
 pub mod plan;
 pub mod policy;
 pub mod terms;
+pub mod wishes;
 
 // What is done, and remembered.
 pub mod install;

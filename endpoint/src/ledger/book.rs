@@ -7,12 +7,17 @@ use serde::{Deserialize, Serialize};
 use tierway_common::{
     id::UpdateId,
     rules::Verdict,
-    schema::{DETAIL_BYTES_MAX, Progress, State, StateEntry},
+    schema::{DETAIL_BYTES_MAX, Progress, State, StateEntry, Waiting},
 };
 
-use crate::install::{
-    codes::{Class, Outcome},
-    deb::apt::cut,
+use crate::{
+    consent::Purpose,
+    install::{
+        codes::{Class, Outcome},
+        deb::apt::cut,
+    },
+    signs::BootId,
+    wishes::{Wish, Wishes},
 };
 
 /// Updates remembered: twice as many as the largest catalogue that is planned for; each takes about
@@ -50,6 +55,51 @@ pub struct Record {
     /// When the attempt that is going on began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open: Option<Timestamp>,
+    /// When it was first on offer, of this time that it is or was needed: grace counts from here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offered: Option<Timestamp>,
+    /// When all its payloads were here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub downloaded: Option<Timestamp>,
+    /// When a scan after the installation, and after the reboot it needed, found it installed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<Timestamp>,
+    /// What it waits for; `None` when it is not needed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<Waits>,
+}
+
+/// What a needed update waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waits {
+    /// For what.
+    pub waiting: Waiting,
+    /// Until when, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+    /// A sentence, at most [`DETAIL_BYTES_MAX`].
+    pub reason: String,
+}
+
+/// What is known of boots.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boots {
+    /// The boot that the computer was last seen in, and since when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current: Option<(BootId, Timestamp)>,
+    /// When something was first installed in it by this program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installed: Option<Timestamp>,
+    /// When a reboot was last ordered in it, and how often: after one that came there is a new boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ordered: Option<(Timestamp, u32)>,
+}
+
+impl Record {
+    /// Whether it was installed after having been needed, and no scan has said so yet.
+    fn is_to_be_verified(&self) -> bool {
+        self.verified.is_none() && (self.applied.is_some() || self.detected.is_some())
+    }
 }
 
 /// Attempts in a row that ended alike.
@@ -120,6 +170,72 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         detail: Option<String>,
     },
+    /// An update is on offer for the first time of this round.
+    Offered {
+        /// Which.
+        update: UpdateId,
+        /// When.
+        at: Timestamp,
+    },
+    /// All payloads of an update are here.
+    Downloaded {
+        /// Of which.
+        update: UpdateId,
+        /// When.
+        at: Timestamp,
+    },
+    /// A scan after the installation, and the reboot it needed, found an update installed.
+    Verified {
+        /// Which.
+        update: UpdateId,
+        /// When.
+        at: Timestamp,
+    },
+    /// What an update waits for is another thing than before, or it does not wait any more.
+    Waits {
+        /// Which.
+        update: UpdateId,
+        /// Now.
+        waits: Option<Waits>,
+    },
+    /// A person wished something, or an unanswered countdown did in his place; it was granted.
+    Wished {
+        /// What.
+        wish: Wish,
+        /// When.
+        at: Timestamp,
+    },
+    /// A countdown is shown, until [`Event::CountdownEnded`]. After a restart it is shown anew.
+    CountdownBegan {
+        /// To what it leads.
+        purpose: Purpose,
+        /// When.
+        at: Timestamp,
+    },
+    /// The countdown led to what it was for, or what it was for went away.
+    CountdownEnded {
+        /// When.
+        at: Timestamp,
+    },
+    /// A reboot is ordered in this boot.
+    RebootOrdered {
+        /// In which.
+        boot: BootId,
+        /// When.
+        at: Timestamp,
+    },
+    /// The computer is seen in a boot that was not seen before.
+    Booted {
+        /// In which.
+        boot: BootId,
+        /// Seen when.
+        at: Timestamp,
+    },
+    /// A check by schedule began.
+    Checked {
+        /// When.
+        at: Timestamp,
+    },
 }
 
 /// What a scan says besides the verdicts.
@@ -138,6 +254,18 @@ pub struct Book {
     records: BTreeMap<UpdateId, Record>,
     /// In the order in which they ended.
     history: VecDeque<Attempt>,
+    /// What the person at the machine wished and still holds.
+    #[serde(default)]
+    wishes: Wishes,
+    /// A countdown that was being shown, and since when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    countdown: Option<(Purpose, Timestamp)>,
+    /// What is known of boots.
+    #[serde(default)]
+    boots: Boots,
+    /// When a check by schedule last began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    checked: Option<Timestamp>,
 }
 
 impl Book {
@@ -155,6 +283,30 @@ impl Book {
     /// The latest attempts in the order in which they ended, at most [`HISTORY_MAX`].
     pub fn history(&self) -> impl DoubleEndedIterator<Item = &Attempt> {
         self.history.iter()
+    }
+
+    /// What the person at the machine wished and still holds.
+    #[must_use]
+    pub fn wishes(&self) -> &Wishes {
+        &self.wishes
+    }
+
+    /// The countdown that was being shown last and has not ended, and when it began.
+    #[must_use]
+    pub fn countdown(&self) -> Option<(Purpose, Timestamp)> {
+        self.countdown
+    }
+
+    /// What is known of boots.
+    #[must_use]
+    pub fn boots(&self) -> &Boots {
+        &self.boots
+    }
+
+    /// When a check by schedule last began.
+    #[must_use]
+    pub fn checked(&self) -> Option<Timestamp> {
+        self.checked
     }
 
     /// Updates with an attempt that has not ended.
@@ -202,7 +354,48 @@ impl Book {
                 }
                 shift(record, at, state, detail).then(|| entry(&update, record))
             }
+            Event::Offered { update, at } => self.note(&update, |record| record.offered = Some(at)),
+            Event::Downloaded { update, at } => self.note(&update, |record| record.downloaded = Some(at)),
+            Event::Verified { update, at } => self.note(&update, |record| record.verified = Some(at)),
+            Event::Waits { update, waits } => self.note(&update, |record| record.waits = waits),
+            Event::Wished { wish, at } => {
+                self.wishes.apply(wish, at);
+                None
+            }
+            Event::CountdownBegan { purpose, at } => {
+                self.countdown = Some((purpose, at));
+                None
+            }
+            Event::CountdownEnded { at: _ } => {
+                self.countdown = None;
+                None
+            }
+            Event::RebootOrdered { boot: _, at } => {
+                let times = self.boots.ordered.map_or(0, |(_, times)| times);
+                self.boots.ordered = Some((at, times.saturating_add(1)));
+                None
+            }
+            Event::Booted { boot, at } => {
+                // The first boot that is ever seen ends nothing.
+                if self.boots.current.is_some() {
+                    self.wishes.booted();
+                    (self.boots.installed, self.boots.ordered, self.countdown) = (None, None, None);
+                }
+                self.boots.current = Some((boot, at));
+                None
+            }
+            Event::Checked { at } => {
+                self.checked = Some(at);
+                None
+            }
         }
+    }
+
+    /// Changes a record that is there; returns where it stands then.
+    fn note(&mut self, update: &UpdateId, change: impl FnOnce(&mut Record)) -> Option<StateEntry> {
+        let record = self.records.get_mut(update)?;
+        change(record);
+        Some(entry(update, record))
     }
 
     fn record_at(&mut self, update: UpdateId, at: Timestamp) -> &mut Record {
@@ -217,6 +410,10 @@ impl Book {
             failing: None,
             took_seconds: None,
             open: None,
+            offered: None,
+            downloaded: None,
+            verified: None,
+            waits: None,
         })
     }
 
@@ -228,6 +425,9 @@ impl Book {
         detail: Option<String>,
         took_seconds: Option<u32>,
     ) -> Option<StateEntry> {
+        if matches!(outcome, Outcome::Success | Outcome::SuccessRebootRequired | Outcome::RebootInitiated) {
+            self.boots.installed.get_or_insert(at);
+        }
         let record = self.record_at(update.clone(), at);
         record.took_seconds = took_seconds.or(record.took_seconds);
         let began = record.open.take().unwrap_or(at);
@@ -263,7 +463,7 @@ impl Book {
         verdicts: &BTreeMap<UpdateId, Verdict>,
         conditions: &Conditions,
     ) -> Vec<Event> {
-        let mut events = Vec::new();
+        let (mut events, mut verified) = (Vec::new(), Vec::new());
         let mut observed = |update: &UpdateId, state, detail: Option<String>| {
             let detail = detail.map(|detail| cut(&detail, DETAIL_BYTES_MAX).to_owned());
             let same = match self.records.get(update) {
@@ -296,10 +496,47 @@ impl Book {
                 },
             };
             observed(update, state, detail);
+            if state == State::Installed && record.is_some_and(Record::is_to_be_verified) {
+                verified.push(Event::Verified { update: update.clone(), at: now });
+            }
         }
         for (update, record) in &self.records {
             if !verdicts.contains_key(update) && record.open.is_none() {
                 observed(update, State::NotApplicable, None);
+            }
+        }
+        events.append(&mut verified);
+        events
+    }
+
+    /// What the plan changes: one event for every update that is on offer for the first time, whose payloads
+    /// are here, or that waits for something else than the book says. `downloaded` are updates whose payloads
+    /// are here, `waits` what each needed update waits for.
+    #[must_use]
+    pub fn compare_plan(
+        &self,
+        now: Timestamp,
+        offered: &BTreeSet<UpdateId>,
+        downloaded: &BTreeSet<UpdateId>,
+        waits: &BTreeMap<UpdateId, Waits>,
+    ) -> Vec<Event> {
+        let mut events = Vec::new();
+        for (update, record) in &self.records {
+            let named = || update.clone();
+            if record.offered.is_none() && offered.contains(update) {
+                events.push(Event::Offered { update: named(), at: now });
+            }
+            if record.downloaded.is_none() && downloaded.contains(update) {
+                events.push(Event::Downloaded { update: named(), at: now });
+            }
+            let (before, after) = (record.waits.as_ref(), waits.get(update));
+            // The sentence has times left in it that change with every plan.
+            let key = |waits: &Waits| (waits.waiting, waits.until);
+            if before.map(key) != after.map(key) {
+                let after = after
+                    .cloned()
+                    .map(|waits| Waits { reason: cut(&waits.reason, DETAIL_BYTES_MAX).to_owned(), ..waits });
+                events.push(Event::Waits { update: named(), waits: after });
             }
         }
         events
@@ -327,12 +564,14 @@ fn shift(record: &mut Record, at: Timestamp, state: State, detail: Option<String
             // Needed again after it was there is a new time; from unknown it may be the same one.
             if record.applied.take().is_some() || record.detected.is_none() {
                 record.detected = Some(at);
+                (record.offered, record.downloaded, record.verified) = (None, None, None);
             }
         }
         State::Installed | State::RebootPending => {
             if record.detected.is_some() && record.applied.is_none() {
                 record.applied = Some(at);
             }
+            record.waits = None;
         }
         State::Unknown | State::NotApplicable => {}
     }
@@ -342,13 +581,21 @@ fn shift(record: &mut Record, at: Timestamp, state: State, detail: Option<String
 }
 
 fn entry(update: &UpdateId, record: &Record) -> StateEntry {
+    let waits = record.waits.as_ref();
     StateEntry {
         update: update.clone(),
         state: record.state,
         at: record.since,
         detected: record.detected,
         applied: record.applied,
-        detail: record.detail.clone(),
-        progress: Progress { took_seconds: record.took_seconds, ..Progress::default() },
+        detail: record.detail.clone().or_else(|| waits.map(|waits| waits.reason.clone())),
+        progress: Progress {
+            offered: record.offered,
+            downloaded: record.downloaded,
+            verified: record.verified,
+            took_seconds: record.took_seconds,
+            waiting: waits.map(|waits| waits.waiting),
+            until: waits.and_then(|waits| waits.until),
+        },
     }
 }
