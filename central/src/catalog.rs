@@ -12,7 +12,7 @@ use tierway_common::{
     id::{CatalogueId, IdError, SourceId},
     rules,
     schema::{CatalogueKind, Update},
-    store::StoreError,
+    store::{StoreError, table},
     tree::{self, TreeError},
     trust::digest::Digest,
 };
@@ -106,12 +106,17 @@ impl Catalog {
         Ok(documents)
     }
 
-    /// What a source remembers; new when that cannot be read, which costs a full sync.
+    /// What a source remembers; new when that cannot be read, or its catalogue is not there, which costs a
+    /// full sync.
     ///
     /// # Errors
     ///
     /// Those of the store.
-    pub fn memory(&self, source: &SourceId) -> Result<SourceState, CatalogError> {
+    pub fn memory(&self, config: &SourceConfig) -> Result<SourceState, CatalogError> {
+        let source = config.name();
+        if !self.state.model().catalogues().contains_key(config.catalogue()) {
+            return Ok(SourceState::New);
+        }
         let row = tables::SourceMemory { tenant: self.state.tenant(), name: source, chunk: 0 };
         let Some(packed) = chunked::get(self.state.store(), &row)? else { return Ok(SourceState::New) };
         let read = zstd::bulk::decompress(&packed, MEMORY_BYTES_MAX)
@@ -155,24 +160,20 @@ impl Catalog {
         let (applied, _) = self.state.change(|model, change| {
             let mut applied = record_updates(model, change, id, updates)?;
             applied.refused = refused;
-            let mut different = false;
-            for (id, kind, root) in trees {
-                let before = model.catalogues().get(&id);
-                if before.is_some_and(|before| before.root == root.digest) {
-                    continue;
-                }
-                different = true;
-                change.write(Write::Catalogue(
-                    id,
-                    CatalogueRecord {
-                        root: root.digest,
-                        kind,
-                        fits: source.fits(),
-                        documents: root.documents,
-                        changed: change.now,
-                    },
-                ));
-            }
+            // Records, then roots, then what the source remembers: after a crash in between it is read as if
+            // this had not been, and what is published is what was or what is.
+            change.in_parts = true;
+            let is_new = |(id, _, root): &(CatalogueId, CatalogueKind, tree::Root)| {
+                model.catalogues().get(id).is_none_or(|before| before.root != root.digest)
+            };
+            let changed: Vec<_> = trees.into_iter().filter(is_new).collect();
+            let different = !changed.is_empty();
+            let catalogue = |(id, kind, root): (_, _, tree::Root)| {
+                let (root, documents) = (root.digest, root.documents);
+                (id, CatalogueRecord { root, kind, fits: source.fits(), documents, changed: change.now })
+            };
+            let changed = changed.into_iter().map(catalogue).collect();
+            change.write(Write::Catalogues(changed));
             let record = SourceRecord {
                 last_sync: Some(change.now),
                 last_error: String::new(),
@@ -180,7 +181,6 @@ impl Catalog {
                 archive_date: Some(archive_date),
             };
             change.write(Write::Source(name.clone(), record));
-            // Last, so that after a crash the source is read as if this had not been.
             change.write(Write::SourceMemory(name.clone(), memory));
             if different {
                 let Applied { new, changed, gone, refused } = applied;
@@ -190,6 +190,63 @@ impl Catalog {
             Ok::<_, CatalogError>(applied)
         })?;
         Ok(applied)
+    }
+
+    /// Takes back the catalogues that none of the configured `sources` gives: their updates are gone, and they
+    /// leave what is published. A source that is configured and cannot be read keeps its own. Returns the
+    /// catalogues that were taken back, ascending.
+    ///
+    /// # Errors
+    ///
+    /// [`CatalogError`]; then nothing is taken back.
+    pub fn withdraw(&self, sources: &[SourceConfig]) -> Result<Vec<CatalogueId>, CatalogError> {
+        let mut kept = BTreeSet::new();
+        for source in sources {
+            kept.extend([source.catalogue().clone(), source.pool_catalogue()?]);
+        }
+        let named: BTreeSet<_> = sources.iter().map(SourceConfig::name).collect();
+        let is_kept = |update: &UpdateRecord| kept.iter().any(|id| id.as_str() == update.id.catalogue());
+        let nothing = {
+            let model = self.state.model();
+            model.catalogues().keys().all(|id| kept.contains(id))
+                && model.sources().keys().all(|name| named.contains(name))
+                && model.updates().all(|update| update.gone || is_kept(update))
+        };
+        if nothing {
+            return Ok(Vec::new());
+        }
+        let ((catalogues, updates), _) = self.state.change(|model, change| {
+            let catalogues: Vec<_> =
+                model.catalogues().keys().filter(|id| !kept.contains(*id)).cloned().collect();
+            let mut updates = 0;
+            for update in model.updates().filter(|update| !update.gone && !is_kept(update)) {
+                updates += 1;
+                let gone = UpdateRecord { gone: true, ..UpdateRecord::clone(update) };
+                change.write(Write::Update(Arc::new(gone)));
+            }
+            let forgotten: Vec<_> =
+                model.sources().keys().filter(|name| !named.contains(name)).cloned().collect();
+            for name in &forgotten {
+                change.write(Write::NoSource(name.clone()));
+                let detail = "the configuration does not name it any more".to_owned();
+                change.audit("central", "remove source", format!("source:{name}"), detail);
+            }
+            // Should it come back, its updates are to be evaluated anew.
+            let row = tables::Exposed { tenant: self.state.tenant() };
+            let mut exposed = table::get(self.state.store(), &row)?.unwrap_or_default();
+            exposed.retain(|id, _| kept.contains(id));
+            table::put(&mut change.batch, &row, &exposed)?;
+            for id in &catalogues {
+                change.write(Write::NoCatalogue(id.clone()));
+                let detail = "no source in the configuration gives it any more".to_owned();
+                change.audit("central", "withdraw", format!("catalogue:{id}"), detail);
+            }
+            Ok::<_, CatalogError>((catalogues, updates))
+        })?;
+        for catalogue in &catalogues {
+            warn!(%catalogue, updates, "withdrew a catalogue that no configured source gives any more");
+        }
+        Ok(catalogues)
     }
 
     /// Notes that a source could not be read.

@@ -153,6 +153,8 @@ fn estimate(state: &State, news: &News, version: u64, total: &mut Exposed) -> Re
         }
         total.endpoints += concluded.len();
         let (affected, _) = state.change(|model, change| {
+            // Each endpoint is one of its own, and is looked at again when a crash left it out.
+            change.in_parts = true;
             let mut affected = 0;
             for (number, (digest, verdicts)) in &concluded {
                 let Some(record) = model.endpoint(*number) else { continue };

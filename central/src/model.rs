@@ -46,8 +46,10 @@ pub enum Write {
     Update(Arc<UpdateRecord>),
     /// What an update must fetch: digest and bytes.
     Payloads(u32, Arc<[(Digest, u64)]>),
-    /// Adds or replaces a catalogue.
-    Catalogue(CatalogueId, CatalogueRecord),
+    /// Adds or replaces catalogues that belong together: an update must not be published without its pool.
+    Catalogues(Vec<(CatalogueId, CatalogueRecord)>),
+    /// Removes a catalogue.
+    NoCatalogue(CatalogueId),
     /// Adds or replaces a group.
     Group(Group),
     /// Removes a group.
@@ -70,6 +72,8 @@ pub enum Write {
     NoToken(TokenId),
     /// How a source stands.
     Source(SourceId, SourceRecord),
+    /// Removes a source with what it remembers.
+    NoSource(SourceId),
     /// What a source remembers, packed; not kept in memory.
     SourceMemory(SourceId, Arc<[u8]>),
     /// When payloads are downloaded.
@@ -320,7 +324,8 @@ impl Model {
                 *slot(&mut self.updates, number) = Some(record);
             }
             Write::Payloads(number, payloads) => *slot(&mut self.payloads, number) = payloads,
-            Write::Catalogue(id, record) => drop(self.catalogues.insert(id, record)),
+            Write::Catalogues(records) => self.catalogues.extend(records),
+            Write::NoCatalogue(id) => drop(self.catalogues.remove(&id)),
             Write::Group(group) => {
                 let members = self.active.iter().filter(|number| {
                     self.endpoint(*number).is_some_and(|endpoint| Policy::belongs(&group, member(endpoint)))
@@ -342,6 +347,7 @@ impl Model {
             }
             Write::NoCertificate(serial) => drop(self.revoked.remove(&serial)),
             Write::Source(id, record) => drop(self.sources.insert(id, record)),
+            Write::NoSource(id) => drop(self.sources.remove(&id)),
             Write::Download(record) => self.download = record,
             Write::States { endpoint, old, new } => self.index.replace(endpoint, &old, &new),
             Write::Lease(record) => {
@@ -455,7 +461,12 @@ impl Write {
                 }
                 chunked::put(batch, &tables::Payloads { tenant, number: *number, chunk: 0 }, &bytes)?;
             }
-            Self::Catalogue(id, record) => table::put(batch, &tables::Catalogue { tenant, id }, record)?,
+            Self::Catalogues(records) => {
+                for (id, record) in records {
+                    table::put(batch, &tables::Catalogue { tenant, id }, record)?;
+                }
+            }
+            Self::NoCatalogue(id) => table::delete(batch, &tables::Catalogue { tenant, id }),
             Self::Group(group) => {
                 table::put(batch, &tables::Group { tenant, id: &group.id }, group)?;
                 pending(batch, tenant, &format!("group/{}", group.id), Some(group))?;
@@ -496,6 +507,10 @@ impl Write {
             Self::Token(record) => table::put(batch, &tables::Token { tenant, id: &record.id }, record)?,
             Self::NoToken(id) => table::delete(batch, &tables::Token { tenant, id }),
             Self::Source(name, record) => table::put(batch, &tables::Source { tenant, name }, record)?,
+            Self::NoSource(name) => {
+                table::delete(batch, &tables::Source { tenant, name });
+                chunked::delete(batch, &tables::SourceMemory { tenant, name, chunk: 0 });
+            }
             Self::SourceMemory(name, bytes) => {
                 chunked::put(batch, &tables::SourceMemory { tenant, name, chunk: 0 }, bytes)?;
             }

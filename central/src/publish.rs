@@ -220,7 +220,10 @@ impl Publisher {
         let parts = table::Key::new().text(tenant.as_str()).done();
         // As bytes, so that a document that changes meanwhile stays pending.
         let prefix = table::prefixed::<tables::PendingPolicy<'_>>(&parts);
-        let pending = self.state.store().scan(&prefix, None, PENDING_AT_ONCE)?;
+        let (pending, catalogues) = self.state.settled(|store, model| {
+            let pending = store.scan(&prefix, None, PENDING_AT_ONCE)?;
+            Ok::<_, StoreError>((pending, model.catalogues().clone()))
+        })?;
         let mut changes = BTreeMap::new();
         for row in &pending {
             let key = table::Parts::of(&row.key[prefix.len()..]).text().unwrap_or_default();
@@ -247,7 +250,7 @@ impl Publisher {
         };
         self.add_target(&mut targets, &self.policy, policy.digest, &policy_info)?;
         roots.insert(self.policy.clone(), policy.digest);
-        for (id, record) in self.state.model().catalogues() {
+        for (id, record) in &catalogues {
             let info = CatalogueInfo {
                 kind: record.kind.clone(),
                 fits: record.fits.clone(),

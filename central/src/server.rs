@@ -42,7 +42,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    catalog::Catalog,
+    catalog::{Catalog, CatalogError},
     config::Config,
     download::{Payloads, Progress},
     enroll::Enrollment,
@@ -92,6 +92,9 @@ pub enum StartError {
     /// What is published.
     #[error("could not take up what is published")]
     Publish(#[from] PublishError),
+    /// The catalogues of sources that were removed.
+    #[error("could not withdraw what no source gives any more")]
+    Withdraw(#[from] CatalogError),
     /// Its identity.
     #[error("could not take up central's identity")]
     Identity(#[from] IdentityError),
@@ -245,6 +248,8 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
     };
     let trees = blobs(&layout.trees(), config.tree_bytes_max)?;
     let payload_blobs = blobs(&layout.payloads(), config.payload_bytes_max)?;
+    let catalog = Catalog::new(state.clone(), trees.clone());
+    catalog.withdraw(&config.sources)?;
     let publisher = Publisher::open(state.clone(), trees.clone(), &root_metadata, online)?;
     let random = Arc::new(SystemRandom::new());
     let leases = Leases::open(state.clone(), init::lease_key(&layout, random.as_ref())?)?;
@@ -281,7 +286,7 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
     let limits = config.limits.clone();
     let central = Arc::new(Central {
         config,
-        catalog: Catalog::new(state.clone(), trees.clone()),
+        catalog,
         state,
         enrollment,
         leases,

@@ -1,6 +1,8 @@
 //! What is known, on disk and in memory as one: every change is decided on the model, committed, and
 //! then applied to the model, by one writer at a time.
 
+mod aside;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use jiff::Timestamp;
@@ -32,8 +34,23 @@ pub struct State {
     store: Arc<dyn Store>,
     clock: Clock,
     model: RwLock<Model>,
-    writer: Mutex<Ends>,
+    writer: Mutex<Writer>,
     news: Wake,
+}
+
+/// What whoever changes something holds.
+#[derive(Debug)]
+struct Writer {
+    ends: Ends,
+    unfinished: Option<Unfinished>,
+}
+
+/// A change that is decided and perhaps not yet in place.
+#[derive(Debug)]
+struct Unfinished {
+    after: Ends,
+    writes: Vec<Write>,
+    news: bool,
 }
 
 /// What a change consists of; filled by whoever decides it.
@@ -43,6 +60,9 @@ pub struct Change {
     pub now: Timestamp,
     /// Expectations and rows that are not in the model; committed with the first writes.
     pub batch: Batch,
+    /// It may be committed bit by bit, the audit records first, and is seen so. For what is too much to be
+    /// written twice and done again when a crash left the rest out: what must be together is one [`Write`].
+    pub in_parts: bool,
     writes: Vec<Write>,
     audit: Vec<Entry>,
 }
@@ -66,6 +86,9 @@ impl State {
     ///
     /// Those of the store.
     pub fn open(tenant: TenantId, store: Arc<dyn Store>, clock: Clock) -> Result<Self, StoreError> {
+        if aside::finish(store.as_ref(), &tenant)? {
+            tracing::info!("put in place what was decided before a crash");
+        }
         let model = load(&tenant, store.as_ref())?;
         let ends = audit::ends(store.as_ref(), &tenant)?;
         Ok(Self {
@@ -73,7 +96,7 @@ impl State {
             store,
             clock,
             model: RwLock::new(model),
-            writer: Mutex::new(ends),
+            writer: Mutex::new(Writer { ends, unfinished: None }),
             news: Wake::default(),
         })
     }
@@ -88,6 +111,12 @@ impl State {
     #[must_use]
     pub fn store(&self) -> &dyn Store {
         self.store.as_ref()
+    }
+
+    /// The same, to be kept.
+    #[cfg(test)]
+    pub(crate) fn store_handle(&self) -> Arc<dyn Store> {
+        self.store.clone()
     }
 
     /// The clock.
@@ -107,34 +136,42 @@ impl State {
         self.model.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn writer(&self) -> MutexGuard<'_, Ends> {
+    fn writer(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes one change: `decide` looks at the model and fills the change, which is then on disk and in
     /// the model when this returns. Gives what `decide` gave and the sequence of the newest audit record.
     ///
-    /// A change too large for one batch is committed in several, the audit record with the first.
+    /// A change is made as a whole or not at all, also across a crash, unless it says otherwise
+    /// ([`Change::in_parts`]).
     ///
     /// # Errors
     ///
-    /// What `decide` fails with, and then nothing is changed; those of the store.
+    /// What `decide` fails with, and then nothing is changed; those of the store, and then a change that is
+    /// larger than one batch may have been decided all the same: it is put in place before the next.
     pub fn change<T, E: From<StoreError>>(
         &self,
         decide: impl FnOnce(&Model, &mut Change) -> Result<T, E>,
     ) -> Result<(T, u64), E> {
-        let mut ends = self.writer();
-        let mut change =
-            Change { now: self.clock.now(), batch: Batch::new(), writes: Vec::new(), audit: Vec::new() };
+        let mut writer = self.writer();
+        self.finish(&mut writer)?;
+        let mut change = Change {
+            now: self.clock.now(),
+            batch: Batch::new(),
+            in_parts: false,
+            writes: Vec::new(),
+            audit: Vec::new(),
+        };
         let result = decide(&self.model(), &mut change)?;
-        let Change { mut batch, writes, audit, .. } = change;
-        let mut after = *ends;
+        let Change { mut batch, in_parts, writes, audit, .. } = change;
+        let mut after = writer.ends;
         for entry in audit {
             (_, after) = audit::append(&mut batch, &self.tenant, &after, entry)?;
         }
         let mut writes = writes.into_iter().peekable();
+        let (mut batches, mut applied) = (Vec::new(), Vec::new());
         loop {
-            let mut applied = Vec::new();
             {
                 let model = self.model();
                 while batch.bytes() < BATCH_BYTES_GOAL
@@ -147,23 +184,63 @@ impl State {
             if batch.is_empty() {
                 break;
             }
-            self.store.commit(&batch)?;
-            *ends = after;
-            let news =
-                [<tables::PendingPolicy<'_> as Table>::PREFIX, <tables::Catalogue<'_> as Table>::PREFIX];
-            let is_news = |key: &[u8]| {
-                news.iter().any(|table| key.strip_prefix(*table).is_some_and(|k| k.first() == Some(&0)))
-            };
-            if batch.puts.iter().any(|(key, _)| is_news(key)) {
-                self.news.wake();
-            }
-            {
-                let mut model = self.model.write().unwrap_or_else(PoisonError::into_inner);
-                applied.into_iter().for_each(|write| model.apply(write));
+            if in_parts {
+                self.store.commit(&batch)?;
+                self.committed(&mut writer, after, std::mem::take(&mut applied), is_news(&batch));
+            } else {
+                batches.push(batch);
             }
             batch = Batch::new();
         }
-        Ok((result, ends.head.0))
+        match batches.as_slice() {
+            [] => {}
+            [batch] => {
+                self.store.commit(batch)?;
+                self.committed(&mut writer, after, applied, is_news(batch));
+            }
+            batches => {
+                aside::write(self.store.as_ref(), &self.tenant, batches)?;
+                let news = batches.iter().any(is_news);
+                writer.unfinished = Some(Unfinished { after, writes: applied, news });
+                self.finish(&mut writer)?;
+            }
+        }
+        Ok((result, writer.ends.head.0))
+    }
+
+    /// Puts in place what was decided and could not be put in place.
+    fn finish(&self, writer: &mut Writer) -> Result<(), StoreError> {
+        if writer.unfinished.is_some() {
+            aside::finish(self.store.as_ref(), &self.tenant)?;
+        }
+        if let Some(Unfinished { after, writes, news }) = writer.unfinished.take() {
+            self.committed(writer, after, writes, news);
+        }
+        Ok(())
+    }
+
+    /// Takes in what is on disk.
+    fn committed(&self, writer: &mut Writer, after: Ends, writes: Vec<Write>, news: bool) {
+        writer.ends = after;
+        if news {
+            self.news.wake();
+        }
+        let mut model = self.model.write().unwrap_or_else(PoisonError::into_inner);
+        writes.into_iter().for_each(|write| model.apply(write));
+    }
+
+    /// Reads store and model while no change is half in place: briefly, for every change waits meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// What `read` fails with; those of the store when an earlier change cannot be put in place.
+    pub fn settled<T, E: From<StoreError>>(
+        &self,
+        read: impl FnOnce(&dyn Store, &Model) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut writer = self.writer();
+        self.finish(&mut writer)?;
+        read(self.store.as_ref(), &self.model())
     }
 
     /// Woken by every change that must be published.
@@ -178,10 +255,11 @@ impl State {
     ///
     /// Those of the store.
     pub fn retain_audit(&self, keep: u64) -> Result<bool, StoreError> {
-        let mut ends = self.writer();
-        match audit::retain(self.store(), &self.tenant, &ends, keep)? {
+        let mut writer = self.writer();
+        self.finish(&mut writer)?;
+        match audit::retain(self.store(), &self.tenant, &writer.ends, keep)? {
             Some(kept) => {
-                *ends = kept;
+                writer.ends = kept;
                 Ok(true)
             }
             None => Ok(false),
@@ -205,6 +283,15 @@ impl State {
     pub fn packed_facts(&self, endpoint: u32) -> Result<Option<Vec<u8>>, StoreError> {
         chunked::get(self.store(), &tables::Facts { tenant: &self.tenant, number: endpoint, chunk: 0 })
     }
+}
+
+/// Whether a batch changes what is to be published.
+fn is_news(batch: &Batch) -> bool {
+    let tables = [<tables::PendingPolicy<'_> as Table>::PREFIX, <tables::Catalogue<'_> as Table>::PREFIX];
+    let of_one = |key: &[u8]| {
+        tables.iter().any(|table| key.strip_prefix(*table).is_some_and(|key| key.first() == Some(&0)))
+    };
+    batch.puts.iter().any(|(key, _)| of_one(key)) || batch.deletes.iter().any(|key| of_one(key))
 }
 
 fn states(store: &dyn Store, tenant: &TenantId, endpoint: u32) -> Result<Record, StoreError> {
@@ -244,7 +331,7 @@ fn load(tenant: &TenantId, store: &dyn Store) -> Result<Model, StoreError> {
     table::for_each::<tables::Catalogue<'_>, StoreError>(store, &parts, |key, record| {
         let mut key = table::Parts::of(key);
         if let Some(Ok(id)) = key.text().and_then(|_| key.text()).map(|id| id.parse()) {
-            model.apply(Write::Catalogue(id, record));
+            model.apply(Write::Catalogues(vec![(id, record)]));
         }
         Ok(())
     })?;
@@ -294,3 +381,6 @@ fn unpack_payloads(bytes: &[u8]) -> Arc<[(Digest, u64)]> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -204,3 +204,59 @@ fn a_failed_sync_is_shown_and_the_next_good_one_clears_it() {
     assert_eq!((record().last_error.as_str(), record().updates), ("", 1));
     assert_eq!(bench.catalog.documents(bench.source.catalogue()).unwrap().len(), 1, "and nothing is gone");
 }
+
+#[test]
+fn only_a_source_that_the_configuration_does_not_name_any_more_leaves_what_is_published() {
+    let bench = bench();
+    bench.apply(&[update("a", "1")]);
+    bench.catalog.failed(bench.source.name(), "the archive is gone").unwrap();
+    let log = || crate::audit::list(bench.state.store(), bench.state.tenant(), 0, 10).unwrap();
+    let before = log();
+    let configured = std::slice::from_ref(&bench.source);
+    assert_eq!(bench.catalog.withdraw(configured).unwrap(), []);
+    assert_eq!((bench.state.model().catalogues().len(), log()), (2, before.clone()), "it only failed");
+
+    let names = ["debian-12", "debian-12-pool"].map(|name| name.parse::<CatalogueId>().unwrap());
+    assert_eq!(bench.catalog.withdraw(&[]).unwrap(), names);
+    {
+        let model = bench.state.model();
+        assert!(model.catalogues().is_empty() && model.sources().is_empty());
+        assert!(model.updates().all(|update| update.gone));
+    }
+    let mut done: Vec<_> = log().into_iter().map(|record| (record.action, record.object)).collect();
+    done.truncate(log().len() - before.len());
+    done.sort();
+    let expected = [
+        ("remove source", "source:debian-12"),
+        ("withdraw", "catalogue:debian-12"),
+        ("withdraw", "catalogue:debian-12-pool"),
+    ];
+    assert_eq!(done, expected.map(|(action, object)| (action.to_owned(), object.to_owned())));
+    assert_eq!(bench.catalog.withdraw(&[]).unwrap(), [], "once");
+    let reopened =
+        State::open("default".parse().unwrap(), bench.state.store_handle(), bench.clock.clone()).unwrap();
+    assert!(reopened.model().catalogues().is_empty() && reopened.model().sources().is_empty());
+
+    assert_eq!(
+        bench.catalog.memory(&bench.source).unwrap(),
+        SourceState::New,
+        "it is read from the beginning"
+    );
+    assert_eq!(bench.apply(&[update("a", "1")]).new, 1, "when it comes back");
+    assert_eq!(bench.state.model().catalogues().len(), 2);
+}
+
+#[test]
+fn a_source_that_gives_another_catalogue_is_read_from_the_beginning() {
+    let bench = bench();
+    let remembered = SourceState::Debian(Default::default());
+    let synced = Synced { state: remembered.clone(), ..bench.synced(&[update("a", "1")]) };
+    bench.catalog.apply(&bench.source, synced).unwrap();
+    assert_eq!(bench.catalog.memory(&bench.source).unwrap(), remembered);
+    let SourceConfig::Debian(config) = bench.source.clone();
+    let renamed = SourceConfig::Debian(crate::sources::debian::Config {
+        catalogue: "bookworm".parse().unwrap(),
+        ..config
+    });
+    assert_eq!(bench.catalog.memory(&renamed).unwrap(), SourceState::New);
+}

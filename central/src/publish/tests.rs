@@ -93,6 +93,19 @@ fn what_changed_is_published_once_and_what_did_not_is_not_published_again() {
 }
 
 #[test]
+fn a_withdrawn_catalogue_leaves_what_is_published() {
+    let press = Press::new();
+    let publisher = press.open();
+    press.bench.apply(&[update("a", "1")]);
+    publisher.publish().unwrap();
+    assert_eq!(publisher.published().roots.len(), 3);
+    press.bench.catalog.withdraw(&[]).unwrap();
+    assert_eq!(publisher.publish().unwrap(), Outcome::Published { version: 2, more: false });
+    let left: Vec<_> = publisher.published().roots.into_keys().collect();
+    assert_eq!(left, ["policy-default".parse().unwrap()]);
+}
+
+#[test]
 fn many_changes_go_out_in_parts_and_none_is_left_behind() {
     let press = Press::new();
     let publisher = press.open();

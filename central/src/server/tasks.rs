@@ -151,11 +151,11 @@ impl Central {
     }
 
     async fn read_feed(self: &Arc<Self>, feed: &Feed) -> Result<Applied, TaskError> {
-        let (name, catalogue) = (feed.config.name().clone(), feed.config.catalogue().clone());
+        let config = feed.config.clone();
         let (memory, documents) = blocking(self, move |central| {
             Ok::<_, crate::catalog::CatalogError>((
-                central.catalog.memory(&name)?,
-                central.catalog.documents(&catalogue)?,
+                central.catalog.memory(&config)?,
+                central.catalog.documents(config.catalogue())?,
             ))
         })
         .await??;

@@ -39,6 +39,11 @@ pub fn put<T: Chunked>(batch: &mut Batch, row: &T, value: &[u8]) -> Result<(), S
     Ok(())
 }
 
+/// Adds to `batch` that `row` shall have no value.
+pub fn delete<T: Chunked>(batch: &mut Batch, row: &T) {
+    (0..=CHUNKS_MAX).for_each(|number| table::delete(batch, &row.chunk(number)));
+}
+
 /// The value of `row`, if it exists.
 ///
 /// # Errors

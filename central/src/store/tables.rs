@@ -141,6 +141,9 @@ tables! {
     Audit b"audit" { ; sequence: u64 } => crate::audit::Record;
     /// Its newest record, and up to which record retention dropped the oldest.
     AuditEnds b"audit-ends" {;} => crate::audit::Ends;
+    /// A change larger than one batch was decided and is not yet in place: for each of its batches the number
+    /// of rows under [`Aside`].
+    AsideWhole b"aside-whole" {;} => Vec<u32>;
 }
 
 packed_tables! {
@@ -155,6 +158,8 @@ packed_tables! {
     Metadata b"metadata" { name: str; chunk: u8 };
     /// State of the TUF writer, as JSON, in chunks.
     Writer b"writer" { ; chunk: u8 };
+    /// A change larger than one batch, until it is in place: one of its batches in rows of at most 60 KiB.
+    Aside b"aside" { ; batch: u32, chunk: u32 };
     /// What a source wants to remember from one sync to the next, as zstd of JSON, in chunks.
     SourceMemory b"source-memory" { name: SourceId; chunk: u8 };
 }
