@@ -6,10 +6,13 @@ use jiff::{civil::Time, tz::TimeZone};
 use serde::Deserialize;
 use tierway_common::{daemon::logging::Log, id::TenantId, transport::accept::Limits};
 
-use crate::sources::{
-    SourceConfig,
-    fetch::Retry,
-    payloads::{CONCURRENCY, Options, Which},
+use crate::{
+    enroll::RENEWAL_GRACE,
+    sources::{
+        SourceConfig,
+        fetch::Retry,
+        payloads::{CONCURRENCY, Options, Which},
+    },
 };
 
 /// The configuration as written.
@@ -27,6 +30,10 @@ pub struct File {
     /// How often the sources are read.
     #[serde(with = "humantime_serde")]
     pub source_interval: Duration,
+    /// How long after its end a certificate may be renewed with its key: a machine that was off for longer must
+    /// enrol anew.
+    #[serde(with = "humantime_serde")]
+    pub renewal_grace: Duration,
     /// Bytes of payloads kept; the least recently used go first, wanted ones never.
     pub payload_bytes_max: u64,
     /// Bytes of catalogue trees kept; published ones never go.
@@ -69,6 +76,7 @@ impl Default for File {
             public_address: None,
             tenant: "default".to_owned(),
             source_interval: Duration::from_secs(60 * 60),
+            renewal_grace: RENEWAL_GRACE,
             payload_bytes_max: 200 << 30,
             tree_bytes_max: 8 << 30,
             disk_free_bytes_min: 1 << 30,
@@ -106,6 +114,8 @@ pub struct Config {
     pub tenant: TenantId,
     /// How often the sources are read.
     pub source_interval: Duration,
+    /// How long after its end a certificate may be renewed with its key.
+    pub renewal_grace: Duration,
     /// Bytes of payloads.
     pub payload_bytes_max: u64,
     /// Bytes of trees.
@@ -181,6 +191,7 @@ impl Config {
             public_address: file.public_address.unwrap_or_else(|| format!("{host}:{port}")),
             tenant,
             source_interval: file.source_interval,
+            renewal_grace: file.renewal_grace,
             payload_bytes_max: file.payload_bytes_max,
             tree_bytes_max: file.tree_bytes_max,
             disk_free_bytes_min: file.disk_free_bytes_min,
@@ -218,6 +229,7 @@ mod tests {
         assert_eq!(sample.data_dir, default.data_dir);
         assert_eq!((sample.listen, &sample.public_address), (default.listen, &None));
         assert_eq!((sample.tenant, sample.source_interval), (default.tenant, default.source_interval));
+        assert_eq!(sample.renewal_grace, default.renewal_grace);
         assert_eq!(sample.payload_bytes_max, default.payload_bytes_max);
         assert_eq!(sample.tree_bytes_max, default.tree_bytes_max);
         assert_eq!(sample.disk_free_bytes_min, default.disk_free_bytes_min);

@@ -38,8 +38,9 @@ pub const TOKEN_USES_MAX: u32 = 100_000;
 pub const TOKEN_VALID: Duration = Duration::from_secs(24 * 60 * 60);
 /// Longest validity of a token.
 pub const TOKEN_VALID_MAX: Duration = Duration::from_secs(90 * 24 * 60 * 60);
-/// A certificate may be renewed this long after its end: a machine comes back from a long leave.
-pub const RENEW_GRACE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+/// A certificate may be renewed this long after its end unless configured otherwise: a machine comes back from
+/// a long leave.
+pub const RENEWAL_GRACE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 /// An expired token is kept this long, so that its use can be told from that of an unknown one.
 const TOKEN_KEPT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Keys of an endpoint whose signature counts: reports signed before a renewal may still be on their way.
@@ -92,6 +93,9 @@ pub enum EnrollError {
         /// Its serial.
         serial: String,
     },
+    /// A key gets one certificate: whoever carried the request before may send it again.
+    #[error("the key of this request has a certificate already: a request is good once")]
+    KeyUsed,
     /// There is no such machine.
     #[error("`{0}` is not enrolled")]
     NotEnrolled(String),
@@ -159,18 +163,21 @@ pub struct Enrollment {
     state: Arc<State>,
     authority: Authority,
     root_metadata: Digest,
+    renewal_grace: Duration,
     random: Arc<dyn SecureRandom + Send + Sync>,
 }
 
 impl Enrollment {
-    /// On the given state; `root_metadata` is the digest of `1.root.json`.
+    /// On the given state; `root_metadata` is the digest of `1.root.json`, and an expired certificate may be
+    /// renewed for `renewal_grace`.
     pub fn new(
         state: Arc<State>,
         authority: Authority,
         root_metadata: Digest,
+        renewal_grace: Duration,
         random: Arc<dyn SecureRandom + Send + Sync>,
     ) -> Self {
-        Self { state, authority, root_metadata, random }
+        Self { state, authority, root_metadata, renewal_grace, random }
     }
 
     /// Makes a token. Its text is not kept; the sequence is that of the audit record.
@@ -303,9 +310,15 @@ impl Enrollment {
             rule: "letters, digits and `-_.+~:@`".to_owned(),
             found: holder.id.clone(),
         })?;
+        let tenant = self.state.tenant();
+        let of_key = key.to_string();
+        let of_key = tables::CertificateKey { tenant, key: &of_key };
+        if table::get(self.state.store(), &of_key)?.is_some() {
+            return Err(EnrollError::KeyUsed);
+        }
         let issued = self.authority.issue(holder, key, change.now, self.random.as_ref())?;
-        let row = tables::Certificate { tenant: self.state.tenant(), serial: &issued.serial };
-        change.batch.expect_absent(table::full_key(&row));
+        let row = tables::Certificate { tenant, serial: &issued.serial };
+        change.batch.expect_absent(table::full_key(&row)).expect_absent(table::full_key(&of_key));
         change.write(Write::Certificate(CertificateRecord {
             serial: issued.serial.clone(),
             identity: holder.id.clone(),
@@ -366,7 +379,7 @@ impl Enrollment {
             if model.is_revoked(&serial) || is_revoked(model, &record) {
                 return Err(EnrollError::Revoked(record.identity.clone()));
             }
-            if change.now > later(record.expires, RENEW_GRACE) {
+            if change.now > later(record.expires, self.renewal_grace) {
                 return Err(EnrollError::CertificateExpired { serial: serial.clone(), at: record.expires });
             }
             let id = record.identity.clone();
@@ -446,8 +459,8 @@ impl Enrollment {
             Ok(())
         })?;
         table::for_each::<tables::Certificate<'_>, StoreError>(store, &parts, |_, record| {
-            if now > later(record.expires, RENEW_GRACE) {
-                gone.push(Write::NoCertificate(record.serial));
+            if now > later(record.expires, self.renewal_grace) {
+                gone.push(Write::NoCertificate { serial: record.serial, key: record.key });
             }
             Ok(())
         })?;
@@ -539,8 +552,9 @@ fn enrolled(
 fn renewed(model: &Model, change: &mut Change, before: &CertificateRecord, issued: &Issued) {
     if let Some(endpoint) = before.identity.parse().ok().and_then(|id| model.endpoint_by_id(&id)) {
         let mut record = EndpointRecord::clone(endpoint);
-        record.keys.insert(0, issued.key);
-        record.keys.truncate(KEYS_MAX);
+        // The key that asked stays, whatever was issued meanwhile: who never got the answers has no other.
+        let others = record.keys.into_iter().filter(|key| *key != before.key);
+        record.keys = [issued.key, before.key].into_iter().chain(others).take(KEYS_MAX).collect();
         (record.serial, record.certificate_expires) = (issued.serial.clone(), issued.expires);
         change.write(Write::Endpoint(Arc::new(record)));
     }

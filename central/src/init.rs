@@ -25,7 +25,7 @@ use tierway_common::{
 
 use crate::{
     enroll::{
-        EnrollError, Enrollment,
+        EnrollError, Enrollment, RENEWAL_GRACE,
         ca::{self, Authority, CaError, Material},
     },
     layout::Layout,
@@ -135,7 +135,7 @@ pub fn init(layout: &Layout, tenant: &TenantId, operator: &str, clock: &Clock) -
         Ok::<_, InitError>(())
     })?;
     let authority = Authority::open(&root.certificate_pem, &issuing)?;
-    let enrollment = Enrollment::new(state, authority, Digest::of(&metadata), random);
+    let enrollment = Enrollment::new(state, authority, Digest::of(&metadata), RENEWAL_GRACE, random);
     let site = CENTRAL_SITE.parse()?;
     for (role, id, dir) in
         [(Role::Central, CENTRAL_SITE, layout.identity()), (Role::Operator, operator, layout.operator())]

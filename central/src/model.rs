@@ -13,7 +13,7 @@ use tierway_common::{
     id::{CatalogueId, EndpointId, GroupId, RelayId, SiteId, SourceId, TokenId, UpdateId, WindowId},
     schema::{Approval, Assignment, Group, Revoked, policy::LeaseKey},
     store::{Batch, StoreError, table},
-    trust::digest::Digest,
+    trust::{digest::Digest, keys::PublicKey},
 };
 
 use crate::{
@@ -65,7 +65,12 @@ pub enum Write {
     /// Adds or replaces a certificate.
     Certificate(CertificateRecord),
     /// Forgets a certificate that nobody can use any more.
-    NoCertificate(String),
+    NoCertificate {
+        /// Which.
+        serial: String,
+        /// Its key.
+        key: PublicKey,
+    },
     /// Adds or replaces a token.
     Token(TokenRecord),
     /// Removes a token.
@@ -345,7 +350,7 @@ impl Model {
             Write::Certificate(record) if record.revoked.is_some() => {
                 self.revoked.insert(record.serial);
             }
-            Write::NoCertificate(serial) => drop(self.revoked.remove(&serial)),
+            Write::NoCertificate { serial, key: _ } => drop(self.revoked.remove(&serial)),
             Write::Source(id, record) => drop(self.sources.insert(id, record)),
             Write::NoSource(id) => drop(self.sources.remove(&id)),
             Write::Download(record) => self.download = record,
@@ -488,6 +493,8 @@ impl Write {
             Self::NoRule(name) => table::delete(batch, &tables::AutoApproval { tenant, name }),
             Self::Certificate(record) => {
                 table::put(batch, &tables::Certificate { tenant, serial: &record.serial }, record)?;
+                let key = record.key.to_string();
+                table::put(batch, &tables::CertificateKey { tenant, key: &key }, &record.serial)?;
                 if let Some(at) = record.revoked {
                     let document = Revoked {
                         serial: record.serial.clone(),
@@ -498,8 +505,9 @@ impl Write {
                     pending(batch, tenant, &format!("revoked/{}", record.serial), Some(&document))?;
                 }
             }
-            Self::NoCertificate(serial) => {
+            Self::NoCertificate { serial, key } => {
                 table::delete(batch, &tables::Certificate { tenant, serial });
+                table::delete(batch, &tables::CertificateKey { tenant, key: &key.to_string() });
                 if model.is_revoked(serial) {
                     pending::<Revoked>(batch, tenant, &format!("revoked/{serial}"), None)?;
                 }

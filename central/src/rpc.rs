@@ -92,6 +92,7 @@ impl ToStatus for EnrollError {
             | Self::CertificateUnknown { .. }
             | Self::CertificateExpired { .. }
             | Self::Revoked(_)
+            | Self::KeyUsed
             | Self::RenewProof { .. } => Status::permission_denied(self.to_string()),
             Self::NotEnrolled(_) => Status::not_found(self.to_string()),
             Self::Invalid { .. } | Self::Ca(CaError::Request(_) | CaError::RequestSignature) => {

@@ -253,7 +253,8 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
     let publisher = Publisher::open(state.clone(), trees.clone(), &root_metadata, online)?;
     let random = Arc::new(SystemRandom::new());
     let leases = Leases::open(state.clone(), init::lease_key(&layout, random.as_ref())?)?;
-    let enrollment = Enrollment::new(state.clone(), authority, Digest::of(&root_metadata), random);
+    let root_digest = Digest::of(&root_metadata);
+    let enrollment = Enrollment::new(state.clone(), authority, root_digest, config.renewal_grace, random);
 
     let (mut feeds, mut fetches) = (BTreeMap::new(), BTreeMap::<CatalogueId, HttpFetch>::new());
     for config in &config.sources {

@@ -294,12 +294,10 @@ impl Agent {
     }
 
     async fn renew(&self) -> Result<(), JoinError> {
-        let not_after = self.joined.identity.own().not_after;
-        if joining::renewal_is_due(not_after, CERTIFICATE_LIFETIME, self.clock.now()) {
-            joining::renew(&self.upstream, &self.joined.identity).await?;
-            info!(until = %self.joined.identity.own().not_after, "renewed the certificate");
-        }
-        Ok(())
+        let own_route = std::slice::from_ref(&self.joined.route);
+        let routes = if self.config.upstream.is_empty() { own_route } else { &self.config.upstream };
+        let (identity, now) = (&self.joined.identity, self.clock.now());
+        joining::keep_fresh(&self.upstream, routes, identity, CERTIFICATE_LIFETIME, now).await.map(drop)
     }
 
     /// What `status` shows from now on.

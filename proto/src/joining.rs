@@ -24,6 +24,7 @@ use tierway_common::{
         keys::{KeyError, SigningKey},
     },
 };
+use tracing::info;
 
 use crate::{
     upstream::{Upstream, UpstreamError},
@@ -224,6 +225,33 @@ pub fn load(data_dir: &Path) -> Result<Joined, JoinError> {
 pub fn renewal_is_due(not_after: Timestamp, lifetime: Duration, now: Timestamp) -> bool {
     let left = not_after.as_second() - now.as_second();
     left < i64::try_from(lifetime.as_secs() * 2 / 3).unwrap_or(i64::MAX)
+}
+
+/// Renews the certificate of `identity` when that is due, and says whether it did. One that has expired is
+/// renewed over a connection that shows none, by `routes`, with the same proof: no tier lets an expired one in.
+///
+/// # Errors
+///
+/// [`JoinError`]; the present identity then stays.
+pub async fn keep_fresh(
+    upstream: &Upstream,
+    routes: &[Route],
+    identity: &Identity,
+    lifetime: Duration,
+    now: Timestamp,
+) -> Result<bool, JoinError> {
+    let not_after = identity.own().not_after;
+    if !renewal_is_due(not_after, lifetime, now) {
+        return Ok(false);
+    }
+    if now < not_after {
+        renew(upstream, identity).await?;
+    } else {
+        info!(since = %not_after, "the certificate has expired, renewing it with its key");
+        renew(&Upstream::new(dial::nameless_channel(routes.to_vec(), identity)), identity).await?;
+    }
+    info!(until = %identity.own().not_after, "renewed the certificate");
+    Ok(true)
 }
 
 /// Gets a certificate for a fresh key and takes it into use.

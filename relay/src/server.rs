@@ -23,7 +23,13 @@ use tierway_common::{
     id::EndpointId,
     schedule,
     store::{Store, StoreError, sled_store::SledStore},
-    transport::{accept, accept::Gauge, dial, identity::Role, tls::Identity},
+    transport::{
+        accept,
+        accept::Gauge,
+        dial::{self, Route},
+        identity::Role,
+        tls::Identity,
+    },
     trust::tuf::error::TufError,
 };
 use tierway_proto::{
@@ -229,15 +235,19 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
     );
 
     let (identity, up_renew, renew_clock) = (joined.identity.clone(), upstream.clone(), clock.clone());
+    let (up_route, renew_wake) = (route.clone(), Wake::default());
     tasks.periodic(
         "renew",
-        Wake::default(),
+        renew_wake.clone(),
         |now| now.checked_add(RENEWAL_CHECK).ok(),
         move || {
             let (identity, upstream, clock) = (identity.clone(), up_renew.clone(), renew_clock.clone());
-            async move { renew(&identity, &upstream, &clock).await }
+            let route = up_route.clone();
+            async move { renew(&identity, &upstream, &route, &clock).await }
         },
     );
+    // It may have expired while this relay was off.
+    renew_wake.wake();
 
     tasks.spawn("watch", watch(up, sync_wake, stop.clone()));
 
@@ -264,11 +274,14 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
     Ok(Running { address, board: tasks.board(), mirror, outbox, payloads, tasks })
 }
 
-async fn renew(identity: &Identity, upstream: &Upstream, clock: &Clock) -> Result<(), TaskError> {
-    if joining::renewal_is_due(identity.own().not_after, CERTIFICATE_LIFETIME, clock.now()) {
-        joining::renew(upstream, identity).await?;
-        info!(until = %identity.own().not_after, "renewed the certificate");
-    }
+async fn renew(
+    identity: &Identity,
+    upstream: &Upstream,
+    route: &Route,
+    clock: &Clock,
+) -> Result<(), TaskError> {
+    let routes = std::slice::from_ref(route);
+    joining::keep_fresh(upstream, routes, identity, CERTIFICATE_LIFETIME, clock.now()).await?;
     Ok(())
 }
 

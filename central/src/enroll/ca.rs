@@ -196,6 +196,17 @@ impl Authority {
         Ok(Self { issuer, issuing: certificate.to_vec(), root: der(root_pem)?.to_vec() })
     }
 
+    /// What ends when: the two authorities; `None` for a certificate that cannot be read.
+    #[must_use]
+    pub fn ends(&self) -> [(&'static str, Option<Timestamp>); 2] {
+        use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
+        let end = |der: &[u8]| {
+            let (_, read) = X509Certificate::from_der(der).ok()?;
+            Timestamp::from_second(read.validity().not_after.timestamp()).ok()
+        };
+        [("the root authority", end(&self.root)), ("the issuing authority", end(&self.issuing))]
+    }
+
     /// What a token names so that a new machine knows it talks to this central.
     #[must_use]
     pub fn root_digest(&self) -> Digest {

@@ -23,7 +23,8 @@ fn site_on(store: Arc<dyn Store>) -> Site {
     let (root, issuing) = ca::create(clock.now(), random.as_ref()).unwrap();
     let authority = Authority::open(&root.certificate_pem, &issuing).unwrap();
     let state = Arc::new(State::open("default".parse().unwrap(), store, clock.clone()).unwrap());
-    let enrollment = Enrollment::new(state.clone(), authority, Digest::of(b"1.root.json"), random);
+    let enrollment =
+        Enrollment::new(state.clone(), authority, Digest::of(b"1.root.json"), RENEWAL_GRACE, random);
     Site { clock, state, enrollment }
 }
 
@@ -229,6 +230,72 @@ fn an_expired_certificate_can_be_renewed_for_ninety_days_and_then_is_forgotten()
     assert_eq!(site.enrollment.retain().unwrap(), 2, "the first certificate and the token");
     assert!(matches!(renewal(&site, &first, &key), Err(EnrollError::CertificateUnknown { .. })));
     assert_eq!(site.enrollment.retain().unwrap(), 0);
+}
+
+#[test]
+fn who_is_revoked_while_away_does_not_come_back() {
+    let site = site();
+    let (first, key) = site.redeem(&site.token(Role::Endpoint, 1)).unwrap();
+    site.clock.advance(SignedDuration::from_hours(24 * 40));
+    site.enrollment.revoke(&identity(&first).holder.id, "stolen", "operator:admin").unwrap();
+    assert!(matches!(renewal(&site, &first, &key), Err(EnrollError::Revoked(_))));
+}
+
+#[test]
+fn how_long_an_expired_certificate_can_be_renewed_is_configured() {
+    let Site { clock, state, enrollment } = site();
+    let enrollment = Enrollment { renewal_grace: Duration::from_secs(86_400), ..enrollment };
+    let site = Site { clock, state, enrollment };
+    let (first, key) = site.redeem(&site.token(Role::Endpoint, 1)).unwrap();
+    site.clock.advance(SignedDuration::from_hours(24 * 31 - 1));
+    renewal(&site, &first, &key).unwrap();
+    site.clock.advance(SignedDuration::from_hours(2));
+    assert!(matches!(renewal(&site, &first, &key), Err(EnrollError::CertificateExpired { .. })));
+}
+
+#[test]
+fn a_request_that_is_sent_again_by_whoever_carried_it_gives_nothing_the_second_time() {
+    let site = site();
+    let token = site.token(Role::Endpoint, 2);
+    let (request, key) = csr();
+    let redeem = || {
+        site.enrollment.redeem(Redemption {
+            token: &token.id,
+            proof: &token.proof(&request),
+            csr_der: &request,
+            host_name: "web-1",
+            agent_version: "0.1.0",
+        })
+    };
+    let first = redeem().unwrap();
+    assert!(matches!(redeem(), Err(EnrollError::KeyUsed)));
+    let model = site.state.model().endpoints().count();
+    assert_eq!(model, 1, "no second machine");
+    site.redeem(&token).unwrap();
+
+    let (request, _) = csr();
+    let proof = key.sign(&[RENEW_CONTEXT, &request].concat());
+    let renew = || site.enrollment.renew(&first.chain[0], &request, proof.as_ref());
+    renew().unwrap();
+    let before = site.state.model().endpoint(0).unwrap().clone();
+    assert!(matches!(renew(), Err(EnrollError::KeyUsed)));
+    assert_eq!(*site.state.model().endpoint(0).unwrap(), before);
+    // Also long after, when that certificate is no longer among the newest.
+    for _ in 0..5 {
+        renewal(&site, &first, &key).unwrap();
+    }
+    assert!(matches!(renew(), Err(EnrollError::KeyUsed)));
+}
+
+#[test]
+fn who_never_gets_the_answers_to_its_renewals_goes_on_with_the_key_it_has() {
+    let site = site();
+    let (first, key) = site.redeem(&site.token(Role::Endpoint, 1)).unwrap();
+    for _ in 0..3 * KEYS_MAX {
+        let newest = renewal(&site, &first, &key).unwrap();
+        let keys = site.state.model().endpoint(0).unwrap().keys.clone();
+        assert!(keys.contains(&first.key) && keys[0] == newest.key && keys.len() <= KEYS_MAX);
+    }
 }
 
 #[test]

@@ -122,6 +122,8 @@ tables! {
     Token b"token" { id: TokenId; } => TokenRecord;
     /// An issued certificate, by serial (lower-case hex).
     Certificate b"certificate" { serial: str; } => CertificateRecord;
+    /// The serial of the certificate that was issued for a key (lower-case hex): a key gets one.
+    CertificateKey b"certificate-key" { key: str; } => String;
     /// How a source of updates stands.
     Source b"source" { name: SourceId; } => SourceRecord;
     /// When payloads are downloaded.

@@ -62,6 +62,13 @@ pub fn channel_by_any(routes: Vec<Route>, identity: &Identity) -> Channel {
     connecting(routes, move || identity.client())
 }
 
+/// The same without showing a certificate; see [`Identity::nameless_client`].
+#[must_use]
+pub fn nameless_channel(routes: Vec<Route>, identity: &Identity) -> Channel {
+    let identity = identity.clone();
+    connecting(routes, move || identity.nameless_client())
+}
+
 /// A channel for a machine without identity; see [`super::tls::enrolling`].
 #[must_use]
 pub fn enrolling_channel(route: Route, config: Arc<ClientConfig>) -> Channel {

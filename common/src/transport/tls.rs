@@ -120,6 +120,7 @@ struct Inner {
 struct Current {
     own: PeerIdentity,
     client: Arc<ClientConfig>,
+    nameless: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
 }
 
@@ -165,6 +166,13 @@ impl Identity {
     #[must_use]
     pub fn client(&self) -> Arc<ClientConfig> {
         self.current().client.clone()
+    }
+
+    /// For a connection outward that shows no certificate: whoever is called is checked as ever. With a
+    /// certificate that has expired there is no other.
+    #[must_use]
+    pub fn nameless_client(&self) -> Arc<ClientConfig> {
+        self.current().nameless.clone()
     }
 
     /// For the next connection inward. A peer without a certificate is let in, as it must be to enrol;
@@ -231,12 +239,13 @@ fn read(files: &IdentityFiles) -> Result<Current, IdentityError> {
     }
     let (roots, provider) = (Arc::new(roots), Arc::new(provider()));
 
-    let mut client = ClientConfig::builder_with_provider(provider.clone())
+    let trusting = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&TLS13])
         .map_err(tls)?
-        .with_root_certificates(roots.clone())
-        .with_client_auth_cert(chain.clone(), key.clone_key())
-        .map_err(tls)?;
+        .with_root_certificates(roots.clone());
+    let mut nameless = trusting.clone().with_no_client_auth();
+    nameless.alpn_protocols = vec![b"h2".to_vec()];
+    let mut client = trusting.with_client_auth_cert(chain.clone(), key.clone_key()).map_err(tls)?;
     client.alpn_protocols = vec![b"h2".to_vec()];
 
     let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
@@ -250,7 +259,8 @@ fn read(files: &IdentityFiles) -> Result<Current, IdentityError> {
         .with_single_cert(chain, key)
         .map_err(tls)?;
     server.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(Current { own, client: Arc::new(client), server: Arc::new(server) })
+    let (client, nameless, server) = (Arc::new(client), Arc::new(nameless), Arc::new(server));
+    Ok(Current { own, client, nameless, server })
 }
 
 /// The configuration of a machine that has no identity yet: it trusts a server whose chain ends in the
