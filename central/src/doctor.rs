@@ -8,10 +8,10 @@ use tierway_common::{
     daemon::chain::Chain,
     store::{Store, StoreError, sled_store::SledStore},
     transport::tls::{Identity, IdentityFiles},
-    trust::{keys::SigningKey, tuf::metadata},
+    trust::keys::SigningKey,
 };
 
-use crate::{audit, config::Config, init, layout::Layout, sources::Source};
+use crate::{audit, config::Config, init, layout::Layout, roots, sources::Source};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,7 +55,8 @@ fn failure(text: impl Into<String>) -> Finding {
 pub fn examine(config: &Config, clock: &Clock) -> Vec<Finding> {
     let layout = Layout::new(&config.data_dir);
     let now = clock.now();
-    let mut findings = vec![authority(&layout), online_key(&layout), trust_root(&layout, now)];
+    let mut findings = authority(&layout, now);
+    findings.extend([online_key(&layout), trust_root(&layout, now)]);
     findings.push(identity(&layout, now));
     findings.push(offline(&layout));
     findings.extend(store(config, &layout, clock));
@@ -65,10 +66,20 @@ pub fn examine(config: &Config, clock: &Clock) -> Vec<Finding> {
     findings
 }
 
-fn authority(layout: &Layout) -> Finding {
+fn authority(layout: &Layout, now: Timestamp) -> Vec<Finding> {
     match init::authority(layout) {
-        Ok(authority) => good(format!("the certification authority is {}", authority.root_digest())),
-        Err(error) => failure(Chain(&error).to_string()),
+        Ok(authority) => {
+            let mut findings =
+                vec![good(format!("the certification authority is {}", authority.root_digest()))];
+            for (what, end) in authority.ends() {
+                findings.push(match end {
+                    Some(end) => until(what, end, now, SOON),
+                    None => failure(format!("{what} cannot be read")),
+                });
+            }
+            findings
+        }
+        Err(error) => vec![failure(Chain(&error).to_string())],
     }
 }
 
@@ -80,14 +91,15 @@ fn online_key(layout: &Layout) -> Finding {
 }
 
 fn trust_root(layout: &Layout, now: Timestamp) -> Finding {
-    let bytes = match init::read(&layout.trust_root()) {
-        Ok(bytes) => bytes,
-        Err(error) => return failure(Chain(&error).to_string()),
-    };
-    let read = metadata::Signed::parse(&bytes).and_then(|signed| signed.read::<metadata::Root>());
-    match read {
-        Err(error) => failure(format!("the first root metadata cannot be read: {}", Chain(&error))),
-        Ok(root) => until("the first root metadata", root.expires, now, SOON),
+    match roots::newest(layout) {
+        Err(error) => failure(Chain(&error).to_string()),
+        Ok((version, _, expires)) => {
+            let mut finding = until(&format!("version {version} of the root of trust"), expires, now, SOON);
+            if finding.level != Level::Good {
+                finding.text += ": bring its key back for `tierway-central root extend`";
+            }
+            finding
+        }
     }
 }
 

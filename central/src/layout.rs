@@ -27,6 +27,12 @@ impl Layout {
         &self.0
     }
 
+    /// The root of trust of this version.
+    #[must_use]
+    pub fn root_version(&self, version: u64) -> PathBuf {
+        self.0.join(format!("trust/{version}.root.json"))
+    }
+
     places! {
         /// Certificate of the root authority, PEM.
         root_certificate = "ca/root.pem";

@@ -34,4 +34,5 @@ pub mod decide;
 pub mod download;
 pub mod policy;
 pub mod publish;
+pub mod roots;
 pub mod sources;

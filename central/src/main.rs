@@ -3,12 +3,13 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use ring::rand::SystemRandom;
 use tierway_central::{
     config::{Config, File},
     doctor::{self, Level},
     init,
     layout::Layout,
-    server,
+    roots, server,
 };
 use tierway_common::{
     clock::Clock,
@@ -48,6 +49,26 @@ enum Verb {
     },
     /// Look at the installation and say what to do.
     Doctor,
+    /// Make the next root of trust, with the keys that were taken away; central may run meanwhile.
+    Root {
+        #[command(subcommand)]
+        verb: RootVerb,
+    },
+}
+
+#[derive(Subcommand)]
+enum RootVerb {
+    /// Let it be valid for another year.
+    Extend(Offline),
+    /// Replace its key by a new one, which is put beside the old one.
+    Rotate(Offline),
+}
+
+#[derive(clap::Args)]
+struct Offline {
+    /// The folder `offline` that `init` made, from where it was taken to.
+    #[arg(long, value_name = "DIR")]
+    offline: PathBuf,
 }
 
 fn main() -> ExitCode {
@@ -98,6 +119,22 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error
             // Tells systemd, when there is one.
             sd_notify::notify(&[sd_notify::NotifyState::Ready])?;
             running.ended().await;
+        }
+        Verb::Root { verb } => {
+            let (layout, now) = (Layout::new(&config.data_dir), clock.now());
+            let made = match &verb {
+                RootVerb::Extend(Offline { offline }) => roots::extend(&layout, offline, now)?,
+                RootVerb::Rotate(Offline { offline }) => {
+                    roots::rotate(&layout, offline, &SystemRandom::new(), now)?
+                }
+            };
+            let roots::Next { version, expires, key } = made;
+            println!(
+                "The root of trust has version {version} and is valid until {expires}.
+A central that runs publishes it within the hour, another when it starts.
+The next one needs the key in {}: take the folder away again.",
+                key.display()
+            );
         }
         Verb::Doctor => {
             let findings = tokio::task::spawn_blocking(move || doctor::examine(&config, &clock)).await?;

@@ -316,6 +316,26 @@ impl Publisher {
         Ok(writer.record.timestamp_version)
     }
 
+    /// Publishes a root that follows the present one, with everything below it signed anew.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError::Write`] when it does not follow, or does not name the key that signs here.
+    pub fn take_root(&self, root: &[u8]) -> Result<u64, PublishError> {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut repository = writer.repository.clone();
+        let published = repository.take_root(root, &[&self.key], self.state.now())?;
+        let record = writer.record.clone();
+        self.keep(&mut writer, repository, record, published, Batch::new())?;
+        Ok(writer.record.timestamp_version)
+    }
+
+    /// Version of the root.
+    #[must_use]
+    pub fn root_version(&self) -> u64 {
+        self.served().roots.last().copied().unwrap_or_default()
+    }
+
     /// Until when the root is valid.
     #[must_use]
     pub fn root_expires(&self) -> Timestamp {

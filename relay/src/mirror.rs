@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tierway_common::files;
+use tierway_common::{files, trust::tuf::client::ROOTS_PER_REFRESH_MAX};
 use tokio::sync::watch;
 
 /// Longest metadata file that is kept or served.
@@ -23,6 +23,8 @@ const METADATA_BYTES_MAX: u64 = 4 << 20;
 const HEAD: &str = "head.json";
 /// Bytes of that file: mostly revoked serials.
 const HEAD_BYTES_MAX: u64 = 16 << 20;
+/// Roots that are not verified yet: `2.root-aside.json`, never served.
+const ROOT_ASIDE: &str = "root-aside";
 /// Versions of snapshot and targets that are kept for those who are just reading them.
 const VERSIONS_KEPT: u64 = 8;
 
@@ -102,6 +104,31 @@ impl Mirror {
         if role != "root" && version > VERSIONS_KEPT {
             // One more each time: what was left by a crash goes in the next rounds.
             let _ = fs::remove_file(self.path(role, version - VERSIONS_KEPT));
+        }
+        Ok(())
+    }
+
+    /// Puts a root aside that was fetched and is not verified yet.
+    ///
+    /// # Errors
+    ///
+    /// As the file system gives them.
+    pub fn set_aside(&self, version: u64, content: &[u8]) -> io::Result<()> {
+        files::replace(&self.path(ROOT_ASIDE, version), content, 0o644)
+    }
+
+    /// Serves the roots that were put aside, up to `newest`, which was verified: each was the next one when it
+    /// was fetched, so the one that lies there when a later one is trusted is the one that was verified.
+    ///
+    /// # Errors
+    ///
+    /// As the file system gives them.
+    pub fn take_roots(&self, newest: u64) -> io::Result<()> {
+        for version in newest.saturating_sub(u64::from(ROOTS_PER_REFRESH_MAX))..=newest {
+            match fs::rename(self.path(ROOT_ASIDE, version), self.path("root", version)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
         Ok(())
     }

@@ -16,8 +16,8 @@ use tierway_common::{
     schema::Revoked,
     tree::{self, TreeError},
     trust::tuf::{
-        client::{Client, Limits, Trusted},
-        error::TufError,
+        client::{Client, Fetcher, Limits, Trusted},
+        error::{FetchError, TufError},
     },
 };
 use tierway_proto::{
@@ -65,10 +65,33 @@ pub enum SyncError {
     },
 }
 
+/// Metadata from the tier above, with every root put aside: whoever is further behind than this relay goes from
+/// root to root, and the TUF client keeps the newest only.
+#[derive(Debug)]
+struct Noted {
+    from: MetadataFrom,
+    mirror: Mirror,
+}
+
+impl Fetcher for Noted {
+    async fn metadata(
+        &self,
+        role: &str,
+        version: Option<u64>,
+        bytes_max: u64,
+    ) -> Result<Option<Bytes>, FetchError> {
+        let content = self.from.metadata(role, version, bytes_max).await?;
+        if let ("root", Some(version), Some(content)) = (role, version, &content) {
+            self.mirror.set_aside(version, content).map_err(FetchError::new)?;
+        }
+        Ok(content)
+    }
+}
+
 /// Brings over what is published.
 #[derive(Debug)]
 pub struct Sync {
-    client: Client<MetadataFrom>,
+    client: Client<Noted>,
     upstream: Upstream,
     trees: Blobs,
     mirror: Mirror,
@@ -99,7 +122,8 @@ impl Sync {
         trees: Blobs,
         mirror: Mirror,
     ) -> Result<Self, SyncError> {
-        let client = Client::open(trust_dir, MetadataFrom(upstream.clone()), Limits::default())?;
+        let noted = Noted { from: MetadataFrom(upstream.clone()), mirror: mirror.clone() };
+        let client = Client::open(trust_dir, noted, Limits::default())?;
         let policy = format!("policy-{tenant}");
         mirror.restore().map_err(|source| SyncError::File { file: "head.json".to_owned(), source })?;
         Ok(Self { client, upstream, trees, mirror, trust_dir: trust_dir.to_owned(), policy })
@@ -151,9 +175,11 @@ impl Sync {
                 .map_err(|error| SyncError::File { file: format!("{role}.json"), source: error.into() })?
                 .signed
                 .version;
-            self.mirror
-                .keep(role, version, &content)
-                .map_err(|source| SyncError::File { file: format!("{version}.{role}.json"), source })?;
+            let error = |source| SyncError::File { file: format!("{version}.{role}.json"), source };
+            if role == "root" {
+                self.mirror.take_roots(version).map_err(error)?;
+            }
+            self.mirror.keep(role, version, &content).map_err(error)?;
         }
         let mut revoked = BTreeSet::new();
         if let Some(policy) = trusted.targets.get(&self.policy) {

@@ -21,8 +21,8 @@ use tracing::{info, warn};
 
 use super::{Central, Feed};
 use crate::{
-    audit, catalog::Applied, decide, enroll::ca::validity, exposure, init::CENTRAL_SITE, publish::Outcome,
-    sources::schedule::next_daily,
+    audit, catalog::Applied, decide, enroll::ca::validity, exposure, init::CENTRAL_SITE, layout::Layout,
+    publish::Outcome, roots, sources::schedule::next_daily,
 };
 
 /// Publications are at least so far apart; what changes meanwhile goes into the next.
@@ -187,12 +187,16 @@ impl Central {
     }
 
     async fn refresh(self: &Arc<Self>) -> Result<(), TaskError> {
+        let layout = Layout::new(&self.config.data_dir);
+        let taken = blocking(self, move |central| roots::take_up(&layout, &central.publisher)).await?;
+        // What is published goes on with the root that there is.
         blocking(self, |central| central.publisher.refresh()).await??;
         let left = self.publisher.root_expires().duration_since(self.state.now());
         if left < ROOT_WARNING {
             let until = self.publisher.root_expires();
-            warn!(%until, "the root metadata ends soon: sign the next with the key that was taken away");
+            warn!(%until, "the root metadata ends soon: bring its key back for `tierway-central root extend`");
         }
+        taken?;
         Ok(())
     }
 

@@ -13,13 +13,14 @@ use std::{
 
 use jiff::SignedDuration;
 use serde_json::Value;
-use tierway_central::sources::testing::Server;
+use tierway_central::{layout::Layout, roots, sources::testing::Server};
 use tierway_common::{
     clock::Clock,
     daemon::chain::Chain,
+    transport::dial,
     trust::{digest::Digest, tuf::client::Limits},
 };
-use tierway_proto::{joining, v1};
+use tierway_proto::{joining, upstream::Upstream, v1};
 use tierway_tests::{
     archive::Package,
     fleet::{Endpoint, Fleet, until},
@@ -264,12 +265,120 @@ async fn a_relay_renews_its_certificate_and_serves_with_it_without_a_restart() {
     let shown = {
         let endpoint = needing(&fleet, "web1", "osaka", relay.address).await;
         let identity = joining::load(&endpoint.config.data_dir).unwrap().identity;
-        let route = tierway_common::transport::dial::Route::direct(&relay.address.to_string());
-        let stream = tierway_common::transport::dial::connect(&route, identity.client()).await.unwrap();
+        let route = dial::Route::direct(&relay.address.to_string());
+        let stream = dial::connect(&route, identity.client()).await.unwrap();
         let certificate = stream.get_ref().1.peer_certificates().unwrap()[0].clone();
         tierway_common::transport::identity::PeerIdentity::read(&certificate).unwrap().serial
     };
     assert_eq!(shown, own().serial);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn machines_that_were_off_for_longer_than_their_certificates_come_back_by_themselves() {
+    // TLS looks at the system's clock, by which what was issued then has expired for ten days. So all enrol at
+    // central, where that needs no certificate.
+    let away = SignedDuration::from_hours(40 * 24);
+    let clock = Clock::manual(Clock::system().now().checked_sub(away).unwrap());
+    let fleet = Fleet::start_at(clock.clone()).await;
+    let mut relay = fleet.relay("osaka").await;
+    relay.stop().await;
+    let root = fleet.folder("root");
+    made_up(&root, &[("hello", "1.0")]);
+    let mut direct = fleet.enroll("web1", "osaka", fleet.address, &root).await;
+    let mut behind = fleet.enroll("web2", "osaka", fleet.address, &root).await;
+    let mut revoked = fleet.enroll("web3", "osaka", fleet.address, &root).await;
+    let request = v1::RevokeEndpointRequest { name_or_id: "web3".to_owned(), reason: "stolen".to_owned() };
+    fleet.admin().await.revoke_endpoint(request).await.unwrap();
+    clock.advance(away);
+    let central = fleet.central.as_ref().unwrap().running.central.clone();
+    let old = central.publisher.timestamp().0;
+    assert!(central.board.wake("refresh"));
+    until("the metadata is signed anew", async || central.publisher.timestamp().0 > old).await;
+
+    let own = |dir: &Path| joining::load(dir).unwrap().identity;
+    let expired = own(&direct.config.data_dir);
+    assert!(expired.own().not_after < fleet.now());
+    let upstream = Upstream::new(dial::channel(dial::Route::direct(&fleet.address.to_string()), &expired));
+    upstream.metadata("root", None).await.expect_err("an expired certificate opens no door");
+
+    direct.start().await;
+    assert_eq!(direct.check().await.problems, Vec::<String>::new());
+    assert!(own(&direct.config.data_dir).own().not_after > fleet.now());
+
+    relay.start().await;
+    until("the relay has renewed its certificate", async || {
+        own(&relay.config.data_dir).own().not_after > fleet.now()
+    })
+    .await;
+    relay.caught_up(&fleet).await;
+    behind.config.upstream = vec![dial::Route::direct(&relay.address.to_string())];
+    behind.start().await;
+    until("the endpoint is back", async || behind.check().await.problems.is_empty()).await;
+    assert!(own(&behind.config.data_dir).own().not_after > fleet.now());
+    relay.forwarded().await;
+    for endpoint in [&direct, &behind] {
+        until("central has heard of it", async || {
+            let request = v1::GetEndpointRequest { name_or_id: endpoint.id.clone() };
+            let detail = fleet.admin().await.get_endpoint(request).await.unwrap().into_inner();
+            detail.endpoint.unwrap().last_report > 0
+        })
+        .await;
+    }
+
+    revoked.start().await;
+    let problems = revoked.check().await.problems.join("; ");
+    assert!(
+        problems.contains("could not renew the certificate") && problems.contains("is revoked"),
+        "{problems}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everyone_follows_from_root_to_root_when_its_key_is_replaced_and_who_joins_later_does_too() {
+    let mut fleet = Fleet::start().await;
+    let root = fleet.folder("root");
+    made_up(&root, &[("hello", "1.0")]);
+    let relay = fleet.relay("osaka").await;
+    relay.caught_up(&fleet).await;
+    let mut early = fleet.enroll("web1", "osaka", relay.address, &root).await;
+    early.start().await;
+    assert_eq!(early.check().await.problems, Vec::<String>::new());
+
+    let layout = Layout::new(&fleet.folder("central"));
+    // The folder was taken away, and is brought back elsewhere.
+    let offline = fleet.folder("safe");
+    fs::rename(layout.offline(), &offline).unwrap();
+    let random = ring::rand::SystemRandom::new();
+    roots::rotate(&layout, &offline, &random, fleet.now()).unwrap();
+    fs::remove_file(offline.join("tuf-root.key")).unwrap();
+    roots::extend(&layout, &offline, fleet.now()).unwrap();
+    let central = fleet.central.as_ref().unwrap().running.central.clone();
+    assert!(central.board.wake("refresh"));
+    until("central publishes the roots", async || central.publisher.root_version() == 3).await;
+    drop(central);
+
+    let version = |data_dir: &Path| {
+        let text = fs::read(data_dir.join("trust/root.json")).unwrap();
+        serde_json::from_slice::<Value>(&text).unwrap()["signed"]["version"].as_u64().unwrap()
+    };
+    assert_eq!(version(&early.config.data_dir), 1);
+    relay.caught_up(&fleet).await;
+    assert_eq!(version(&relay.config.data_dir), 3);
+    let (mut late, other) =
+        (fleet.enroll("web2", "osaka", relay.address, &root).await, fleet.relay("nara").await);
+    other.caught_up(&fleet).await;
+    late.start().await;
+    let mut behind = fleet.enroll("web3", "nara", other.address, &root).await;
+    behind.start().await;
+    for endpoint in [&early, &late, &behind] {
+        assert_eq!(endpoint.check().await.problems, Vec::<String>::new());
+        assert_eq!(version(&endpoint.config.data_dir), 3, "{}", endpoint.id);
+    }
+
+    fleet.stop_central().await;
+    fleet.start_central().await;
+    let central = &fleet.central.as_ref().unwrap().running.central;
+    assert_eq!(central.publisher.root_version(), 3);
 }
 
 // What is decided for whom.
