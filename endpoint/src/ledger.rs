@@ -542,6 +542,22 @@ mod tests {
     }
 
     #[test]
+    fn what_waited_for_a_boot_is_verified_after_it_although_something_else_asks_for_the_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut ledger, _) = Ledger::open(directory.path()).unwrap();
+        let pending = Conditions { reboot_pending: true, ..Conditions::default() };
+        let booted = |boot: &str, minute| Event::Booted { boot: BootId(boot.to_owned()), at: at(minute) };
+        ledger.record(vec![booted("one", 0)]).unwrap();
+        ledger.observe(at(0), &about(Verdict::Needed), &pending).unwrap();
+        ledger.begin(&id("a"), at(1)).unwrap();
+        ledger.end(&id("a"), at(1), Outcome::SuccessRebootRequired, None, None).unwrap();
+        assert_eq!(ledger.observe(at(2), &about(Verdict::Installed), &pending).unwrap(), []);
+        ledger.record(vec![booted("two", 3)]).unwrap();
+        let told = ledger.observe(at(3), &about(Verdict::Installed), &pending).unwrap();
+        assert_eq!((told[0].state, told[0].progress.verified), (State::Installed, Some(at(3))));
+    }
+
+    #[test]
     fn what_an_update_waits_for_is_told_when_it_changes_and_not_when_only_the_sentence_does() {
         let directory = tempfile::tempdir().unwrap();
         let (mut ledger, _) = Ledger::open(directory.path()).unwrap();

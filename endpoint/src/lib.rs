@@ -3,19 +3,23 @@
 
 // What is.
 pub mod people;
+pub mod probe;
 pub mod scan;
 pub mod signs;
 
 // What is to be done, decided without doing anything.
 pub mod consent;
+pub mod due;
 pub mod plan;
 pub mod policy;
+pub mod remind;
 pub mod terms;
 pub mod wishes;
 
 // What is done, and remembered.
 pub mod install;
 pub mod ledger;
+pub mod reboot;
 
 // From the tier above, and back to it.
 pub mod catalogues;

@@ -42,13 +42,15 @@ pub enum SignKind {
     Library,
     /// Something is prepared to be done at the next boot.
     Prepared,
+    /// Somebody else has ordered one: told, and no need of its own.
+    Scheduled,
 }
 
 impl SignKind {
     /// Whether it needs a reboot by itself.
     #[must_use]
     pub fn needs_reboot(self) -> bool {
-        !matches!(self, Self::Library)
+        !matches!(self, Self::Library | Self::Scheduled)
     }
 }
 
@@ -65,7 +67,7 @@ mod tests {
     #[test]
     fn a_library_that_a_restart_renews_needs_no_reboot() {
         let sign = |kind| Sign { kind, detail: String::new(), source: String::new() };
-        assert!(!reboot_needed(&[sign(SignKind::Library)]));
+        assert!(!reboot_needed(&[sign(SignKind::Library), sign(SignKind::Scheduled)]));
         assert!(reboot_needed(&[sign(SignKind::Library), sign(SignKind::Kernel)]));
         assert!(!reboot_needed(&[]));
     }

@@ -487,8 +487,11 @@ impl Book {
                 Verdict::Needed => needed(failing),
                 Verdict::Installed => match (record, failing) {
                     (_, Some(failing)) if conditions.incomplete.contains(update) => needed(Some(failing)),
+                    // A boot since then was what it waited for: what is pending now is about something else.
                     (Some(record), _)
-                        if record.state == State::RebootPending && conditions.reboot_pending =>
+                        if record.state == State::RebootPending
+                            && conditions.reboot_pending
+                            && self.boots.current.as_ref().is_none_or(|(_, seen)| *seen <= record.since) =>
                     {
                         (State::RebootPending, record.detail.clone())
                     }

@@ -1,0 +1,375 @@
+//! When a person is shown what: at logon and after a boot, then again and again, at once when a countdown
+//! begins or the choice ends, and ever more often until the computer is rebooted.
+//!
+//! Pure: what is due, what was shown before and the time in; what to show and when to look again out. It says
+//! the same to every session, each with a [`Shown`] of its own.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tierway_common::schema::policy::CountdownDefault;
+
+use crate::{consent::Purpose, due::Due};
+
+/// Somebody who must reboot is told so often, once the choice of the time has ended.
+const ANNOY_EVERY: Duration = Duration::from_secs(15 * 60);
+
+/// Moments before the end of a countdown at which it is shown once more.
+const LAST_CALLS: [SignedDuration; 2] = [SignedDuration::from_mins(5), SignedDuration::from_mins(1)];
+
+/// Updates named in a prompt; the rest is a number.
+const NAMED_MAX: usize = 3;
+
+/// What is put in front of a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prompt {
+    /// Why now.
+    pub occasion: Occasion,
+    /// One line.
+    pub title: String,
+    /// Some lines.
+    pub text: String,
+    /// It stays until it is answered.
+    pub urgent: bool,
+    /// What can be answered, in order.
+    pub answers: Vec<Answer>,
+}
+
+/// Why something is shown now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// Somebody logged on, or the computer booted.
+    Logon,
+    /// It is time again.
+    Reminder,
+    /// A countdown began or is about to end.
+    Countdown,
+    /// A reboot is overdue.
+    Annoyance,
+}
+
+/// What a person can answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Install what is due now.
+    InstallNow,
+    /// Reboot now.
+    RebootNow,
+    /// Later.
+    Postpone,
+    /// Read.
+    Acknowledge,
+}
+
+impl Answer {
+    /// On a button.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::InstallNow => "Install now",
+            Self::RebootNow => "Reboot now",
+            Self::Postpone => "Later",
+            Self::Acknowledge => "OK",
+        }
+    }
+
+    /// As a word in messages.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InstallNow => "install-now",
+            Self::RebootNow => "reboot-now",
+            Self::Postpone => "postpone",
+            Self::Acknowledge => "acknowledge",
+        }
+    }
+
+    /// The answer of that word.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        let all = [Self::InstallNow, Self::RebootNow, Self::Postpone, Self::Acknowledge];
+        all.into_iter().find(|answer| answer.as_str() == word)
+    }
+}
+
+/// What one session was shown so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// When something was last shown.
+    at: Option<Timestamp>,
+    /// The countdown that was shown: when it began, and how many of its last calls were made.
+    countdown: Option<(Timestamp, usize)>,
+}
+
+/// What to show at `now`, if anything, and when to look again if nothing changes.
+#[must_use]
+pub fn decide(due: &Due, shown: &mut Shown, now: Timestamp) -> (Option<Prompt>, Option<Timestamp>) {
+    let prompt = now_due(due, shown, now).map(|occasion| {
+        shown.at = Some(now);
+        prompt(due, occasion, now)
+    });
+    (prompt, next(due, shown, now))
+}
+
+fn now_due(due: &Due, shown: &mut Shown, now: Timestamp) -> Option<Occasion> {
+    if let Some(countdown) = &due.countdown
+        && now < countdown.ends
+    {
+        let called =
+            LAST_CALLS.iter().filter(|before| countdown.ends.duration_since(now) <= **before).count();
+        let known = shown.countdown.filter(|(began, _)| *began == countdown.began);
+        shown.countdown = Some((countdown.began, called));
+        return match known {
+            None => Some(Occasion::Countdown),
+            Some((_, before)) if called > before => Some(Occasion::Countdown),
+            // While one runs nothing else is said.
+            Some(_) => None,
+        };
+    }
+    shown.countdown = None;
+    if !due.asks() && !due.asks_for_reboot() {
+        // What comes next is news, as at a logon.
+        shown.at = None;
+        return None;
+    }
+    let Some(last) = shown.at else { return Some(Occasion::Logon) };
+    let (every, occasion) = rhythm(due, now);
+    (now.duration_since(last) >= every).then_some(occasion)
+}
+
+/// How often a person is told, and as what.
+fn rhythm(due: &Due, now: Timestamp) -> (SignedDuration, Occasion) {
+    let every = SignedDuration::try_from(due.settings.remind_every).unwrap_or(SignedDuration::MAX);
+    let annoy = SignedDuration::try_from(ANNOY_EVERY).unwrap_or(SignedDuration::MAX);
+    if due.asks_for_reboot() && !may_postpone(due, now) {
+        (every.min(annoy), Occasion::Annoyance)
+    } else {
+        (every.max(SignedDuration::from_mins(1)), Occasion::Reminder)
+    }
+}
+
+fn next(due: &Due, shown: &Shown, now: Timestamp) -> Option<Timestamp> {
+    if let Some(countdown) = due.countdown.filter(|countdown| now < countdown.ends) {
+        let calls = LAST_CALLS.iter().filter_map(|before| countdown.ends.checked_sub(*before).ok());
+        return calls.filter(|call| *call > now).min().or(Some(countdown.ends));
+    }
+    let last = shown.at?;
+    let again = last.checked_add(rhythm(due, now).0).ok();
+    // Where the choice ends the rhythm changes.
+    let ends = due.items.iter().filter_map(|item| item.grace_ends).filter(|ends| *ends > now).min();
+    [again, ends].into_iter().flatten().min()
+}
+
+/// Whether what is due can still be put off.
+fn may_postpone(due: &Due, now: Timestamp) -> bool {
+    let reboot = due.reboot.as_ref().and_then(|reboot| reboot.by);
+    let mut ends = due.items.iter().map(|item| item.grace_ends.unwrap_or(now)).chain(reboot).peekable();
+    ends.peek().is_some() && ends.all(|ends| ends > now)
+}
+
+fn prompt(due: &Due, occasion: Occasion, now: Timestamp) -> Prompt {
+    let who = if due.department.is_empty() { "The administrator" } else { &due.department };
+    let mut text = String::new();
+    let mut line = |sentence: String| {
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        text += &sentence;
+    };
+    if let Some(countdown) = due.countdown.filter(|countdown| now < countdown.ends) {
+        let left = left(countdown.ends, now);
+        let (title, answer) = match countdown.to {
+            Purpose::Install => (format!("Updates will be installed in {left}"), Answer::InstallNow),
+            Purpose::Reboot => (format!("This computer will reboot in {left}"), Answer::RebootNow),
+        };
+        match countdown.to {
+            Purpose::Install => line(format!("{who} asks for {}.", names(due))),
+            Purpose::Reboot => line(format!("{who} asks for it. Save your work.")),
+        }
+        if countdown.postponable && countdown.unanswered == CountdownDefault::Postpone {
+            line("If nobody answers it is put off.".to_owned());
+        }
+        let mut answers = vec![answer];
+        if countdown.postponable {
+            answers.push(Answer::Postpone);
+        } else {
+            line("It cannot be put off any more.".to_owned());
+            answers.push(Answer::Acknowledge);
+        }
+        return Prompt { occasion, title, text, urgent: true, answers };
+    }
+    let later = may_postpone(due, now);
+    let mut answers = Vec::new();
+    let title = if due.asks_for_reboot() {
+        for sign in due.reboot.iter().flat_map(|reboot| reboot.signs.first()) {
+            line(format!("{sign}."));
+        }
+        if let Some(by) = due.reboot.as_ref().and_then(|reboot| reboot.by) {
+            line(format!("{who} asks for it by {}.", when(by)));
+        }
+        answers.push(Answer::RebootNow);
+        "This computer must be rebooted".to_owned()
+    } else {
+        line(format!("{who} asks for {}.", names(due)));
+        answers.push(Answer::InstallNow);
+        match due.by() {
+            Some(by) => format!("Updates are due by {}", when(by)),
+            None => "Updates are due".to_owned(),
+        }
+    };
+    answers.push(if later { Answer::Postpone } else { Answer::Acknowledge });
+    Prompt { occasion, title, text, urgent: occasion == Occasion::Annoyance, answers }
+}
+
+fn names(due: &Due) -> String {
+    let named: Vec<&str> = due.items.iter().take(NAMED_MAX).map(|item| item.update.name()).collect();
+    match due.items.len() {
+        0 => "updates".to_owned(),
+        count if count > NAMED_MAX => format!("{} and {} more", named.join(", "), count - NAMED_MAX),
+        _ => named.join(", "),
+    }
+}
+
+/// A moment in the computer's own time zone, to the minute.
+fn when(at: Timestamp) -> String {
+    at.to_zoned(jiff::tz::TimeZone::system()).strftime("%a %Y-%m-%d %H:%M").to_string()
+}
+
+/// `5m`, to the minute when it is more than one.
+fn left(ends: Timestamp, now: Timestamp) -> String {
+    let seconds = ends.duration_since(now).as_secs().unsigned_abs();
+    let seconds = if seconds > 60 { seconds.div_ceil(60) * 60 } else { seconds };
+    humantime::format_duration(Duration::from_secs(seconds)).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use tierway_common::{
+        schema::{
+            Severity,
+            policy::{Experience, Reboot},
+        },
+        service::Settings,
+    };
+
+    use super::*;
+    use crate::due::{Countdown, Item, RebootDue};
+
+    fn at(minute: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + minute * 60).unwrap()
+    }
+
+    fn due() -> Due {
+        Due {
+            department: "IT department".to_owned(),
+            items: vec![Item {
+                update: "debian-12/openssl_3".parse().unwrap(),
+                title: "openssl".to_owned(),
+                severity: Severity::Important,
+                waiting: None,
+                offered: Some(at(0)),
+                grace_ends: Some(at(600)),
+                deadline: Some(at(1200)),
+                begins: None,
+                detail: String::new(),
+            }],
+            settings: Settings {
+                experience: Experience::Consent,
+                reboot: Reboot::IfNeeded,
+                remind_every: Duration::from_secs(4 * 3600),
+                ..Settings::default()
+            },
+            ..Due::default()
+        }
+    }
+
+    fn countdown(to: Purpose, ends: i64, postponable: bool) -> Countdown {
+        Countdown { to, began: at(0), ends: at(ends), postponable, unanswered: CountdownDefault::Install }
+    }
+
+    /// Minutes at which something is shown until `until`, with why, when it is looked at only when told to.
+    fn shown(due: &Due, until: i64) -> Vec<(i64, Occasion)> {
+        let (mut shown, mut now, mut told) = (Shown::default(), at(0), Vec::new());
+        loop {
+            let (prompt, next) = decide(due, &mut shown, now);
+            let minute = now.duration_since(at(0)).as_secs() / 60;
+            told.extend(prompt.map(|prompt| (minute, prompt.occasion)));
+            match next {
+                Some(next) if next <= at(until) => {
+                    assert!(next > now, "it would be looked at for ever at minute {minute}");
+                    now = next;
+                }
+                _ => return told,
+            }
+        }
+    }
+
+    #[test]
+    fn a_person_is_told_at_logon_and_then_as_often_as_the_level_says() {
+        use Occasion::{Logon, Reminder};
+        assert_eq!(shown(&due(), 500), [(0, Logon), (240, Reminder), (480, Reminder)]);
+    }
+
+    #[test]
+    fn nothing_is_said_where_nobody_is_asked() {
+        let mut silent = due();
+        silent.settings.experience = Experience::Silent;
+        assert_eq!(shown(&silent, 5000), []);
+        assert_eq!(shown(&Due::default(), 5000), []);
+    }
+
+    #[test]
+    fn a_countdown_is_shown_at_once_and_before_its_end_and_nothing_else_meanwhile() {
+        let counting = Due { countdown: Some(countdown(Purpose::Reboot, 15, true)), ..due() };
+        let told = shown(&counting, 14);
+        assert_eq!(told, [0, 10, 14].map(|minute| (minute, Occasion::Countdown)));
+        // Also where updates are silent: a reboot is always announced.
+        let mut silent = counting;
+        silent.settings.experience = Experience::Silent;
+        assert_eq!(shown(&silent, 14), told);
+    }
+
+    #[test]
+    fn a_reboot_that_cannot_be_put_off_any_more_is_asked_for_every_quarter_of_an_hour() {
+        let needed = RebootDue {
+            signs: vec!["a kernel was replaced".to_owned()],
+            begins: None,
+            by: Some(at(30)),
+            held_by: Vec::new(),
+        };
+        let mut pending = Due { items: Vec::new(), reboot: Some(needed), ..due() };
+        let (prompt, _) = decide(&pending, &mut Shown::default(), at(0));
+        let prompt = prompt.unwrap();
+        assert_eq!((prompt.answers, prompt.urgent), (vec![Answer::RebootNow, Answer::Postpone], false));
+        pending.reboot.as_mut().unwrap().by = Some(at(0));
+        let every = [0, 15, 30, 45];
+        let told = shown(&pending, 50);
+        assert_eq!(told.iter().map(|told| told.0).collect::<Vec<_>>(), every);
+        assert_eq!(told[1].1, Occasion::Annoyance);
+        pending.settings.reboot = Reboot::Suppress;
+        assert_eq!(shown(&pending, 50), []);
+    }
+
+    #[test]
+    fn a_prompt_says_who_asks_for_what_and_what_can_be_answered() {
+        let (prompt, _) = decide(&due(), &mut Shown::default(), at(0));
+        let prompt = prompt.unwrap();
+        assert!(prompt.title.starts_with("Updates are due by "), "{}", prompt.title);
+        assert_eq!(prompt.text, "IT department asks for openssl_3.");
+        assert_eq!(prompt.answers, [Answer::InstallNow, Answer::Postpone]);
+
+        let counting = Due { countdown: Some(countdown(Purpose::Install, 15, false)), ..due() };
+        let (prompt, _) = decide(&counting, &mut Shown::default(), at(0));
+        let prompt = prompt.unwrap();
+        assert_eq!(prompt.title, "Updates will be installed in 15m");
+        assert_eq!(prompt.text, "IT department asks for openssl_3.\nIt cannot be put off any more.");
+        assert_eq!(prompt.answers, [Answer::InstallNow, Answer::Acknowledge]);
+    }
+
+    #[test]
+    fn every_answer_has_a_word_that_means_it() {
+        for answer in [Answer::InstallNow, Answer::RebootNow, Answer::Postpone, Answer::Acknowledge] {
+            assert_eq!(Answer::parse(answer.as_str()), Some(answer));
+        }
+    }
+}
