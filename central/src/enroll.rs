@@ -520,6 +520,7 @@ fn enrolled(
                 dictionary_version: 0,
                 estimated_for: 0,
                 reboot_pending: false,
+                machine_class: String::new(),
                 problems: vec![],
                 facts: None,
             })));
@@ -541,6 +542,7 @@ fn enrolled(
                 agent_version,
                 last_seen: None,
                 timestamp_version: 0,
+                versions: vec![],
                 health: tables::RelayHealth::default(),
             })));
         }

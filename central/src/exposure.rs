@@ -25,7 +25,7 @@ use tierway_common::{
 use tracing::{info, warn};
 
 use crate::{
-    compliance::record::{Entry, Record},
+    compliance::record::{Entry, Progress, Record},
     model::{Model, Write},
     state::State,
     store::tables::{self, EndpointRecord, PublishedRecord},
@@ -248,6 +248,7 @@ fn merge(
             authorized: settled.and_then(|entry| entry.authorized),
             applied: settled.and_then(|entry| entry.applied),
             detail: detail.map(Into::into),
+            progress: settled.map_or_else(Progress::default, |entry| entry.progress.settled()),
         };
         if new.set(entry).is_err() {
             warn!(update = %id, "too many states, left one out");

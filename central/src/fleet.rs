@@ -4,6 +4,7 @@
 
 pub mod endpoints;
 pub mod patches;
+pub mod standing;
 pub mod status;
 pub mod why;
 

@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use tierway_common::{
     facts::Facts,
     id::EndpointId,
-    schema::{CycleSummary, DETAIL_BYTES_MAX, Decision, Report, State as UpdateState, StateEntry},
+    schema::{self, CycleSummary, DETAIL_BYTES_MAX, Decision, Report, State as UpdateState, StateEntry},
     store::StoreError,
     transport::identity::{Holder, Role},
     trust::{
@@ -31,7 +31,7 @@ use tierway_common::{
 use tracing::{debug, warn};
 
 use crate::{
-    compliance::record::{Entry, Record},
+    compliance::record::{Entry, Progress, Record},
     model::{Model, Write},
     state::{Change, State},
     store::tables::EndpointRecord,
@@ -44,6 +44,8 @@ pub const PROBLEMS_MAX: usize = 32;
 const PROBLEM_BYTES_MAX: usize = 300;
 /// Bytes of a host name that are kept (RFC 1035).
 const NAME_BYTES_MAX: usize = 253;
+/// Bytes of a class of machines that are kept, such as `c2m3`.
+const CLASS_BYTES_MAX: usize = 16;
 /// Bytes of a version that are kept.
 const VERSION_BYTES_MAX: usize = 64;
 
@@ -373,6 +375,24 @@ impl Taking<'_> {
             authorized,
             applied,
             detail: detail.filter(|detail| !detail.is_empty()).map(Into::into),
+            progress: self.progress(&said.progress, settled),
+        }
+    }
+
+    /// What the endpoint says of its progress; the steps of a round that has ended stay known when it does not
+    /// repeat them. Times are not later than now, but for the one until which it waits.
+    fn progress(&self, said: &schema::Progress, settled: Option<&Entry>) -> Progress {
+        let clamped = |at: Timestamp| u32::try_from(at.as_second()).unwrap_or(0);
+        let seconds = |at: Timestamp| clamped(at.min(self.now));
+        let before = settled.map(|entry| entry.progress.settled()).unwrap_or_default();
+        let schema::Progress { offered, downloaded, verified, took_seconds, waiting, until } = said;
+        Progress {
+            offered: offered.map(seconds).or(before.offered),
+            downloaded: downloaded.map(seconds).or(before.downloaded),
+            verified: verified.map(seconds).or(before.verified),
+            until: until.map(clamped),
+            took_seconds: took_seconds.or(before.took_seconds),
+            waiting: *waiting,
         }
     }
 
@@ -384,6 +404,7 @@ impl Taking<'_> {
         }
         record.agent_version = clean(&summary.agent_version, VERSION_BYTES_MAX);
         record.dictionary_version = summary.dictionary_version;
+        record.machine_class = clean(&summary.machine_class, CLASS_BYTES_MAX);
         record.reboot_pending = summary.reboot_pending;
         record.problems =
             summary.problems.iter().take(PROBLEMS_MAX).map(|p| clean(p, PROBLEM_BYTES_MAX)).collect();

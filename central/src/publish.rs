@@ -4,6 +4,8 @@
 //! policy documents that are no longer pending. So a crash leaves the old publication or the new one.
 //! What did not change is not published again.
 
+pub mod log;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError, RwLock},
@@ -216,13 +218,14 @@ impl Publisher {
     /// [`PublishError`]; the next run tries again.
     pub fn publish(&self) -> Result<Outcome, PublishError> {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let (tenant, now) = (self.state.tenant(), self.state.now());
+        let tenant = self.state.tenant();
         let parts = table::Key::new().text(tenant.as_str()).done();
         // As bytes, so that a document that changes meanwhile stays pending.
         let prefix = table::prefixed::<tables::PendingPolicy<'_>>(&parts);
-        let (pending, catalogues) = self.state.settled(|store, model| {
+        let (pending, catalogues, now) = self.state.settled(|store, model| {
             let pending = store.scan(&prefix, None, PENDING_AT_ONCE)?;
-            Ok::<_, StoreError>((pending, model.catalogues().clone()))
+            // Read here, so that every decision made until then is in the store.
+            Ok::<_, StoreError>((pending, model.catalogues().clone(), self.state.now()))
         })?;
         let mut changes = BTreeMap::new();
         for row in &pending {
@@ -279,8 +282,16 @@ impl Publisher {
         record.before.splice(0..0, replaced);
         record.before.truncate(KEPT_BEFORE);
         record.changed = Some(now);
+        // Of more than go in at once the last publication holds all.
+        let covers = (pending.len() < PENDING_AT_ONCE).then_some(now);
+        if let Some(covers) = covers {
+            self.state.publications().keep(&mut batch, tenant, published.timestamp_version, &covers)?;
+        }
         self.keep(&mut writer, repository, record, published, batch)?;
         let version = writer.record.timestamp_version;
+        if let Some(covers) = covers {
+            self.state.published(version, covers);
+        }
         info!(version, documents = pending.len(), "published");
         Ok(Outcome::Published { version, more: pending.len() == PENDING_AT_ONCE })
     }

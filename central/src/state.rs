@@ -21,6 +21,7 @@ use crate::{
     audit::{self, Ends, Entry},
     compliance::record::Record,
     model::{Model, Write},
+    publish::log::Publications,
     store::{chunked, tables},
 };
 
@@ -35,6 +36,7 @@ pub struct State {
     clock: Clock,
     model: RwLock<Model>,
     writer: Mutex<Writer>,
+    publications: RwLock<Publications>,
     news: Wake,
 }
 
@@ -91,12 +93,14 @@ impl State {
         }
         let model = load(&tenant, store.as_ref())?;
         let ends = audit::ends(store.as_ref(), &tenant)?;
+        let publications = Publications::load(store.as_ref(), &tenant)?;
         Ok(Self {
             tenant,
             store,
             clock,
             model: RwLock::new(model),
             writer: Mutex::new(Writer { ends, unfinished: None }),
+            publications: RwLock::new(publications),
             news: Wake::default(),
         })
     }
@@ -134,6 +138,16 @@ impl State {
     /// The model, which stays as it is while this is held: briefly, and never while waiting.
     pub fn model(&self) -> RwLockReadGuard<'_, Model> {
         self.model.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which publication holds what was decided when.
+    pub fn publications(&self) -> RwLockReadGuard<'_, Publications> {
+        self.publications.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a publication that is on disk.
+    pub fn published(&self, version: u64, covers: Timestamp) {
+        self.publications.write().unwrap_or_else(PoisonError::into_inner).note(version, covers);
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {

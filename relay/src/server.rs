@@ -313,22 +313,31 @@ impl Up {
             outbox_oldest: fill.oldest.map_or(0, |at| at.as_second()),
             endpoints_seen: count(self.seen.lately(now)),
         };
-        let answer = self
-            .upstream
-            .check_in(v1::CheckInRequest {
-                timestamp_version: sync.head_version(),
-                agent_version: VERSION.to_owned(),
-                wanted: Vec::new(),
-                relay: Some(health),
-            })
-            .await?;
-        self.ask_again(&answer.resync_endpoints)?;
+        let answer = self.check_in(sync.head_version(), health).await?;
         let synced = sync.run(answer.timestamp.as_deref(), now).await?;
         if let Some(version) = synced {
             // Nobody may be watching.
             let _ = self.notices.send(v1::Notice { id: 0, kind: Some(Kind::Published(version)) });
+            // Or else it would look at central as if this had not come until the next check.
+            self.check_in(version, health).await?;
         }
         Ok(())
+    }
+
+    async fn check_in(
+        &self,
+        timestamp_version: u64,
+        health: v1::RelayHealth,
+    ) -> Result<v1::CheckInResponse, TaskError> {
+        let request = v1::CheckInRequest {
+            timestamp_version,
+            agent_version: VERSION.to_owned(),
+            wanted: Vec::new(),
+            relay: Some(health),
+        };
+        let answer = self.upstream.check_in(request).await?;
+        self.ask_again(&answer.resync_endpoints)?;
+        Ok(answer)
     }
 
     /// Hands up everything that waits, a batch at a time.

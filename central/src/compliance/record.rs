@@ -1,18 +1,22 @@
 //! The packed record: every state of one endpoint in one value.
 //!
-//! Layout: version (1) · number of details (varint), each length (varint) and UTF-8 · number of
-//! entries (varint), each: distance to the update number before (varint, the first from 0) · head
-//! (bits 0–2 state code, 3 estimated, 4 detected, 5 authorised, 6 applied, 7 detail) · since (u32
-//! seconds, little-endian) · the times that the head names as their distance to `since` (zigzag
-//! varint) · detail index (varint). About 8 bytes for a needed update. Updates that are not named
-//! are not applicable.
+//! Layout: version (2) · number of details (varint), each length (varint) and UTF-8 · number of
+//! entries (varint), each: twice the distance to the update number before (the first from 0), plus 1
+//! when there is progress (varint) · head (bits 0–2 state code, 3 estimated, 4 detected, 5 authorised,
+//! 6 applied, 7 detail) · since (u32 seconds, little-endian) · the times that the head names as their
+//! distance to `since` (zigzag varint) · detail index (varint) · with progress: a second head (bits 0
+//! offered, 1 downloaded, 2 verified, 3 until, 4 took, 5 waiting), the times it names as before, how
+//! many seconds it took (varint), the code of what it waits for (its place in [`Waiting::ALL`]).
+//!
+//! About 8 bytes for a needed update, 15 for one that waits for a window. Updates that are not named
+//! are not applicable. Version 1 had no progress, and the distance was not doubled; it is still read.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use tierway_common::schema::{DETAIL_BYTES_MAX, State};
+use tierway_common::schema::{DETAIL_BYTES_MAX, State, Waiting};
 
 /// States kept for one endpoint: ten times what a machine with everything installed has today.
 pub const STATES_MAX: usize = 20_000;
@@ -20,7 +24,9 @@ pub const STATES_MAX: usize = 20_000;
 /// Bytes of all different details of one endpoint, so that a record always fits into the store.
 pub const DETAILS_BYTES_MAX: usize = 256 * 1024;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Without progress; still read.
+const VERSION_1: u8 = 1;
 
 /// One update on one endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +47,37 @@ pub struct Entry {
     pub applied: Option<u32>,
     /// Reason or result.
     pub detail: Option<Arc<str>>,
+    /// How far it has come between needed and installed, as the endpoint says.
+    pub progress: Progress,
+}
+
+/// How far an update has come on an endpoint; times in Unix seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// First on offer there.
+    pub offered: Option<u32>,
+    /// All its payloads there.
+    pub downloaded: Option<u32>,
+    /// Found installed by a scan after the installation and its reboot.
+    pub verified: Option<u32>,
+    /// Until when it waits.
+    pub until: Option<u32>,
+    /// How long the last attempt took, in seconds.
+    pub took_seconds: Option<u32>,
+    /// What it waits for.
+    pub waiting: Option<Waiting>,
+}
+
+impl Progress {
+    /// What stays when it does not wait for anything any more.
+    #[must_use]
+    pub fn settled(self) -> Self {
+        Self { waiting: None, until: None, ..self }
+    }
+
+    fn times(&self) -> [Option<u32>; 4] {
+        [self.offered, self.downloaded, self.verified, self.until]
+    }
 }
 
 /// All states of one endpoint, ascending by update number, each number once.
@@ -143,7 +180,9 @@ impl Record {
         put_varint(&mut out, self.entries.len() as u64);
         let mut before = 0;
         for entry in &self.entries {
-            put_varint(&mut out, u64::from(entry.update - before));
+            let progress = entry.progress;
+            let follows = u64::from(progress != Progress::default());
+            put_varint(&mut out, u64::from(entry.update - before) << 1 | follows);
             before = entry.update;
             let flag = |set: bool, bit: u8| if set { 1 << bit } else { 0 };
             out.push(
@@ -155,12 +194,28 @@ impl Record {
                     | flag(entry.detail.is_some(), 7),
             );
             out.extend_from_slice(&entry.since.to_le_bytes());
-            for time in [entry.detected, entry.authorized, entry.applied].into_iter().flatten() {
-                let distance = i64::from(time) - i64::from(entry.since);
-                put_varint(&mut out, ((distance << 1) ^ (distance >> 63)).cast_unsigned());
-            }
+            put_times(&mut out, entry.since, [entry.detected, entry.authorized, entry.applied]);
             if let Some(index) = entry.detail.as_deref().and_then(|detail| details.get(detail)) {
                 put_varint(&mut out, *index);
+            }
+            if follows == 0 {
+                continue;
+            }
+            let Progress { offered, downloaded, verified, until, took_seconds, waiting } = progress;
+            out.push(
+                flag(offered.is_some(), 0)
+                    | flag(downloaded.is_some(), 1)
+                    | flag(verified.is_some(), 2)
+                    | flag(until.is_some(), 3)
+                    | flag(took_seconds.is_some(), 4)
+                    | flag(waiting.is_some(), 5),
+            );
+            put_times(&mut out, entry.since, progress.times());
+            if let Some(seconds) = took_seconds {
+                put_varint(&mut out, seconds.into());
+            }
+            if let Some(waiting) = waiting {
+                out.push(waiting_code(waiting));
             }
         }
         out
@@ -173,10 +228,10 @@ impl Record {
     /// [`RecordError`] for anything else; never more memory than the bytes justify.
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         let mut input = Input { bytes, at: 0 };
-        match input.byte()? {
-            VERSION => {}
+        let version = match input.byte()? {
+            version @ (VERSION_1 | VERSION) => version,
             found => return Err(RecordError::Version { found }),
-        }
+        };
         let details = (0..input.count(STATES_MAX)?)
             .map(|_| {
                 let length = input.count(DETAIL_BYTES_MAX)?;
@@ -188,7 +243,12 @@ impl Record {
         let mut entries = Vec::with_capacity(count.min(bytes.len()));
         let mut update = 0u32;
         for index in 0..count {
-            let distance = u32::try_from(input.varint()?).map_err(|_| input.damaged())?;
+            let distance = input.varint()?;
+            let (distance, progress_follows) = match version {
+                VERSION_1 => (distance, false),
+                _ => (distance >> 1, distance & 1 == 1),
+            };
+            let distance = u32::try_from(distance).map_err(|_| input.damaged())?;
             update = update.checked_add(distance).ok_or_else(|| input.damaged())?;
             let head = input.byte()?;
             let state = *State::ALL.get(usize::from(head & 7)).ok_or_else(|| input.damaged())?;
@@ -196,16 +256,7 @@ impl Record {
                 return Err(input.damaged());
             }
             let since = u32::from_le_bytes(input.take(4)?.try_into().map_err(|_| input.damaged())?);
-            let mut time = |bit: u8| {
-                if head >> bit & 1 == 0 {
-                    return Ok(None);
-                }
-                let raw = input.varint()?;
-                let distance = (raw >> 1).cast_signed() ^ -(raw & 1).cast_signed();
-                let time = i64::from(since).checked_add(distance).and_then(|time| u32::try_from(time).ok());
-                time.map(Some).ok_or_else(|| input.damaged())
-            };
-            let (detected, authorized, applied) = (time(4)?, time(5)?, time(6)?);
+            let [detected, authorized, applied] = input.times(head >> 4, since)?;
             let detail = if head >> 7 == 1 {
                 let index = usize::try_from(input.varint()?).map_err(|_| input.damaged())?;
                 Some(Arc::clone(details.get(index).ok_or_else(|| input.damaged())?))
@@ -213,7 +264,18 @@ impl Record {
                 None
             };
             let estimated = head >> 3 & 1 == 1;
-            entries.push(Entry { update, state, estimated, since, detected, authorized, applied, detail });
+            let progress = if progress_follows { input.progress(since)? } else { Progress::default() };
+            entries.push(Entry {
+                update,
+                state,
+                estimated,
+                since,
+                detected,
+                authorized,
+                applied,
+                detail,
+                progress,
+            });
         }
         if input.at != bytes.len() {
             return Err(input.damaged());
@@ -232,6 +294,19 @@ pub fn code(state: State) -> u8 {
         State::Installed => 3,
         State::Failed => 4,
         State::RebootPending => 5,
+    }
+}
+
+/// The code of what an update waits for: its place in [`Waiting::ALL`].
+#[must_use]
+pub fn waiting_code(waiting: Waiting) -> u8 {
+    Waiting::ALL.iter().position(|one| *one == waiting).and_then(|at| u8::try_from(at).ok()).unwrap_or(0)
+}
+
+fn put_times<const N: usize>(out: &mut Vec<u8>, since: u32, times: [Option<u32>; N]) {
+    for time in times.into_iter().flatten() {
+        let distance = i64::from(time) - i64::from(since);
+        put_varint(out, ((distance << 1) ^ (distance >> 63)).cast_unsigned());
     }
 }
 
@@ -276,6 +351,41 @@ impl<'a> Input<'a> {
         Err(self.damaged())
     }
 
+    /// The times whose bits are set in `head`, from bit 0 on, which are written as their distance to `since`.
+    fn times<const N: usize>(&mut self, head: u8, since: u32) -> Result<[Option<u32>; N], RecordError> {
+        let mut times = [None; N];
+        for (bit, slot) in times.iter_mut().enumerate() {
+            if head >> bit & 1 == 0 {
+                continue;
+            }
+            let raw = self.varint()?;
+            let distance = (raw >> 1).cast_signed() ^ -(raw & 1).cast_signed();
+            let time = i64::from(since).checked_add(distance).and_then(|time| u32::try_from(time).ok());
+            *slot = Some(time.ok_or_else(|| self.damaged())?);
+        }
+        Ok(times)
+    }
+
+    fn progress(&mut self, since: u32) -> Result<Progress, RecordError> {
+        let head = self.byte()?;
+        if head == 0 || head >> 6 != 0 {
+            return Err(self.damaged());
+        }
+        let [offered, downloaded, verified, until] = self.times(head, since)?;
+        let took_seconds = match head >> 4 & 1 {
+            0 => None,
+            _ => Some(u32::try_from(self.varint()?).map_err(|_| self.damaged())?),
+        };
+        let waiting = match head >> 5 & 1 {
+            0 => None,
+            _ => {
+                let code = usize::from(self.byte()?);
+                Some(*Waiting::ALL.get(code).ok_or_else(|| self.damaged())?)
+            }
+        };
+        Ok(Progress { offered, downloaded, verified, until, took_seconds, waiting })
+    }
+
     fn count(&mut self, max: usize) -> Result<usize, RecordError> {
         usize::try_from(self.varint()?).ok().filter(|count| *count <= max).ok_or_else(|| self.damaged())
     }
@@ -295,8 +405,18 @@ mod tests {
             authorized: None,
             applied: None,
             detail: None,
+            progress: Progress::default(),
         }
     }
+
+    const WAITS: Progress = Progress {
+        offered: Some(1_790_000_300),
+        downloaded: Some(1_790_000_360),
+        verified: None,
+        until: Some(1_790_020_000),
+        took_seconds: None,
+        waiting: Some(Waiting::Window),
+    };
 
     fn record() -> Record {
         let mut record = Record::default();
@@ -313,6 +433,48 @@ mod tests {
             .unwrap();
         record.set(Entry { detail: Some("exit status 0".into()), ..entry(9, State::Failed) }).unwrap();
         record
+    }
+
+    /// The same with every kind of progress.
+    fn record_with_progress() -> Record {
+        let mut record = record();
+        record.set(Entry { progress: WAITS, ..entry(7, State::Needed) }).unwrap();
+        let progress = Progress {
+            offered: Some(1),
+            verified: Some(u32::MAX),
+            took_seconds: Some(4_000),
+            ..Progress::default()
+        };
+        record.set(Entry { progress, ..entry(8, State::Installed) }).unwrap();
+        for (number, waiting) in (100..).zip(Waiting::ALL) {
+            let progress = Progress { waiting: Some(waiting), ..Progress::default() };
+            record.set(Entry { progress, ..entry(number, State::Needed) }).unwrap();
+        }
+        record
+    }
+
+    /// [`record`] as the version before wrote it.
+    const KEPT_V1: &str = "01010d65786974207374617475732030040308803bb16a0412803bb16a000294803bb16a0000e7a204f3043fb16a870ed71d0000";
+
+    #[test]
+    fn a_record_of_version_1_is_still_read_and_written_anew_as_version_2() {
+        let bytes = hex::decode(KEPT_V1).unwrap();
+        assert_eq!(bytes[0], 1);
+        let read = Record::decode(&bytes).unwrap();
+        assert_eq!(read, record());
+        let anew = read.encode();
+        assert_eq!((anew[0], anew.len() - bytes.len()), (2, 0));
+        for length in 0..bytes.len() {
+            assert!(Record::decode(&bytes[..length]).is_err(), "{length}");
+        }
+        assert!(matches!(Record::decode(&[3]), Err(RecordError::Version { found: 3 })));
+    }
+
+    #[test]
+    fn progress_is_read_back_as_it_was() {
+        let read = Record::decode(&record_with_progress().encode()).unwrap();
+        assert_eq!(read, record_with_progress());
+        assert_eq!(read.get(7).unwrap().progress, WAITS);
     }
 
     #[test]
@@ -340,11 +502,16 @@ mod tests {
         }
         let bytes = record.encode().len();
         assert!(bytes <= 3_000, "{bytes}");
+        for number in 0..300 {
+            record.set(Entry { progress: WAITS, ..entry(number * 7, State::Needed) }).unwrap();
+        }
+        let bytes = record.encode().len();
+        assert!(bytes <= 300 * 17, "with what each waits for {bytes}");
     }
 
     #[test]
     fn every_cut_and_many_alterations_are_refused_or_read_as_a_record_without_panic() {
-        let bytes = record().encode();
+        let bytes = record_with_progress().encode();
         for length in 0..bytes.len() {
             assert!(Record::decode(&bytes[..length]).is_err(), "{length}");
         }

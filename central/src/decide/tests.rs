@@ -50,6 +50,7 @@ fn office() -> Bench {
             dictionary_version: 0,
             estimated_for: 0,
             reboot_pending: false,
+            machine_class: String::new(),
             problems: vec![],
             facts: Some(kept::summary(&held, at)),
         };
@@ -63,6 +64,7 @@ fn office() -> Bench {
             authorized: None,
             applied: None,
             detail: None,
+            progress: Default::default(),
         })
         .unwrap();
         bench

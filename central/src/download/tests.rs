@@ -137,6 +137,7 @@ async fn of_a_needed_update_only_what_is_installed_somewhere_is_fetched_ahead() 
             authorized: None,
             applied: None,
             detail: None,
+            progress: Default::default(),
         })
         .unwrap();
     }

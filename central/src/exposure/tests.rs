@@ -36,6 +36,7 @@ fn endpoint(bench: &Bench, number: u32, packages: &[(&str, &str)]) {
         dictionary_version: 0,
         estimated_for: 0,
         reboot_pending: false,
+        machine_class: String::new(),
         problems: vec![],
         facts: Some(kept::summary(&facts, at)),
     };
@@ -124,6 +125,7 @@ fn what_the_endpoint_found_itself_stays_where_central_concludes_the_same_or_know
         authorized: None,
         applied: None,
         detail: Some("dpkg failed".into()),
+        progress: Default::default(),
     };
     set(&bench, 0, own(0, Failed));
     set(&bench, 0, own(1, Needed));

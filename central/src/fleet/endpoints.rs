@@ -11,6 +11,7 @@ use tierway_common::{
 
 use super::{
     AskError, Counts, current, is_current,
+    standing::{Known, Standing, standing},
     status::{Filter, among},
 };
 use crate::{
@@ -64,6 +65,8 @@ pub struct EndpointPatch {
     pub entry: Entry,
     /// What was decided, and since when (Unix seconds).
     pub decision: Option<(Decision, u32)>,
+    /// Where it truly stands, step by step.
+    pub standing: Standing,
 }
 
 impl EndpointPatch {
@@ -163,9 +166,10 @@ pub fn row(state: &State, record: Arc<EndpointRecord>) -> Result<EndpointRow, St
 /// Those of the store.
 pub fn patches(state: &State, record: &EndpointRecord) -> Result<Vec<EndpointPatch>, StoreError> {
     let states = state.states(record.number)?;
-    let model = state.model();
+    let (model, publications) = (state.model(), state.publications());
+    let known = Known { model: &model, publications: &publications, now: state.now() };
     let mut patches: Vec<_> =
-        current(&model, &states).map(|(entry, update)| patch(&model, record, update, entry)).collect();
+        current(&model, &states).map(|(entry, update)| patch(known, record, update, entry)).collect();
     patches.sort_by_key(|patch| {
         let lacking = matches!(patch.entry.state, UpdateState::Needed | UpdateState::Failed);
         (!lacking, patch.update.id.clone())
@@ -174,15 +178,17 @@ pub fn patches(state: &State, record: &EndpointRecord) -> Result<Vec<EndpointPat
 }
 
 fn patch(
-    model: &Model,
+    known: Known<'_>,
     endpoint: &EndpointRecord,
     update: &Arc<UpdateRecord>,
     entry: &Entry,
 ) -> EndpointPatch {
-    let decision = model
+    let decision = known
+        .model
         .decision(endpoint, &update.id)
         .map(|approval| (approval.decision, u32::try_from(approval.at.as_second()).unwrap_or(0)));
-    EndpointPatch { update: update.clone(), entry: entry.clone(), decision }
+    let standing = standing(known, endpoint, update, entry);
+    EndpointPatch { update: update.clone(), entry: entry.clone(), decision, standing }
 }
 
 /// The endpoints on which one update is in a state (`None`: in any but not applicable), by name.
@@ -219,7 +225,9 @@ pub fn with_patch(
     for endpoint in chosen {
         let states: Record = state.states(endpoint.number)?;
         if let Some(entry) = states.get(update.number) {
-            let patch = patch(&state.model(), &endpoint, &update, entry);
+            let (model, publications) = (state.model(), state.publications());
+            let known = Known { model: &model, publications: &publications, now: state.now() };
+            let patch = patch(known, &endpoint, &update, entry);
             rows.push((endpoint, patch));
         }
     }
@@ -237,7 +245,8 @@ pub fn patch_on(
     update: &UpdateId,
 ) -> Result<Option<EndpointPatch>, StoreError> {
     let states = state.states(endpoint.number)?;
-    let model = state.model();
+    let (model, publications) = (state.model(), state.publications());
+    let known = Known { model: &model, publications: &publications, now: state.now() };
     let Some(update) = model.update_by_id(update) else { return Ok(None) };
-    Ok(states.get(update.number).map(|entry| patch(&model, endpoint, update, entry)))
+    Ok(states.get(update.number).map(|entry| patch(known, endpoint, update, entry)))
 }

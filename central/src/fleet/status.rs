@@ -11,6 +11,7 @@ use tierway_common::{
 
 use super::{AskError, Counts, is_current};
 use crate::{
+    compliance::index::Mark,
     model::Model,
     store::tables::{EndpointRecord, UpdateRecord},
 };
@@ -51,6 +52,8 @@ pub struct FleetStatus {
     pub assessed: u64,
     /// Sums over endpoints × updates.
     pub counts: Counts,
+    /// Sums over endpoints × updates of how far they have come and what they wait for, those that are not 0.
+    pub marks: Vec<(Mark, u64)>,
     /// Updates that count.
     pub updates: u64,
     /// By site.
@@ -89,9 +92,13 @@ pub fn status(model: &Model, filter: &Filter, now: Timestamp) -> Result<FleetSta
     let mut status = FleetStatus { endpoints: among.len(), ..FleetStatus::default() };
     let mut lacking = RoaringBitmap::new();
     let mut needed: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
+    let mut marks: BTreeMap<Mark, u64> = BTreeMap::new();
     for update in model.updates().filter(counting) {
         status.updates += 1;
         let index = model.index();
+        for (mark, who) in index.marks_of(update.number) {
+            *marks.entry(mark).or_default() += who.intersection_len(&among);
+        }
         let how_many = |state| index.how_many(update.number, state, &among);
         status.counts.installed += how_many(UpdateState::Installed);
         status.counts.unknown += how_many(UpdateState::Unknown);
@@ -112,6 +119,7 @@ pub fn status(model: &Model, filter: &Filter, now: Timestamp) -> Result<FleetSta
             lacking |= who;
         }
     }
+    status.marks = marks.into_iter().filter(|(_, count)| *count > 0).collect();
     let assessed = model.assessed() & &among;
     status.assessed = assessed.len();
     let compliant = assessed - lacking;

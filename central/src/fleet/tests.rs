@@ -55,6 +55,7 @@ fn enrol(bench: &Bench, host: &Host<'_>) {
             authorized: None,
             applied: None,
             detail: None,
+            progress: Default::default(),
         };
         new.set(entry).unwrap();
     }
@@ -81,6 +82,7 @@ fn enrol(bench: &Bench, host: &Host<'_>) {
         dictionary_version: 0,
         estimated_for: 0,
         reboot_pending: false,
+        machine_class: String::new(),
         problems: vec![],
         facts: Some(kept::summary(&host.facts, at)),
     };
@@ -153,6 +155,7 @@ fn fleet() -> Bench {
                 agent_version: String::new(),
                 last_seen: ago(2),
                 timestamp_version: 0,
+                versions: vec![],
                 health: Default::default(),
             })),
         ],

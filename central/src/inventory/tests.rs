@@ -63,6 +63,7 @@ fn record(key: &SigningKey, now: Timestamp) -> EndpointRecord {
         dictionary_version: 0,
         estimated_for: 0,
         reboot_pending: false,
+        machine_class: String::new(),
         problems: vec![],
         facts: None,
     }

@@ -301,13 +301,14 @@ fn note_relay(
     central.state.change(|model, change| {
         let relay = peer.holder.id.parse().ok().and_then(|id| model.relays().get(&id));
         if let Some(relay) = relay {
-            change.write(Write::Relay(Arc::new(RelayRecord {
+            let mut relay = RelayRecord {
                 last_seen: Some(change.now),
-                timestamp_version,
                 agent_version: clean(agent_version, VERSION_BYTES_MAX),
                 health,
                 ..RelayRecord::clone(relay)
-            })));
+            };
+            relay.has_version(timestamp_version, change.now);
+            change.write(Write::Relay(Arc::new(relay)));
         }
         Ok(())
     })?;

@@ -135,6 +135,8 @@ tables! {
     Lease b"lease" { window: WindowId, endpoint: EndpointId; } => LeaseRecord;
     /// The key with which leases are signed, as published.
     LeaseKey b"lease-key" {;} => LeaseKeyDocument;
+    /// What was decided up to a moment is in this version of the timestamp metadata, and in later ones.
+    Publication b"publication" { ; version: u64 } => Timestamp;
     /// What is published.
     Published b"published" {;} => PublishedRecord;
     /// Up to where published updates were evaluated against reported facts, per catalogue: its root.
@@ -241,6 +243,9 @@ pub struct EndpointRecord {
     /// It says that it needs a reboot.
     #[serde(default)]
     pub reboot_pending: bool,
+    /// Which computers take about as long as it for the same work; empty when it did not say.
+    #[serde(default)]
+    pub machine_class: String,
     /// What went wrong in its last cycle.
     #[serde(default)]
     pub problems: Vec<String>,
@@ -292,9 +297,35 @@ pub struct RelayRecord {
     /// Timestamp metadata version it had then.
     #[serde(default)]
     pub timestamp_version: u64,
+    /// The last versions of it, and when it first said that it had each, oldest first; at most
+    /// [`RelayRecord::VERSIONS_MAX`].
+    #[serde(default)]
+    pub versions: Vec<(u64, Timestamp)>,
     /// How it was then.
     #[serde(default)]
     pub health: RelayHealth,
+}
+
+impl RelayRecord {
+    /// A day of publications; for what is older the oldest that is kept is told.
+    pub const VERSIONS_MAX: usize = 48;
+
+    /// Notes the version that it has now.
+    pub fn has_version(&mut self, version: u64, now: Timestamp) {
+        self.timestamp_version = version;
+        if version > 0 && self.versions.last().is_none_or(|(last, _)| *last < version) {
+            self.versions.push((version, now));
+            let beyond = self.versions.len().saturating_sub(Self::VERSIONS_MAX);
+            self.versions.drain(..beyond);
+        }
+    }
+
+    /// Since when, at the latest, it has had `version` or a newer one; `None` when it does not have it.
+    #[must_use]
+    pub fn since(&self, version: u64) -> Option<Timestamp> {
+        let since = self.versions.iter().find(|(had, _)| *had >= version).map(|(_, at)| *at);
+        since.or(self.last_seen).filter(|_| self.timestamp_version >= version)
+    }
 }
 
 /// How a relay is doing, as it says.

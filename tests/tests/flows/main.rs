@@ -10,6 +10,8 @@ mod hostile;
 #[cfg(test)]
 mod kill;
 #[cfg(test)]
+mod leases;
+#[cfg(test)]
 mod outage;
 #[cfg(test)]
 mod real_archive;
@@ -17,6 +19,8 @@ mod real_archive;
 mod refusals;
 #[cfg(test)]
 mod samples;
+#[cfg(test)]
+mod standing;
 #[cfg(test)]
 mod tuf_interop;
 #[cfg(test)]

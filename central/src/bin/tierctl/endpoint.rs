@@ -17,6 +17,7 @@ use crate::{
         value::Value,
     },
     screen::{Screen, harmless},
+    standing,
     watch::{self, WatchArgs},
 };
 
@@ -24,10 +25,12 @@ use crate::{
 pub(crate) enum EndpointCommand {
     /// Lists them by name
     List(ListArgs),
-    /// Shows one with its patches
+    /// Shows one with its patches, or how far one patch has come there, step by step
     Show {
         /// Name or id
         endpoint: String,
+        /// Id of a patch, or a part of it
+        patch: Option<String>,
     },
     /// Tells one to check in now
     CheckNow {
@@ -142,15 +145,23 @@ const PATCHES: Shape<v1::EndpointPatch> = Shape {
     columns: &[
         Column::new("patch", |row| Value::text(&row.patch)),
         Column::new("severity", |row| Value::text(&row.severity)),
-        Column::new("state", |row| Value::text(&row.state)),
-        Column::new("approved", |row| Value::Flag(row.approved)),
-        Column::new("detected", |row| Value::Time(times(row).detected)),
+        Column::wide("state", |row| Value::text(&row.state)),
+        Column::wide("approved", |row| Value::Flag(row.approved)),
+        Column::new("standing", |row| standing::name(row.standing.as_ref())),
+        Column::new("since", |row| standing::since(row.standing.as_ref())),
+        Column::new("until", |row| standing::until(row.standing.as_ref())),
+        Column::new("source", |row| standing::source(row.standing.as_ref())),
+        Column::new("heard", |row| standing::heard(row.standing.as_ref())),
+        Column::wide("detected", |row| Value::Time(times(row).detected)),
         Column::wide("authorized", |row| Value::Time(times(row).authorized)),
-        Column::new("applied", |row| Value::Time(times(row).applied)),
+        Column::wide("applied", |row| Value::Time(times(row).applied)),
         Column::wide("title", |row| Value::text(&row.title)),
-        Column::new("detail", |row| Value::text(&row.detail)),
+        Column::new("detail", |row| standing::detail(row.standing.as_ref(), &row.detail)),
     ],
-    tint: |row| state_tint(&row.state),
+    tint: |row| match standing::tint(row.standing.as_ref()) {
+        Tint::Plain => state_tint(&row.state),
+        tint => tint,
+    },
 };
 
 /// How a state strikes the eye.
@@ -172,7 +183,10 @@ pub(crate) async fn run(
         EndpointCommand::List(args) => {
             watch::repeat(screen, args.watch, async |screen| list(screen, central, &args).await).await
         }
-        EndpointCommand::Show { endpoint } => show(screen, central, endpoint).await,
+        EndpointCommand::Show { endpoint, patch: None } => show(screen, central, endpoint).await,
+        EndpointCommand::Show { endpoint, patch: Some(patch) } => {
+            steps(screen, central, endpoint, &patch).await
+        }
         EndpointCommand::CheckNow { endpoint } => check_now(screen, central, endpoint).await,
         EndpointCommand::Tag(args) => tag(screen, central, args, Tagging::Add).await,
         EndpointCommand::Untag(args) => tag(screen, central, args, Tagging::Remove).await,
@@ -265,6 +279,46 @@ async fn show(screen: &mut Screen<'_>, central: &mut Central, name: String) -> R
         }
         section(screen, "", &PATCHES, &patches)?;
     }
+    Ok(Exit::Ok)
+}
+
+/// How far one patch has come on one endpoint.
+async fn steps(
+    screen: &mut Screen<'_>,
+    central: &mut Central,
+    name: String,
+    patch: &str,
+) -> Result<Exit, Failure> {
+    let what = format!("show endpoint `{name}`");
+    let request = v1::GetEndpointRequest { name_or_id: name.clone() };
+    let answer = central.get_endpoint(request).await.map_err(Failure::call(what))?.into_inner();
+    let fits = |row: &&v1::EndpointPatch| row.patch.contains(patch);
+    let mut found: Vec<_> = answer.patches.iter().filter(fits).collect();
+    if let Some(exactly) = found.iter().find(|row| row.patch == patch) {
+        found = vec![exactly];
+    }
+    let [row] = found[..] else {
+        let count = found.len();
+        return Err(Failure::Plain(format!("{count} patches of `{name}` have `{patch}` in their id")));
+    };
+    let steps = row.standing.as_ref().map(|standing| standing.steps.as_slice()).unwrap_or_default();
+    if screen.options.output == Format::Csv {
+        listing::write_all(screen, &standing::STEPS, steps)?;
+        return Ok(Exit::Ok);
+    }
+    Sheet::new([
+        ("patch", Value::text(&row.patch)),
+        ("state", Value::text(&row.state)),
+        ("standing", standing::name(row.standing.as_ref())),
+        ("since", standing::since(row.standing.as_ref())),
+        ("until", standing::until(row.standing.as_ref())),
+        ("source", standing::source(row.standing.as_ref())),
+        ("heard", standing::heard(row.standing.as_ref())),
+        ("detail", standing::detail(row.standing.as_ref(), &row.detail)),
+    ])
+    .with_rows("steps", &standing::STEPS, steps)?
+    .write(screen)?;
+    section(screen, "", &standing::STEPS, steps)?;
     Ok(Exit::Ok)
 }
 

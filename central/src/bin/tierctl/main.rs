@@ -28,6 +28,7 @@ mod policy;
 mod relay;
 mod shell;
 mod source;
+mod standing;
 mod status;
 mod task;
 mod why;

@@ -90,6 +90,14 @@ const GROUPS: Shape<v1::GroupStatus> = Shape {
     tint: |row| if row.failed > 0 { Tint::Warn } else { Tint::Plain },
 };
 
+const PROGRESS: Shape<v1::NamedCount> = Shape {
+    columns: &[
+        Column::new("name", |row| Value::text(&row.name)),
+        Column::new("count", |row| Value::Count(row.count)),
+    ],
+    tint: |_| Tint::Plain,
+};
+
 const SITES: Shape<v1::SiteStatus> = Shape {
     columns: &[
         Column::new("site", |row| Value::text(&row.site)),
@@ -165,6 +173,7 @@ fn headlines(status: &v1::FleetStatus, args: &StatusArgs, now: Timestamp, colour
         sites: _,
         groups: _,
         updates,
+        progress,
     } = status;
     let share = |part: u64| Value::Share { part, whole: *endpoints }.long();
     let filters: Vec<String> = [
@@ -203,10 +212,15 @@ fn headlines(status: &v1::FleetStatus, args: &StatusArgs, now: Timestamp, colour
         count_text(*unknown),
         count_text(*reboot_pending)
     );
+    let steps: Vec<String> =
+        progress.iter().map(|step| format!("{} {}", step.name, count_text(step.count))).collect();
+    let steps = (!steps.is_empty()).then(|| (format!("PROGRESS {}", steps.join("   ")), Tint::Plain));
     let tint = |is: bool, tint: Tint| if is { tint } else { Tint::Plain };
     let fleet_tint = tint(!staleness(status, now).is_empty(), Tint::Warn);
-    [(fleet, fleet_tint), (patched, Tint::Strong), (updates, tint(*failed > 0, Tint::Bad))]
+    let updates_tint = tint(*failed > 0, Tint::Bad);
+    [(fleet, fleet_tint), (patched, Tint::Strong), (updates, updates_tint)]
         .iter()
+        .chain(&steps)
         .map(|(line, tint)| tint.paint(&harmless(line), colours) + "\n")
         .collect()
 }
@@ -230,6 +244,7 @@ fn sheet(status: &v1::FleetStatus) -> Result<Sheet, Failure> {
         ("dictionary_version", Value::Number(status.dictionary_version)),
         ("dictionary_at", Value::Time(status.dictionary_at)),
     ])
+    .with_rows("progress", &PROGRESS, &status.progress)?
     .with_rows("groups", &GROUPS, &status.groups)?
     .with_rows("sites", &SITES, &status.sites)
 }

@@ -8,13 +8,14 @@ use tierway_common::{
 };
 use tierway_proto::v1;
 
-use super::{millis, named_members, patch_times};
+use super::{millis, millis_of_seconds, named_members, patch_times};
 use crate::{
     audit,
     download::Progress,
     fleet::{
         endpoints::{EndpointPatch, EndpointRow},
         patches::PatchRow,
+        standing::{Standing, Step},
         status::FleetStatus,
         why::{Why, verdict_name},
     },
@@ -37,6 +38,7 @@ pub(super) fn status(status: FleetStatus, dictionary_version: u64, dictionary_at
         compliant,
         assessed,
         counts,
+        marks,
         updates,
         sites,
         groups,
@@ -78,6 +80,10 @@ pub(super) fn status(status: FleetStatus, dictionary_version: u64, dictionary_at
             })
             .collect(),
         updates,
+        progress: marks
+            .into_iter()
+            .map(|(mark, count)| v1::NamedCount { name: mark.as_str().to_owned(), count })
+            .collect(),
     }
 }
 
@@ -151,8 +157,29 @@ pub(super) fn endpoint_detail(row: EndpointRow, patches: Vec<EndpointPatch>) -> 
     }
 }
 
+fn standing(standing: &Standing) -> v1::Standing {
+    let Standing { name, since, until, source, heard, detail, steps } = standing.clone();
+    v1::Standing {
+        name: name.to_owned(),
+        since: millis_of_seconds(Some(since)),
+        until: millis_of_seconds(until),
+        source: source.text(),
+        heard: millis_of_seconds(heard),
+        detail,
+        steps: steps
+            .into_iter()
+            .map(|Step { name, at, source, reason }| v1::Step {
+                name: name.to_owned(),
+                at: millis_of_seconds(at),
+                source: source.text(),
+                reason,
+            })
+            .collect(),
+    }
+}
+
 pub(super) fn endpoint_patch(patch: &EndpointPatch) -> v1::EndpointPatch {
-    let EndpointPatch { update, entry, decision } = patch;
+    let EndpointPatch { update, entry, decision, standing: stands } = patch;
     v1::EndpointPatch {
         patch: update.id.to_string(),
         title: update.title.clone(),
@@ -161,6 +188,7 @@ pub(super) fn endpoint_patch(patch: &EndpointPatch) -> v1::EndpointPatch {
         approved: decision.is_some_and(|(decision, _)| decision == Decision::Approve),
         times: Some(patch_times(entry.detected, patch.authorized(), entry.applied)),
         detail: entry.detail.as_deref().unwrap_or_default().to_owned(),
+        standing: Some(standing(stands)),
     }
 }
 
@@ -172,6 +200,7 @@ pub(super) fn patch_endpoint(endpoint: &EndpointRecord, patch: &EndpointPatch) -
         state: patch.entry.state.as_str().to_owned(),
         times: Some(patch_times(patch.entry.detected, patch.authorized(), patch.entry.applied)),
         detail: patch.entry.detail.as_deref().unwrap_or_default().to_owned(),
+        standing: Some(standing(&patch.standing)),
     }
 }
 

@@ -105,6 +105,38 @@ pub(crate) fn status() -> v1::FleetStatus {
             failed: 3,
         }],
         updates: 17_423,
+        progress: vec![
+            v1::NamedCount { name: "waiting for a window".into(), count: 1_010 },
+            v1::NamedCount { name: "downloaded".into(), count: 1_015 },
+        ],
+    }
+}
+
+/// What a patch that waits at its relay looks like.
+fn standing() -> v1::Standing {
+    let step = |name: &str, minutes: i64, source: &str, reason: &str| v1::Step {
+        name: name.into(),
+        at: if minutes == 0 { 0 } else { NOW_MS - minutes * MINUTE },
+        source: source.into(),
+        reason: reason.into(),
+    };
+    v1::Standing {
+        name: "at relay".into(),
+        since: NOW_MS - 170 * MINUTE,
+        until: 0,
+        source: "relay osaka-a".into(),
+        heard: NOW_MS - 4 * MINUTE,
+        detail: "\u{1b}[2Jthe endpoint went by version 76 of 77".into(),
+        steps: vec![
+            step("detected", 300, "endpoint", ""),
+            step("approved", 200, "central", ""),
+            step("published", 199, "central", ""),
+            step("at relay", 170, "relay osaka-a", ""),
+            step("offered", 0, "endpoint", "the endpoint went by version 76 of 77 when it reported"),
+            step("downloaded", 0, "endpoint", "it is not on offer"),
+            step("applied", 0, "endpoint", "it is not on offer"),
+            step("verified", 0, "endpoint", "it is not installed"),
+        ],
     }
 }
 
@@ -216,6 +248,7 @@ impl Admin for Fake {
                 approved: true,
                 times: times(),
                 detail: "\u{1b}[2Jdpkg is locked".into(),
+                standing: Some(standing()),
             }],
             facts_digest: "ab12".into(),
             packages: 412,
@@ -301,6 +334,7 @@ impl Admin for Fake {
             state: "failed".into(),
             times: times(),
             detail: "dpkg is locked".into(),
+            standing: Some(standing()),
         }];
         Ok(Response::new(v1::ListPatchEndpointsResponse { endpoints }))
     }
