@@ -1,11 +1,12 @@
 //! The relay as a whole: what is opened, which tasks run, how it ends.
 
 use std::{
+    collections::BTreeSet,
     io,
     net::SocketAddr,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -62,6 +63,8 @@ const REQUEST_BYTES_MAX: usize = (1 << 20) + (64 << 10);
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// Bytes of the mirrored trees: ten times what all of Debian takes; what is published is pinned.
 const TREE_BYTES_MAX: u64 = 2 << 30;
+/// Endpoints that are asked to check during one sync; beyond that all are.
+const CHECKS_MAX: usize = 4_096;
 /// Notices a slow watcher may be behind.
 const NOTICES: usize = 1_024;
 /// First and longest wait before trying the tier above again.
@@ -182,6 +185,7 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
         payloads: payloads.clone(),
         seen: seen.clone(),
         gauge: gauge.clone(),
+        checks: Arc::default(),
         failures: Arc::default(),
     };
 
@@ -295,12 +299,35 @@ struct Up {
     payloads: Payloads,
     seen: Arc<Seen>,
     gauge: Gauge,
+    /// Endpoints that shall check once this relay has what is published.
+    checks: Arc<Mutex<BTreeSet<String>>>,
     /// Forwards that failed in a row.
     failures: Arc<AtomicU32>,
 }
 
 impl Up {
+    /// Notes that an endpoint shall check when the next sync has ended.
+    fn asked(&self, id: String) {
+        let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
+        if checks.len() >= CHECKS_MAX {
+            checks.clear();
+            // No name stands for everyone.
+            checks.insert(String::new());
+        }
+        checks.insert(id);
+    }
+
     async fn sync(&self, sync: &mut Sync, now: jiff::Timestamp) -> Result<(), TaskError> {
+        // Who is asked while this runs is told by the run after it.
+        let checks = std::mem::take(&mut *self.checks.lock().unwrap_or_else(PoisonError::into_inner));
+        let result = self.bring(sync, now).await;
+        for id in checks {
+            let _ = self.notices.send(v1::Notice { id: 0, kind: Some(Kind::CheckNow(id)) });
+        }
+        result
+    }
+
+    async fn bring(&self, sync: &mut Sync, now: jiff::Timestamp) -> Result<(), TaskError> {
         self.outbox.recount()?;
         let (usage, fill) = (self.payloads.blobs().usage(), self.outbox.fill());
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
@@ -392,13 +419,15 @@ impl Up {
         Ok(())
     }
 
-    fn notice(&self, notice: v1::Notice, sync: &Wake) -> Result<(), TaskError> {
+    fn notice(&self, notice: &v1::Notice, sync: &Wake) -> Result<(), TaskError> {
         match &notice.kind {
             // Endpoints hear of it when it is here.
             Some(Kind::Published(_)) => sync.wake(),
             Some(Kind::Resync(id)) => self.ask_again(std::slice::from_ref(id))?,
-            Some(Kind::CheckNow(_)) => {
-                let _ = self.notices.send(notice);
+            // Whoever checks now shall see what was decided before.
+            Some(Kind::CheckNow(id)) => {
+                self.asked(id.clone());
+                sync.wake();
             }
             None => {}
         }
@@ -416,7 +445,7 @@ async fn watch(up: Up, sync: Wake, stop: Stop) {
             sync.wake();
             failures = 0;
             while let Some(notice) = stream.message().await? {
-                up.notice(notice, &sync)?;
+                up.notice(&notice, &sync)?;
             }
             Ok::<_, TaskError>(())
         };

@@ -185,6 +185,10 @@ impl admin_server::Admin for AdminService {
                     change.audit(&actor, "check now", format!("endpoint:{id}"), String::new());
                     Ok::<_, fleet::AskError>(())
                 })?;
+                // What was decided before shall be seen; should that fail, the next publication brings it.
+                if let Err(error) = central.publisher.publish() {
+                    tracing::warn!(error = %Chain(&error), "could not publish before a check");
+                }
                 // Nobody may be watching; then the endpoint comes at its time.
                 let _ = central.notices.send(Notice::CheckNow(id.to_string()));
                 Ok::<_, fleet::AskError>(sequence)

@@ -97,6 +97,45 @@ async fn an_endpoint_enrols_at_central_through_a_relay_and_through_a_relay_behin
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_told_to_check_through_a_relay_finds_there_what_was_decided_just_before() {
+    let fleet = fleet_with_hello(Clock::system()).await;
+    let relay = fleet.relay("osaka").await;
+    relay.caught_up(&fleet).await;
+    let root = fleet.folder("root");
+    made_up(&root, &[("hello", "1.0")]);
+    let mut watching = Vec::new();
+    for name in ["web1", "web2"] {
+        let endpoint = fleet.enroll(name, "osaka", relay.address, &root).await;
+        let identity = joining::load(&endpoint.config.data_dir).unwrap().identity;
+        let route = dial::Route::direct(&relay.address.to_string());
+        let upstream = Upstream::new(dial::channel(route, &identity));
+        watching.push((upstream.watch().await.unwrap(), endpoint.id));
+    }
+    let mut admin = fleet.admin().await;
+    let is_check = |notice: &v1::Notice| matches!(notice.kind, Some(v1::notice::Kind::CheckNow(_)));
+    // Until the relay watches central nobody hears of anything: the first is told until it does.
+    let (mut stream, id) = watching.remove(0);
+    let heard = tokio::spawn(async move { while !is_check(&stream.message().await.unwrap().unwrap()) {} });
+    until("the relay passes on what it is told", async || {
+        admin.check_endpoint_now(v1::CheckEndpointNowRequest { name_or_id: id.clone() }).await.unwrap();
+        heard.is_finished()
+    })
+    .await;
+    let (mut stream, id) = watching.remove(0);
+    let publisher = &fleet.central.as_ref().unwrap().running.central.publisher;
+    for verb in ["approve", "clear", "approve", "clear", "approve"] {
+        let before = publisher.timestamp().0;
+        admin.decide_patches(decision(verb, PATCH, "everyone")).await.unwrap();
+        admin.check_endpoint_now(v1::CheckEndpointNowRequest { name_or_id: id.clone() }).await.unwrap();
+        let wanted = publisher.timestamp().0;
+        assert!(wanted > before, "{verb} was not published before the call was answered");
+        while !is_check(&stream.message().await.unwrap().unwrap()) {}
+        let there = relay.running().mirror.head().timestamp_version;
+        assert!(there >= wanted, "{verb}: the relay has {there}, {wanted} is published");
+    }
+}
+
 /// An HTTP proxy that knows CONNECT alone, and counts; it allows `allowed`.
 async fn proxy(allowed: SocketAddr) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
