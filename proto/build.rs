@@ -12,6 +12,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // `tierctl -o json` prints messages as they are.
         .message_attribute(".", "#[derive(serde::Serialize)]")
         .enum_attribute("tierway.v1.Notice.kind", "#[derive(serde::Serialize)]")
+        .enum_attribute("tierway.v1.LocalWishRequest.wish", "#[derive(serde::Serialize)]")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -39,10 +39,13 @@ use tracing::{info, warn};
 use crate::{
     catalogues::{Catalogues, CataloguesError},
     config::Config,
-    cycle::{Cycle, CycleError},
+    cycle::{Around, Cycle, CycleError},
+    due::Due,
     ledger::journal::JournalError,
-    local::{self, ASKS, Ask, LocalError},
+    local::{self, ASKS, Answers, Ask, LocalError},
+    probe::{Surroundings, System},
     report::{ReportError, Spool},
+    wishes::Wish,
 };
 
 /// This program's version.
@@ -135,14 +138,31 @@ pub fn host_name() -> String {
 ///
 /// [`AgentError`], naming what does not open.
 pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, AgentError> {
+    let surroundings = Arc::new(System::new(&config.root, &config.data_dir));
+    start_among(config, clock, surroundings, stop).await
+}
+
+/// The same with surroundings that are not those of the system below the root.
+///
+/// # Errors
+///
+/// As [`start`].
+pub async fn start_among(
+    config: Config,
+    clock: Clock,
+    surroundings: Arc<dyn Surroundings>,
+    stop: Stop,
+) -> Result<Running, AgentError> {
     let joined = joining::load(&config.data_dir)?;
     joined.must_be(Role::Endpoint)?;
     let lock = lock(&config.data_dir)?;
     let holder = joined.identity.own().holder;
-    let agent = Agent::open(config.clone(), joined, clock, stop.clone())?;
+    let agent = Agent::open(config.clone(), joined, clock.clone(), surroundings.clone(), stop.clone())?;
     let status = agent.status.subscribe();
     let (asks, receiver) = mpsc::channel(ASKS);
-    let serving = local::serve(&config.local_socket, status.clone(), asks.clone(), stop.clone())?;
+    let (due, asking) = (agent.due.subscribe(), asks.clone());
+    let answers = Answers { status: status.clone(), due, asks: asking, surroundings, clock };
+    let serving = local::serve(&config.local_socket, answers, stop.clone())?;
     let wake = Arc::new(Notify::new());
     let watching =
         watch(agent.upstream.clone(), holder.id.clone(), wake.clone(), agent.resync.clone(), stop.clone());
@@ -175,12 +195,20 @@ struct Agent {
     upstream: Upstream,
     cycle: Cycle,
     status: watch::Sender<Arc<v1::LocalStatus>>,
+    /// What the person at the machine is shown.
+    due: watch::Sender<Arc<Due>>,
     /// The tier above asked for everything again.
     resync: Arc<std::sync::atomic::AtomicBool>,
 }
 
 impl Agent {
-    fn open(config: Config, joined: Joined, clock: Clock, stop: Stop) -> Result<Self, AgentError> {
+    fn open(
+        config: Config,
+        joined: Joined,
+        clock: Clock,
+        surroundings: Arc<dyn Surroundings>,
+        stop: Stop,
+    ) -> Result<Self, AgentError> {
         let holder = joined.identity.own().holder;
         let routes =
             if config.upstream.is_empty() { vec![joined.route.clone()] } else { config.upstream.clone() };
@@ -205,9 +233,11 @@ impl Agent {
             source: io::Error::other("the certificate names no endpoint"),
         })?;
         let spool = Spool::open(&dir.join("reports"), holder.tenant.clone(), endpoint)?;
-        let cycle = Cycle::open(&config, &holder, upstream.clone(), catalogues, payloads, spool, stop)?;
+        let around = Around { surroundings, stop };
+        let cycle = Cycle::open(&config, &holder, upstream.clone(), catalogues, payloads, spool, around)?;
         let status = watch::Sender::new(Arc::new(v1::LocalStatus::default()));
-        Ok(Self { config, clock, joined, upstream, cycle, status, resync: Arc::default() })
+        let due = watch::Sender::new(Arc::new(Due::default()));
+        Ok(Self { config, clock, joined, upstream, cycle, status, due, resync: Arc::default() })
     }
 
     /// Cycles until told to stop. A cycle is never dropped halfway.
@@ -243,6 +273,25 @@ impl Agent {
                 Some(Ask::History(limit, reply)) => {
                     let _ = reply.send(self.cycle.history(limit));
                     continue;
+                }
+                Some(Ask::Wish(caller, wish, reply)) => {
+                    let now = self.clock.now();
+                    let granted = self.cycle.wish(caller, wish, now);
+                    let time = match wish {
+                        Wish::Install(at) | Wish::Reboot(at) if granted.is_ok() => Some(at),
+                        _ => None,
+                    };
+                    self.show(now);
+                    let _ = reply.send(granted);
+                    match time {
+                        // At once, and at the time that was chosen.
+                        Some(at) if at <= now => None,
+                        Some(at) => {
+                            due = due.min(at);
+                            continue;
+                        }
+                        None => continue,
+                    }
                 }
                 Some(Ask::CheckNow(reply)) => Some(reply),
                 None => None,
@@ -314,6 +363,19 @@ impl Agent {
             ..self.cycle.status()
         };
         self.status.send_replace(Arc::new(status));
+        self.show(self.clock.now());
+    }
+
+    /// What the person at the machine is shown from now on.
+    fn show(&self, now: Timestamp) {
+        let due = self.cycle.due(now);
+        self.due.send_if_modified(|before| {
+            let changed = **before != due;
+            if changed {
+                *before = Arc::new(due);
+            }
+            changed
+        });
     }
 }
 

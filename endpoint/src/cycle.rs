@@ -21,6 +21,7 @@ use tierway_common::{
     },
     schema::{
         Approval, Assignment, CycleSummary, Decision, Group, Payload, Report, State, StateEntry, Update,
+        policy::FollowUp,
     },
     transport::identity::Holder,
     trust::{
@@ -39,17 +40,24 @@ use crate::{
     agent::{AgentError, VERSION, host_name},
     catalogues::{Catalogues, CataloguesError},
     config::Config,
+    consent,
+    due::{Due, Item, RebootDue},
     fetch::Fetcher,
     install::{
         self, Means,
         deb::{Cleaned, DebEngine, is_incomplete},
+        follow_up,
     },
-    ledger::{Book, Conditions, Ledger, Record, journal::JournalError},
+    ledger::{Book, Conditions, Event, Ledger, Record, journal::JournalError},
+    local::WishError,
     plan::{self, Finding, Plan},
     policy::{self, Effective},
+    probe::{Seen, Surroundings},
     report::{ReportError, Spool},
     scan::{self, Asked},
+    signs,
     terms::Terms,
+    wishes::{self, Caller, Wish},
 };
 
 /// Problems of one cycle that are told; more are a symptom of the first ones.
@@ -89,6 +97,15 @@ enum SyncError {
     Catalogues(#[from] CataloguesError),
 }
 
+/// What is around the cycles.
+#[derive(Debug)]
+pub struct Around {
+    /// Who is there, and what asks for a reboot.
+    pub surroundings: Arc<dyn Surroundings>,
+    /// Told when they must end.
+    pub stop: Stop,
+}
+
 /// What the cycles of one endpoint have in common.
 #[derive(Debug)]
 pub struct Cycle {
@@ -105,8 +122,13 @@ pub struct Cycle {
     spool: Spool,
     ledger: Ledger,
     engine: DebEngine,
+    surroundings: Arc<dyn Surroundings>,
+    /// For follow-up programs.
+    data_dir: PathBuf,
     /// Of the last scan.
     facts: Facts,
+    /// Of the last look.
+    seen: Seen,
     /// What was decided last.
     plan: Plan,
     /// Decisions that hold, for updates that are needed.
@@ -132,8 +154,9 @@ impl Cycle {
         catalogues: Catalogues,
         payloads: Blobs,
         spool: Spool,
-        stop: Stop,
+        around: Around,
     ) -> Result<Self, AgentError> {
+        let Around { surroundings, stop } = around;
         let (ledger, problems) = Ledger::open(&config.data_dir.join("ledger"))?;
         for problem in problems {
             warn!(%problem, "the ledger was damaged");
@@ -153,7 +176,10 @@ impl Cycle {
             spool,
             ledger,
             engine,
+            surroundings,
+            data_dir: config.data_dir.clone(),
             facts: Facts::default(),
+            seen: Seen::default(),
             plan: Plan::default(),
             decisions: BTreeMap::new(),
             terms: Terms::default(),
@@ -212,6 +238,7 @@ impl Cycle {
             problems.push(Chain(&error).to_string());
         }
         self.facts = facts;
+        self.look(began, problems).await?;
         let mut changed = self.observe(verdicts, began)?;
 
         let (mut installed, mut failed) = (0, 0);
@@ -232,7 +259,11 @@ impl Cycle {
                 let (facts, _) = scan::scan(&self.root, &asked, &machine);
                 let verdicts = self.evaluate(&os, &facts)?;
                 self.facts = facts;
+                self.look(clock.now(), problems).await?;
                 changed.extend(self.observe(verdicts, clock.now())?);
+            }
+            if self.ledger.book().to_follow_up().is_some() {
+                self.follow_up(clock.now(), problems).await?;
             }
         }
 
@@ -244,7 +275,7 @@ impl Cycle {
             agent_version: VERSION.to_owned(),
             host_name: host_name(),
             counts: self.ledger.book().counts(),
-            reboot_pending: flag(&self.facts, "reboot-pending"),
+            reboot_pending: self.reboot_pending(),
             machine_class: machine_class(),
             acknowledged: self.spool.acknowledged(),
             problems: problems.clone(),
@@ -336,7 +367,7 @@ impl Cycle {
             .collect();
         let approved = self.decisions.iter().filter(|(_, decided)| decided.decision == Decision::Approve);
         let approved: Vec<UpdateId> = approved.map(|(update, _)| update.clone()).collect();
-        self.terms = Terms::read(&lookup, &memberships, &approved).await?;
+        self.terms = Terms::read(&lookup, &memberships, &groups, &approved).await?;
         Ok(())
     }
 
@@ -358,7 +389,7 @@ impl Cycle {
             }
         }
         let conditions = Conditions {
-            reboot_pending: flag(&self.facts, "reboot-pending"),
+            reboot_pending: self.reboot_pending(),
             incomplete: updates
                 .values()
                 .filter(|update| is_incomplete(update, &self.facts))
@@ -450,6 +481,101 @@ impl Cycle {
         Ok(executed.entries)
     }
 
+    /// Looks who is there, what asks for a reboot, and which boot this is.
+    async fn look(&mut self, now: Timestamp, problems: &mut Vec<String>) -> Result<(), CycleError> {
+        self.seen = self.surroundings.look(&self.facts, now).await;
+        problems.extend(self.seen.problems.iter().map(ToString::to_string));
+        if let Some(boot) = &self.seen.boot
+            && self.ledger.book().boots().current.as_ref().is_none_or(|(known, _)| known != boot)
+        {
+            info!(%boot, "the computer is in a boot that was not seen before");
+            self.ledger.record(vec![Event::Booted { boot: boot.clone(), at: now }])?;
+        }
+        Ok(())
+    }
+
+    fn reboot_pending(&self) -> bool {
+        flag(&self.facts, "reboot-pending") || signs::reboot_needed(&self.seen.signs)
+    }
+
+    /// Does what the service level wants done after installations. What fails is a problem and not done again.
+    async fn follow_up(&mut self, now: Timestamp, problems: &mut Vec<String>) -> Result<(), CycleError> {
+        let fetcher =
+            Fetcher { upstream: &self.upstream, payloads: &self.payloads, patience: self.payload_patience };
+        for action in &self.terms.settings.follow_up {
+            match action {
+                // Everything is scanned after every installation.
+                FollowUp::Rescan => {}
+                FollowUp::ReportInventory => self.spool.resync()?,
+                FollowUp::Run { .. } => {
+                    if let Err(error) = follow_up::run(action, &fetcher, &self.root, &self.data_dir).await {
+                        problems.push(Chain(&error).to_string());
+                    }
+                }
+            }
+        }
+        self.ledger.record(vec![Event::FollowedUp { at: now }])?;
+        Ok(())
+    }
+
+    /// Takes up a wish of somebody at the machine, if it is granted; durable when it returns.
+    ///
+    /// # Errors
+    ///
+    /// [`WishError`], with the reason.
+    pub fn wish(&mut self, caller: Caller, wish: Wish, now: Timestamp) -> Result<(), WishError> {
+        wishes::permit(wish, caller, &self.due(now).standing(now))?;
+        info!(?caller, %wish, "a wish was granted");
+        let written = self.ledger.record(vec![Event::Wished { wish, at: now }]);
+        written.map(|_| ()).map_err(|error| WishError::Failed(Chain(&error).to_string()))
+    }
+
+    /// What the person at the machine is shown at `now`.
+    #[must_use]
+    pub fn due(&self, now: Timestamp) -> Due {
+        let settings = &self.terms.settings;
+        let approved =
+            |id: &UpdateId| self.decisions.get(id).is_some_and(|d| d.decision == Decision::Approve);
+        let book = self.ledger.book();
+        let ids = self.plan.install.iter().chain(self.plan.left_out.keys()).filter(|id| approved(id));
+        let items = ids.filter_map(|id| {
+            let (update, record) = (self.catalogues.update(id).ok().flatten()?, book.record(id)?);
+            let terms = record.offered.map(|offered| consent::Terms::of(settings, offered));
+            let waits = record.waits.as_ref();
+            Some(Item {
+                update: id.clone(),
+                title: update.title,
+                severity: update.severity,
+                waiting: waits.map(|waits| waits.waiting),
+                offered: record.offered,
+                grace_ends: terms.map(|terms| terms.grace_ends),
+                deadline: terms.map(|terms| terms.deadline),
+                begins: waits.and_then(|waits| waits.until),
+                detail: self.plan.left_out.get(id).map(ToString::to_string).unwrap_or_default(),
+            })
+        });
+        let reboot = self.reboot_pending().then(|| RebootDue {
+            signs: self.seen.signs.iter().map(|sign| sign.detail.clone()).collect(),
+            begins: book.wishes().reboot.map(|choice| choice.at),
+            by: None,
+            held_by: self.seen.people.against_reboot(now),
+        });
+        Due {
+            department: settings.department.clone(),
+            phase: self.phase().to_owned(),
+            items: items.collect(),
+            countdown: None,
+            reboot,
+            wishes: *book.wishes(),
+            settings: settings.clone(),
+            boot: self.seen.boot.clone(),
+        }
+    }
+
+    fn phase(&self) -> &'static str {
+        if self.audit_only { "audits only" } else { "patches" }
+    }
+
     /// Puts on their way: the facts, what changed or everything, and the cycle in numbers.
     fn report(
         &mut self,
@@ -508,8 +634,8 @@ impl Cycle {
             last_check: self.last_check.map_or(0, Timestamp::as_millisecond),
             patches,
             reports_waiting: self.spool.waiting().unwrap_or(0) as u64,
-            reboot_pending: flag(&self.facts, "reboot-pending"),
-            phase: if self.audit_only { "audits only" } else { "patches" }.to_owned(),
+            reboot_pending: self.reboot_pending(),
+            phase: self.phase().to_owned(),
             ..v1::LocalStatus::default()
         }
     }

@@ -6,6 +6,7 @@
 pub mod codes;
 pub mod deb;
 pub mod failsafe;
+pub mod follow_up;
 pub mod run;
 
 use std::{collections::BTreeMap, future::Future, path::PathBuf, sync::Arc, time::Duration};

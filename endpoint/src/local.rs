@@ -1,14 +1,30 @@
-//! For the person at the machine: status, why, history, check now, over a Unix socket.
+//! For the person at the machine: status, why, history, check now, what is due and what to do about it, over a
+//! Unix socket.
+//!
+//! Everybody may connect; who calls is known by the kernel's word for the user id of the other end. Root may
+//! call everything, whoever is logged in all but a check, and nobody else anything. What a person may wish
+//! is the service level's to say, see [`crate::wishes::permit`].
+
+mod convert;
+pub mod notify;
+pub mod screen;
+pub mod terminal;
 
 use std::{
     fs, io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    pin::Pin,
     sync::Arc,
+    time::Duration,
 };
 
+use futures_util::{Stream, stream};
 use hyper_util::rt::TokioIo;
-use tierway_common::daemon::stop::Stop;
+use tierway_common::{
+    clock::Clock,
+    daemon::{chain::Chain, stop::Stop},
+};
 use tierway_proto::v1::{
     self,
     local_client::LocalClient,
@@ -16,12 +32,19 @@ use tierway_proto::v1::{
 };
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::{mpsc, oneshot, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
 };
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{
     Request, Response, Status,
-    transport::{Channel, Endpoint, Server},
+    transport::{Channel, Endpoint, Server, server::UdsConnectInfo},
+};
+
+use crate::{
+    due::Due,
+    probe::Surroundings,
+    remind::{self, Shown},
+    wishes::{Caller, Refused, Wish},
 };
 
 /// What the agent is asked between its cycles.
@@ -33,12 +56,31 @@ pub enum Ask {
     Why(String, oneshot::Sender<Result<v1::LocalWhyResponse, String>>),
     /// The newest events, at most so many.
     History(usize, oneshot::Sender<v1::LocalHistoryResponse>),
+    /// A wish of somebody; answered when it is durable and shown.
+    Wish(Caller, Wish, oneshot::Sender<Result<(), WishError>>),
+}
+
+/// Why a wish is not taken up.
+#[derive(Debug, thiserror::Error)]
+pub enum WishError {
+    /// It is not granted.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// It could not be written down.
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// Asks that wait for the agent.
 pub const ASKS: usize = 16;
 /// Events of one answer.
 const HISTORY_MAX: u32 = 10_000;
+/// Who watches at once: some for each session of a terminal server.
+const WATCHERS_MAX: usize = 256;
+/// Connections at once; each has one stream or some short calls.
+const STREAMS_MAX: u32 = 8;
+/// A watcher looks again at the latest after so long, so that a clock that was set does not leave it asleep.
+const LOOK_AGAIN: Duration = Duration::from_secs(600);
 
 /// Why nobody is answered.
 #[derive(Debug, thiserror::Error)]
@@ -61,17 +103,50 @@ pub enum LocalError {
     },
 }
 
+/// With what the socket is served.
+#[derive(Clone, Debug)]
+pub struct Answers {
+    /// How the endpoint stands.
+    pub status: watch::Receiver<Arc<v1::LocalStatus>>,
+    /// What is due.
+    pub due: watch::Receiver<Arc<Due>>,
+    /// To the agent.
+    pub asks: mpsc::Sender<Ask>,
+    /// Who is logged in.
+    pub surroundings: Arc<dyn Surroundings>,
+    /// Tells the time.
+    pub clock: Clock,
+}
+
 struct Service {
-    status: watch::Receiver<Arc<v1::LocalStatus>>,
-    asks: mpsc::Sender<Ask>,
+    answers: Answers,
+    watchers: Arc<Semaphore>,
+    stop: Stop,
 }
 
 impl Service {
     async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Status> {
         let gone = || Status::unavailable("the endpoint is stopping");
         let (sender, receiver) = oneshot::channel();
-        self.asks.send(ask(sender)).await.map_err(|_| gone())?;
+        self.answers.asks.send(ask(sender)).await.map_err(|_| gone())?;
         receiver.await.map_err(|_| gone())
+    }
+
+    /// Who calls; refused when he is neither root nor logged in.
+    async fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        let peer = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
+        let uid = peer.ok_or_else(|| Status::unauthenticated("who calls is not known"))?.uid();
+        if uid == 0 {
+            return Ok(Caller::Root);
+        }
+        if self.answers.surroundings.logged_in(uid).await {
+            return Ok(Caller::Person(uid));
+        }
+        Err(Status::permission_denied("only root and those who are logged in are answered"))
+    }
+
+    fn due(&self) -> v1::LocalDue {
+        convert::due(&self.answers.due.borrow(), self.answers.clock.now())
     }
 }
 
@@ -79,16 +154,20 @@ impl Service {
 impl Local for Service {
     async fn status(
         &self,
-        _request: Request<v1::LocalStatusRequest>,
+        request: Request<v1::LocalStatusRequest>,
     ) -> Result<Response<v1::LocalStatus>, Status> {
-        let status = self.status.borrow().clone();
+        self.caller(&request).await?;
+        let status = self.answers.status.borrow().clone();
         Ok(Response::new((*status).clone()))
     }
 
     async fn check_now(
         &self,
-        _request: Request<v1::LocalCheckNowRequest>,
+        request: Request<v1::LocalCheckNowRequest>,
     ) -> Result<Response<v1::LocalCheckNowResponse>, Status> {
+        if self.caller(&request).await? != Caller::Root {
+            return Err(Status::permission_denied("only root may order a check"));
+        }
         Ok(Response::new(self.ask(Ask::CheckNow).await?))
     }
 
@@ -96,6 +175,7 @@ impl Local for Service {
         &self,
         request: Request<v1::LocalWhyRequest>,
     ) -> Result<Response<v1::LocalWhyResponse>, Status> {
+        self.caller(&request).await?;
         let v1::LocalWhyRequest { patch } = request.into_inner();
         let answer = self.ask(|reply| Ask::Why(patch, reply)).await?;
         answer.map(Response::new).map_err(Status::not_found)
@@ -105,21 +185,95 @@ impl Local for Service {
         &self,
         request: Request<v1::LocalHistoryRequest>,
     ) -> Result<Response<v1::LocalHistoryResponse>, Status> {
+        self.caller(&request).await?;
         let v1::LocalHistoryRequest { limit } = request.into_inner();
         let limit = usize::try_from(limit.min(HISTORY_MAX)).unwrap_or(0);
         Ok(Response::new(self.ask(|reply| Ask::History(limit, reply)).await?))
     }
+
+    async fn due(&self, request: Request<v1::LocalDueRequest>) -> Result<Response<v1::LocalDue>, Status> {
+        self.caller(&request).await?;
+        Ok(Response::new(Self::due(self)))
+    }
+
+    async fn wish(&self, request: Request<v1::LocalWishRequest>) -> Result<Response<v1::LocalDue>, Status> {
+        let caller = self.caller(&request).await?;
+        let due = self.answers.due.borrow().clone();
+        let wish = convert::wish(&request.into_inner(), &due, self.answers.clock.now())?;
+        match self.ask(|reply| Ask::Wish(caller, wish, reply)).await? {
+            Ok(()) => Ok(Response::new(Self::due(self))),
+            Err(error @ WishError::Refused(_)) => Err(Status::failed_precondition(error.to_string())),
+            Err(error) => Err(Status::internal(error.to_string())),
+        }
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::LocalShow, Status>> + Send>>;
+
+    async fn watch(
+        &self,
+        request: Request<v1::LocalWatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        self.caller(&request).await?;
+        let place = self.watchers.clone().try_acquire_owned();
+        let place = place.map_err(|_| Status::resource_exhausted("too many watch already"))?;
+        let watcher = Watcher {
+            due: self.answers.due.clone(),
+            clock: self.answers.clock.clone(),
+            stop: self.stop.clone(),
+            shown: Shown::default(),
+            told: None,
+            _place: place,
+        };
+        let shows = stream::unfold(watcher, |mut watcher| async {
+            let show = watcher.next().await?;
+            Some((Ok(show), watcher))
+        });
+        Ok(Response::new(Box::pin(shows)))
+    }
 }
 
-/// Answers on the socket at `path` until `stop`. Root and its group may ask.
+/// One who watches.
+struct Watcher {
+    due: watch::Receiver<Arc<Due>>,
+    clock: Clock,
+    stop: Stop,
+    shown: Shown,
+    told: Option<v1::LocalDue>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Watcher {
+    /// What is next, when there is something; `None` at the end.
+    async fn next(&mut self) -> Option<v1::LocalShow> {
+        loop {
+            let due = self.due.borrow_and_update().clone();
+            let now = self.clock.now();
+            let (prompt, again) = remind::decide(&due, &mut self.shown, now);
+            let due = convert::due(&due, now);
+            if prompt.is_some() || self.told.as_ref() != Some(&due) {
+                self.told = Some(due.clone());
+                return Some(v1::LocalShow { due: Some(due), prompt: prompt.as_ref().map(convert::prompt) });
+            }
+            let wait = again.map(|again| again.as_millisecond() - now.as_millisecond());
+            let wait =
+                wait.map_or(LOOK_AGAIN, |wait| Duration::from_millis(u64::try_from(wait).unwrap_or(0)));
+            tokio::select! {
+                () = self.stop.wait() => return None,
+                changed = self.due.changed() => changed.ok()?,
+                () = tokio::time::sleep(wait.min(LOOK_AGAIN)) => {}
+            }
+        }
+    }
+}
+
+/// Answers on the socket at `path` until `stop`.
 ///
 /// # Errors
 ///
 /// [`LocalError::Listen`].
 pub fn serve(
     path: &Path,
-    status: watch::Receiver<Arc<v1::LocalStatus>>,
-    asks: mpsc::Sender<Ask>,
+    answers: Answers,
     stop: Stop,
 ) -> Result<impl Future<Output = ()> + Send + 'static, LocalError> {
     let error = |source| LocalError::Listen { path: path.to_owned(), source };
@@ -132,15 +286,18 @@ pub fn serve(
         _ => {}
     }
     let listener = UnixListener::bind(path).map_err(error)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(error)?;
-    let service = LocalServer::new(Service { status, asks });
+    // Who calls is asked of the kernel at each call.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666)).map_err(error)?;
+    let watchers = Arc::new(Semaphore::new(WATCHERS_MAX));
+    let service = LocalServer::new(Service { answers, watchers, stop: stop.clone() });
     let socket = path.to_owned();
     Ok(async move {
         let serving = Server::builder()
+            .max_concurrent_streams(STREAMS_MAX)
             .add_service(service)
             .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async { stop.wait().await });
         if let Err(error) = serving.await {
-            tracing::warn!(%error, "the local socket is no longer served");
+            tracing::warn!(error = %Chain(&error), "the local socket is no longer served");
         }
         let _ = fs::remove_file(socket);
     })

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use jiff::{Timestamp, tz::TimeZone};
 use tierway_common::{
     clock::Clock,
     daemon::{chain::Chain, config, logging, stop::Stop},
@@ -12,9 +13,17 @@ use tierway_common::{
 use tierway_endpoint::{
     agent::{self, VERSION},
     config::Config,
-    local, show,
+    local::{
+        self, notify,
+        screen::{self, TimeError},
+        terminal,
+    },
+    show,
 };
-use tierway_proto::{joining, v1};
+use tierway_proto::{
+    joining,
+    v1::{self, local_wish_request::Wish},
+};
 
 /// The endpoint: scans, decides by the published rules, installs what was approved, reports.
 #[derive(Parser)]
@@ -60,6 +69,75 @@ enum Verb {
         #[arg(long, default_value_t = 50)]
         limit: u32,
     },
+    /// What is due here, by when and from whom; without a command on a terminal, a screen to choose on.
+    User {
+        /// Print it and end, also on a terminal.
+        #[arg(long)]
+        status: bool,
+        #[command(subcommand)]
+        wish: Option<WishVerb>,
+    },
+    /// Show notifications on the desktop of this session until it ends.
+    Notify {
+        /// Address of the session's message bus, instead of the one that the session names.
+        #[arg(long)]
+        bus: Option<String>,
+    },
+}
+
+/// What a person may wish; a time is `22:00`, `2026-11-30 22:00`, `+2h` or with a zone `2026-11-30T21:00:00Z`.
+#[derive(Subcommand)]
+enum WishVerb {
+    /// Install what is due now.
+    InstallNow,
+    /// Install what is due at this time.
+    InstallAt {
+        /// When.
+        time: String,
+    },
+    /// Put off what is due, as long as the service level lets you.
+    Postpone {
+        /// Until when, instead of as long as one postponement lasts.
+        until: Option<String>,
+    },
+    /// Reboot now, if a reboot is needed.
+    RebootNow,
+    /// Reboot at this time, if a reboot is needed.
+    RebootAt {
+        /// When.
+        time: String,
+    },
+    /// Put off the reboot.
+    PostponeReboot {
+        /// Until when, instead of as long as one postponement lasts.
+        until: Option<String>,
+    },
+    /// Say that the warning was read: the countdown need not be waited for.
+    Acknowledge,
+    /// Switch updates by schedule, where the service level lets you.
+    Schedule {
+        /// `on` or `off`.
+        #[arg(value_parser = ["on", "off"])]
+        state: String,
+    },
+}
+
+impl WishVerb {
+    fn wish(&self, now: Timestamp) -> Result<Wish, TimeError> {
+        let zone = TimeZone::system();
+        let at = |time: &String| screen::parse_time(time, now, &zone).map(Timestamp::as_millisecond);
+        let until = |time: &Option<String>| time.as_ref().map_or(Ok(0), at);
+        Ok(match self {
+            Self::InstallNow => Wish::Install(0),
+            Self::InstallAt { time } => Wish::Install(at(time)?),
+            Self::Postpone { until: time } => Wish::Postpone(until(time)?),
+            Self::RebootNow => Wish::Reboot(0),
+            Self::RebootAt { time } => Wish::Reboot(at(time)?),
+            Self::PostponeReboot { until: time } => Wish::PostponeReboot(until(time)?),
+            Self::Acknowledge => Wish::Acknowledge(v1::LocalAcknowledge {}),
+            Self::Schedule { state } => Wish::Scheduled(state == "on"),
+        })
+    }
 }
 
 fn main() -> ExitCode {
@@ -133,6 +211,23 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error
             let mut local = local::connect(&config.local_socket).await?;
             let history = local.history(v1::LocalHistoryRequest { limit }).await?.into_inner();
             print!("{}", show::history(&history));
+        }
+        Verb::User { status, wish } => {
+            let (clock, socket) = (Clock::system(), &config.local_socket);
+            match wish {
+                Some(wish) => {
+                    print!("{}", terminal::wish(socket, wish.wish(clock.now())?, clock.now()).await?);
+                }
+                None if status || !terminal::is_there() => {
+                    print!("{}", terminal::status(socket, clock.now()).await?);
+                }
+                None => terminal::run(socket, &clock).await?,
+            }
+        }
+        Verb::Notify { bus } => {
+            let stop = Stop::new();
+            stop.on_signals()?;
+            notify::run(&config.local_socket, bus.as_deref(), stop).await?;
         }
     }
     Ok(ExitCode::SUCCESS)

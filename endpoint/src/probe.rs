@@ -127,7 +127,7 @@ impl Surroundings for System {
     fn look<'a>(&'a self, facts: &'a Facts, now: Timestamp) -> BoxFuture<'a, Seen> {
         Box::pin(async move {
             if !self.runs() {
-                let signs = signs::of_root(&self.root, facts);
+                let signs = signs::of_root(&self.root);
                 return Seen { people: People::nobody(), signs, ..Seen::default() };
             }
             let mut problems = Vec::new();
@@ -139,7 +139,7 @@ impl Surroundings for System {
                 }
             };
             let people = self.people(&processes, booted(&self.proc, now), &mut problems).await;
-            let mut signs = signs::of_root(&self.root, facts);
+            let mut signs = signs::of_root(&self.root);
             let uname = rustix::system::uname();
             signs.extend(signs::kernel(
                 facts,
@@ -246,10 +246,8 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir_all(root.path().join("run")).unwrap();
         fs::write(root.path().join("run/reboot-required"), "").unwrap();
-        let facts =
-            Facts { values: [("flag:reboot-pending".into(), "true".into())].into(), ..Facts::default() };
         let system = System::new(root.path(), root.path());
-        let seen = system.look(&facts, Timestamp::UNIX_EPOCH).await;
+        let seen = system.look(&Facts::default(), Timestamp::UNIX_EPOCH).await;
         assert_eq!((seen.people, seen.boot), (People::nobody(), None));
         assert_eq!(seen.signs.iter().map(|sign| sign.kind).collect::<Vec<_>>(), [SignKind::Asked]);
         let refused = system.reboot("a test").await.unwrap_err();

@@ -13,6 +13,8 @@ use tierway_common::{
     rules::expr::Expr,
 };
 
+use crate::probe;
+
 /// Files that the rules of all catalogues together may ask for. Each costs an open and a stat in every
 /// scan: 10,000 take about 50 ms.
 pub const FILES_MAX: usize = 10_000;
@@ -152,6 +154,13 @@ pub fn scan(root: &Path, asked: &Asked, machine: &str) -> (Facts, Vec<Problem>) 
     let native = linux::dpkg::scan(&root, &mut collected);
     linux::os::scan(&root, native.as_deref(), machine, &mut collected);
     linux::flags::scan(&root, &mut collected);
+    if root.is_host() {
+        let uname = rustix::system::uname();
+        let (release, version) = (uname.release().to_string_lossy(), uname.version().to_string_lossy());
+        if probe::signs::kernel(&collected.facts, &release, &version).is_some() {
+            collected.set("flag:reboot-pending", "true");
+        }
+    }
     linux::files::scan(&root, asked, &mut collected);
     (collected.facts, collected.problems)
 }

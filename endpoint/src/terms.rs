@@ -1,11 +1,15 @@
-//! What is agreed about installations here besides the decisions: what exit codes mean, and how long each
-//! update takes on the fleet.
+//! What is agreed about installations here besides the decisions: the service level, what exit codes mean, and
+//! how long each update takes on the fleet.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use tierway_common::{
-    id::UpdateId,
-    schema::policy::{ResultCodes, Timing},
+    id::{GroupId, UpdateId},
+    schema::{
+        Group,
+        policy::{ResultCodes, ServiceLevel, Timing},
+    },
+    service::Settings,
 };
 use tierway_proto::sync::CatalogueError;
 
@@ -24,13 +28,15 @@ use crate::{
 pub struct Terms {
     /// What exit codes mean.
     pub codes: Codes,
+    /// The merged levels of the groups it belongs to.
+    pub settings: Settings,
     /// What updates took on the fleet.
     pub timings: BTreeMap<UpdateId, Timing>,
 }
 
 impl Terms {
     /// Reads the published documents that hold for a computer with these `memberships`, highest priority
-    /// first, about `updates`.
+    /// first, about `updates`. `groups` are the documents of its groups.
     ///
     /// # Errors
     ///
@@ -38,6 +44,7 @@ impl Terms {
     pub async fn read(
         lookup: &Lookup,
         memberships: &[Membership],
+        groups: &[Group],
         updates: &[UpdateId],
     ) -> Result<Self, CatalogueError> {
         let mut tables: Vec<ResultCodes> = Vec::new();
@@ -54,7 +61,18 @@ impl Terms {
                 timings.insert(update.clone(), timing);
             }
         }
-        Ok(Self { codes: Codes::new(&tables), timings })
+        let mut levels: Vec<(GroupId, ServiceLevel)> = Vec::new();
+        for membership in memberships {
+            if membership.certainty == Certainty::Certain
+                && let Some(level) = groups.iter().find(|group| group.id == membership.group)
+                && let Some(level) = &level.level
+                && let Some(level) = one(lookup, &format!("level/{level}")).await?
+            {
+                levels.push((membership.group.clone(), level));
+            }
+        }
+        let settings = Settings::merge(levels.iter().map(|(group, level)| (group, level)));
+        Ok(Self { codes: Codes::new(&tables), settings, timings })
     }
 
     /// After which the installation of `update` is ended on a computer of `class`.

@@ -30,6 +30,10 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 /// An output file that grew beyond this is emptied: an upgrade of a whole system prints about 1 MiB.
 pub const OUTPUT_FILE_BYTES_MAX: u64 = 32 << 20;
 
+/// How often and how long a program is waited for that is still open for writing.
+const BUSY_TRIES: u32 = 100;
+const BUSY_WAIT: Duration = Duration::from_millis(10);
+
 /// A process that starts others faster than it is found is a hostile one.
 const KILL_ROUNDS: usize = 3;
 
@@ -128,7 +132,8 @@ pub async fn run(program: &Program, scratch: &Path) -> Result<Ran, RunError> {
     let errors = Output::new(scratch)?;
     let began = Instant::now();
     let start = |source| RunError::Start { program: program.path.clone(), source };
-    let mut child = tokio::process::Command::new(&program.path)
+    let mut command = tokio::process::Command::new(&program.path);
+    command
         .args(&program.arguments)
         .env_clear()
         .envs(program.environment.iter().map(|(name, value)| (name, value)))
@@ -137,9 +142,19 @@ pub async fn run(program: &Program, scratch: &Path) -> Result<Ran, RunError> {
         .stdout(Stdio::from(output.file.try_clone().map_err(start)?))
         .stderr(Stdio::from(errors.file.try_clone().map_err(start)?))
         .process_group(0)
-        .kill_on_drop(false)
-        .spawn()
-        .map_err(start)?;
+        .kill_on_drop(false);
+    let mut tries = 0;
+    let mut child = loop {
+        match command.spawn() {
+            // A program that was just written: a process that another thread is starting holds it open for
+            // the moment until it becomes another program.
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && tries < BUSY_TRIES => {
+                tries += 1;
+                tokio::time::sleep(BUSY_WAIT).await;
+            }
+            started => break started.map_err(start)?,
+        }
+    };
     let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
     let wait = |source| RunError::Wait { program: program.path.clone(), source };
 

@@ -236,6 +236,11 @@ pub enum Event {
         /// When.
         at: Timestamp,
     },
+    /// What is to be done after installations was done.
+    FollowedUp {
+        /// When.
+        at: Timestamp,
+    },
 }
 
 /// What a scan says besides the verdicts.
@@ -266,6 +271,9 @@ pub struct Book {
     /// When a check by schedule last began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     checked: Option<Timestamp>,
+    /// Since when something was installed after which follow-up actions are still to be done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    to_follow_up: Option<Timestamp>,
 }
 
 impl Book {
@@ -307,6 +315,12 @@ impl Book {
     #[must_use]
     pub fn checked(&self) -> Option<Timestamp> {
         self.checked
+    }
+
+    /// Since when something was installed after which follow-up actions are still to be done.
+    #[must_use]
+    pub fn to_follow_up(&self) -> Option<Timestamp> {
+        self.to_follow_up
     }
 
     /// Updates with an attempt that has not ended.
@@ -388,6 +402,10 @@ impl Book {
                 self.checked = Some(at);
                 None
             }
+            Event::FollowedUp { at: _ } => {
+                self.to_follow_up = None;
+                None
+            }
         }
     }
 
@@ -427,6 +445,7 @@ impl Book {
     ) -> Option<StateEntry> {
         if matches!(outcome, Outcome::Success | Outcome::SuccessRebootRequired | Outcome::RebootInitiated) {
             self.boots.installed.get_or_insert(at);
+            self.to_follow_up.get_or_insert(at);
         }
         let record = self.record_at(update.clone(), at);
         record.took_seconds = took_seconds.or(record.took_seconds);

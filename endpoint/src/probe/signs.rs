@@ -12,7 +12,7 @@ use tierway_common::{facts::Facts, files};
 use super::processes::Process;
 use crate::{
     install::deb::depends::compare,
-    scan::linux::root::Root,
+    scan::linux::{flags::REBOOT_REQUIRED, root::Root},
     signs::{Sign, SignKind},
 };
 
@@ -35,23 +35,24 @@ const BUS: &[&str] = &["dbus-daemon", "dbus-broker"];
 
 /// What the files below `root` say: packages that asked, and what is prepared for the next boot.
 #[must_use]
-pub fn of_root(root: &Path, facts: &Facts) -> Vec<Sign> {
-    let mut signs = Vec::new();
-    if facts.values.get("flag:reboot-pending").is_some_and(|value| value == "true") {
-        let mut text = String::new();
-        let file = Root::open(root).and_then(|root| root.file(ASKED_BY));
-        let read = file.and_then(|file| file.take(SMALL_BYTES_MAX).read_to_string(&mut text));
-        let names: BTreeSet<&str> = text.lines().map(str::trim).filter(|name| !name.is_empty()).collect();
-        let detail = match (read, names.is_empty()) {
-            (Ok(_), false) => format!("asked for by {}", several(&names)),
-            _ => "a package asked for it".to_owned(),
-        };
-        signs.push(Sign { kind: SignKind::Asked, detail, source: "/run/reboot-required".to_owned() });
-    }
+pub fn of_root(root: &Path) -> Vec<Sign> {
+    let mut signs: Vec<Sign> = Root::open(root).ok().as_ref().and_then(asked).into_iter().collect();
     if root == Path::new("/") {
         signs.extend(prepared(root));
     }
     signs
+}
+
+fn asked(root: &Root) -> Option<Sign> {
+    let source = REBOOT_REQUIRED.into_iter().find(|path| root.locate(path).is_ok())?;
+    let mut text = String::new();
+    let read = root.file(ASKED_BY).and_then(|file| file.take(SMALL_BYTES_MAX).read_to_string(&mut text));
+    let names: BTreeSet<&str> = text.lines().map(str::trim).filter(|name| !name.is_empty()).collect();
+    let detail = match (read, names.is_empty()) {
+        (Ok(_), false) => format!("asked for by {}", several(&names)),
+        _ => "a package asked for it".to_owned(),
+    };
+    Some(Sign { kind: SignKind::Asked, detail, source: source.to_owned() })
 }
 
 /// What systemd is told to do at the next boot, or has been told to do.
@@ -261,12 +262,11 @@ mod tests {
     fn packages_that_asked_are_named() {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("run")).unwrap();
-        let asked =
-            Facts { values: [("flag:reboot-pending".into(), "true".into())].into(), ..Facts::default() };
-        assert_eq!(of_root(root.path(), &Facts::default()), []);
-        assert_eq!(of_root(root.path(), &asked)[0].detail, "a package asked for it");
+        assert_eq!(of_root(root.path()), []);
+        fs::write(root.path().join("run/reboot-required"), "").unwrap();
+        assert_eq!(of_root(root.path())[0].detail, "a package asked for it");
         fs::write(root.path().join("run/reboot-required.pkgs"), "linux-base\nlibc6\nlibc6\n").unwrap();
-        assert_eq!(of_root(root.path(), &asked)[0].detail, "asked for by `libc6`, `linux-base`");
+        assert_eq!(of_root(root.path())[0].detail, "asked for by `libc6`, `linux-base`");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::root::Root;
 use crate::scan::{Collected, Problem};
 
 /// Maintainer scripts leave this file to say that a reboot is needed; `/var/run` is the older name.
-const REBOOT_REQUIRED: [&str; 2] = ["/run/reboot-required", "/var/run/reboot-required"];
+pub(crate) const REBOOT_REQUIRED: [&str; 2] = ["/run/reboot-required", "/var/run/reboot-required"];
 
 /// Reads `flag:reboot-pending`. What dpkg says adds flags to the same domain.
 pub(in crate::scan) fn scan(root: &Root, collected: &mut Collected) {
