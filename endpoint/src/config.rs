@@ -31,7 +31,7 @@ pub struct Config {
     pub payload_bytes_max: u64,
     /// Bytes that stay free on the disk, whatever the above says.
     pub disk_free_bytes_min: u64,
-    /// Where the person at the machine is answered.
+    /// Where root and whoever is logged in are answered.
     pub local_socket: PathBuf,
     /// Look and report, install nothing.
     pub audit_only: bool,

@@ -21,6 +21,7 @@ use std::{
 
 use futures_util::{Stream, stream};
 use hyper_util::rt::TokioIo;
+use jiff::tz::TimeZone;
 use tierway_common::{
     clock::Clock,
     daemon::{chain::Chain, stop::Stop},
@@ -219,6 +220,7 @@ impl Local for Service {
         let watcher = Watcher {
             due: self.answers.due.clone(),
             clock: self.answers.clock.clone(),
+            zone: TimeZone::system(),
             stop: self.stop.clone(),
             shown: Shown::default(),
             told: None,
@@ -236,6 +238,7 @@ impl Local for Service {
 struct Watcher {
     due: watch::Receiver<Arc<Due>>,
     clock: Clock,
+    zone: TimeZone,
     stop: Stop,
     shown: Shown,
     told: Option<v1::LocalDue>,
@@ -248,7 +251,7 @@ impl Watcher {
         loop {
             let due = self.due.borrow_and_update().clone();
             let now = self.clock.now();
-            let (prompt, again) = remind::decide(&due, &mut self.shown, now);
+            let (prompt, again) = remind::decide(&due, &mut self.shown, &self.zone, now);
             let due = convert::due(&due, now);
             if prompt.is_some() || self.told.as_ref() != Some(&due) {
                 self.told = Some(due.clone());

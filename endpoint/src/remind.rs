@@ -6,10 +6,14 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use tierway_common::schema::policy::CountdownDefault;
 
-use crate::{consent::Purpose, due::Due};
+use crate::{
+    consent::Purpose,
+    due::Due,
+    wishes::{Choice, Wishes},
+};
 
 /// Somebody who must reboot is told so often, once the choice of the time has ended.
 const ANNOY_EVERY: Duration = Duration::from_secs(15 * 60);
@@ -101,12 +105,17 @@ pub struct Shown {
     countdown: Option<(Timestamp, usize)>,
 }
 
-/// What to show at `now`, if anything, and when to look again if nothing changes.
+/// What to show at `now`, if anything, and when to look again if nothing changes. Times are told in `zone`.
 #[must_use]
-pub fn decide(due: &Due, shown: &mut Shown, now: Timestamp) -> (Option<Prompt>, Option<Timestamp>) {
+pub fn decide(
+    due: &Due,
+    shown: &mut Shown,
+    zone: &TimeZone,
+    now: Timestamp,
+) -> (Option<Prompt>, Option<Timestamp>) {
     let prompt = now_due(due, shown, now).map(|occasion| {
         shown.at = Some(now);
-        prompt(due, occasion, now)
+        prompt(due, occasion, zone, now)
     });
     (prompt, next(due, shown, now))
 }
@@ -134,7 +143,29 @@ fn now_due(due: &Due, shown: &mut Shown, now: Timestamp) -> Option<Occasion> {
     }
     let Some(last) = shown.at else { return Some(Occasion::Logon) };
     let (every, occasion) = rhythm(due, now);
-    (now.duration_since(last) >= every).then_some(occasion)
+    let quiet = occasion == Occasion::Reminder && chosen(due, now).is_some();
+    (now.duration_since(last) >= every && !quiet).then_some(occasion)
+}
+
+/// Until when nobody needs to be reminded, since a person has chosen a time that is still to come. `None` when
+/// something came on offer after he chose, or a part of what is due has no time.
+fn chosen(due: &Due, now: Timestamp) -> Option<Timestamp> {
+    let Wishes { install, postponed, reboot, reboot_postponed, .. } = due.wishes;
+    let later = |choices: [Option<Choice>; 2]| {
+        choices.into_iter().flatten().filter(|choice| choice.at > now).max_by_key(|choice| choice.at)
+    };
+    let mut until = Vec::new();
+    if due.asks() {
+        let choice = later([install, postponed])?;
+        if due.items.iter().any(|item| item.offered.is_none_or(|offered| offered > choice.asked)) {
+            return None;
+        }
+        until.push(choice.at);
+    }
+    if due.asks_for_reboot() {
+        until.push(later([reboot, reboot_postponed])?.at);
+    }
+    until.into_iter().min()
 }
 
 /// How often a person is told, and as what.
@@ -155,6 +186,7 @@ fn next(due: &Due, shown: &Shown, now: Timestamp) -> Option<Timestamp> {
     }
     let last = shown.at?;
     let again = last.checked_add(rhythm(due, now).0).ok();
+    let again = again.map(|again| chosen(due, now).map_or(again, |chosen| again.max(chosen)));
     // Where the choice ends the rhythm changes.
     let ends = due.items.iter().filter_map(|item| item.grace_ends).filter(|ends| *ends > now).min();
     [again, ends].into_iter().flatten().min()
@@ -167,7 +199,7 @@ fn may_postpone(due: &Due, now: Timestamp) -> bool {
     ends.peek().is_some() && ends.all(|ends| ends > now)
 }
 
-fn prompt(due: &Due, occasion: Occasion, now: Timestamp) -> Prompt {
+fn prompt(due: &Due, occasion: Occasion, zone: &TimeZone, now: Timestamp) -> Prompt {
     let who = if due.department.is_empty() { "The administrator" } else { &due.department };
     let mut text = String::new();
     let mut line = |sentence: String| {
@@ -205,7 +237,7 @@ fn prompt(due: &Due, occasion: Occasion, now: Timestamp) -> Prompt {
             line(format!("{sign}."));
         }
         if let Some(by) = due.reboot.as_ref().and_then(|reboot| reboot.by) {
-            line(format!("{who} asks for it by {}.", when(by)));
+            line(format!("{who} asks for it by {}.", when(by, zone)));
         }
         answers.push(Answer::RebootNow);
         "This computer must be rebooted".to_owned()
@@ -213,7 +245,7 @@ fn prompt(due: &Due, occasion: Occasion, now: Timestamp) -> Prompt {
         line(format!("{who} asks for {}.", names(due)));
         answers.push(Answer::InstallNow);
         match due.by() {
-            Some(by) => format!("Updates are due by {}", when(by)),
+            Some(by) => format!("Updates are due by {}", when(by, zone)),
             None => "Updates are due".to_owned(),
         }
     };
@@ -230,9 +262,9 @@ fn names(due: &Due) -> String {
     }
 }
 
-/// A moment in the computer's own time zone, to the minute.
-fn when(at: Timestamp) -> String {
-    at.to_zoned(jiff::tz::TimeZone::system()).strftime("%a %Y-%m-%d %H:%M").to_string()
+/// A moment to the minute.
+fn when(at: Timestamp, zone: &TimeZone) -> String {
+    at.to_zoned(zone.clone()).strftime("%a %Y-%m-%d %H:%M").to_string()
 }
 
 /// `5m`, to the minute when it is more than one.
@@ -253,7 +285,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::due::{Countdown, Item, RebootDue};
+    use crate::{
+        due::{Countdown, Item, RebootDue},
+        wishes::Wish,
+    };
 
     fn at(minute: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + minute * 60).unwrap()
@@ -291,7 +326,7 @@ mod tests {
     fn shown(due: &Due, until: i64) -> Vec<(i64, Occasion)> {
         let (mut shown, mut now, mut told) = (Shown::default(), at(0), Vec::new());
         loop {
-            let (prompt, next) = decide(due, &mut shown, now);
+            let (prompt, next) = decide(due, &mut shown, &TimeZone::UTC, now);
             let minute = now.duration_since(at(0)).as_secs() / 60;
             told.extend(prompt.map(|prompt| (minute, prompt.occasion)));
             match next {
@@ -308,6 +343,20 @@ mod tests {
     fn a_person_is_told_at_logon_and_then_as_often_as_the_level_says() {
         use Occasion::{Logon, Reminder};
         assert_eq!(shown(&due(), 500), [(0, Logon), (240, Reminder), (480, Reminder)]);
+    }
+
+    #[test]
+    fn who_has_chosen_a_time_is_reminded_when_it_comes_and_of_what_came_later() {
+        use Occasion::{Logon, Reminder};
+        let mut chose = due();
+        chose.wishes.apply(Wish::Postpone(at(300)), at(0));
+        assert_eq!(shown(&chose, 590), [(0, Logon), (300, Reminder), (540, Reminder)]);
+        chose.items[0].offered = Some(at(1));
+        assert_eq!(shown(&chose, 300), [(0, Logon), (240, Reminder)]);
+        // Somebody else logs on: to him it is news.
+        chose.items[0].offered = Some(at(0));
+        chose.wishes.apply(Wish::Install(at(500)), at(0));
+        assert_eq!(shown(&chose, 499), [(0, Logon)]);
     }
 
     #[test]
@@ -338,7 +387,7 @@ mod tests {
             held_by: Vec::new(),
         };
         let mut pending = Due { items: Vec::new(), reboot: Some(needed), ..due() };
-        let (prompt, _) = decide(&pending, &mut Shown::default(), at(0));
+        let (prompt, _) = decide(&pending, &mut Shown::default(), &TimeZone::UTC, at(0));
         let prompt = prompt.unwrap();
         assert_eq!((prompt.answers, prompt.urgent), (vec![Answer::RebootNow, Answer::Postpone], false));
         pending.reboot.as_mut().unwrap().by = Some(at(0));
@@ -352,14 +401,14 @@ mod tests {
 
     #[test]
     fn a_prompt_says_who_asks_for_what_and_what_can_be_answered() {
-        let (prompt, _) = decide(&due(), &mut Shown::default(), at(0));
+        let (prompt, _) = decide(&due(), &mut Shown::default(), &TimeZone::UTC, at(0));
         let prompt = prompt.unwrap();
-        assert!(prompt.title.starts_with("Updates are due by "), "{}", prompt.title);
+        assert_eq!(prompt.title, "Updates are due by Sat 2027-01-16 04:00");
         assert_eq!(prompt.text, "IT department asks for openssl_3.");
         assert_eq!(prompt.answers, [Answer::InstallNow, Answer::Postpone]);
 
         let counting = Due { countdown: Some(countdown(Purpose::Install, 15, false)), ..due() };
-        let (prompt, _) = decide(&counting, &mut Shown::default(), at(0));
+        let (prompt, _) = decide(&counting, &mut Shown::default(), &TimeZone::UTC, at(0));
         let prompt = prompt.unwrap();
         assert_eq!(prompt.title, "Updates will be installed in 15m");
         assert_eq!(prompt.text, "IT department asks for openssl_3.\nIt cannot be put off any more.");
