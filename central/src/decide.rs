@@ -271,7 +271,7 @@ pub fn by_rules(state: &State) -> Result<usize, StoreError> {
     Ok(count)
 }
 
-/// Drops decisions about updates that are in no catalogue any more; how many.
+/// Drops decisions about updates that are in no catalogue any more, and how long those took; how many decisions.
 ///
 /// # Errors
 ///
@@ -289,6 +289,10 @@ pub fn forget_gone(state: &State) -> Result<usize, StoreError> {
         }
         for approval in &dropped {
             change.write(Write::NoApproval(approval.group.clone(), approval.update.clone()));
+        }
+        let is_gone = |number: &u32| model.update(*number).is_none_or(|update| update.gone);
+        for number in model.timings().keys().filter(|number| is_gone(number)).take(PATCHES_AT_ONCE_MAX) {
+            change.write(Write::NoTiming(*number));
         }
         Ok::<_, StoreError>(dropped.len())
     })?;

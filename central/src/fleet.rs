@@ -6,6 +6,7 @@ pub mod endpoints;
 pub mod patches;
 pub mod standing;
 pub mod status;
+pub mod times;
 pub mod why;
 
 use std::sync::Arc;

@@ -36,6 +36,7 @@ use crate::{
     state::{Change, State},
     store::tables::EndpointRecord,
     text::clean,
+    timing::TimingRecord,
 };
 
 /// Problems of a cycle that are kept.
@@ -112,7 +113,12 @@ impl Inventory {
         }
         if !by_endpoint.is_empty() {
             self.state.change(|model, change| {
-                by_endpoint.iter().try_for_each(|(id, reports)| self.take(model, change, id, reports))
+                let mut took = Took::default();
+                for (id, reports) in &by_endpoint {
+                    self.take(model, change, id, reports, &mut took)?;
+                }
+                measure(model, change, took);
+                Ok::<_, StoreError>(())
             })?;
         }
         Ok(outcomes)
@@ -149,6 +155,7 @@ impl Inventory {
         change: &mut Change,
         id: &EndpointId,
         reports: &[Verified],
+        took: &mut Took,
     ) -> Result<(), StoreError> {
         // Revoked or gone since it was verified: nothing to take in, and nothing to send again.
         let Some(known) = model.endpoint_by_id(id).filter(|known| !known.revoked) else { return Ok(()) };
@@ -161,12 +168,16 @@ impl Inventory {
             facts: None,
             held: known.facts.iter().map(|facts| facts.digest).collect(),
             acknowledged: None,
+            took: Vec::new(),
         };
         for Verified { header, report } in reports {
             endpoint.report(header, report)?;
         }
         endpoint.check_acknowledged();
-        let Taking { record, states, facts, .. } = endpoint;
+        let Taking { record, states, facts, took: samples, .. } = endpoint;
+        for (update, seconds) in samples {
+            took.entry(update).or_default().push((record.machine_class.clone(), seconds));
+        }
         if record == **known && states.is_none() && facts.is_none() {
             return Ok(());
         }
@@ -202,6 +213,25 @@ struct Taking<'a> {
     held: BTreeSet<Digest>,
     /// What the endpoint takes for held here, by its last cycle.
     acknowledged: Option<Digest>,
+    /// Installations that succeeded: update number, seconds.
+    took: Vec<(u32, u32)>,
+}
+
+/// By update number: classes of machines, and how many seconds each took.
+type Took = BTreeMap<u32, Vec<(String, u32)>>;
+
+/// Counts how long installations took, and has it published when that changed noticeably.
+fn measure(model: &Model, change: &mut Change, took: Took) {
+    for (update, samples) in took {
+        let mut record = model.timing(update).map(|record| TimingRecord::clone(record)).unwrap_or_default();
+        for (class, seconds) in samples {
+            record.add(&class, seconds);
+        }
+        if let Some(news) = record.news() {
+            record.published = Some(news);
+        }
+        change.write(Write::Timing(update, Arc::new(record)));
+    }
 }
 
 struct Held {
@@ -339,6 +369,15 @@ impl Taking<'_> {
             let changed = self.changed()?;
             let old = changed.new.get(number).or_else(|| before.get(number)).cloned();
             let packed = self.entry(number, entry, old.as_ref());
+            let again = old.as_ref().is_some_and(|old| old.applied == packed.applied);
+            let there = matches!(packed.state, UpdateState::Installed | UpdateState::RebootPending);
+            if let Some(seconds) = packed.progress.took_seconds
+                && there
+                && packed.applied.is_some()
+                && !again
+            {
+                self.took.push((number, seconds));
+            }
             if self.changed()?.new.set(packed).is_err() {
                 warn!(endpoint = %self.record.id, update = %entry.update, "too many states, left one out");
             }

@@ -26,7 +26,9 @@ pub mod text;
 pub mod compliance;
 pub mod exposure;
 pub mod fleet;
+pub mod histogram;
 pub mod inventory;
+pub mod timing;
 
 // Down.
 pub mod catalog;

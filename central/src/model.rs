@@ -11,7 +11,10 @@ use std::{
 use roaring::RoaringBitmap;
 use tierway_common::{
     id::{CatalogueId, EndpointId, GroupId, RelayId, SiteId, SourceId, TokenId, UpdateId, WindowId},
-    schema::{Approval, Assignment, Group, Revoked, policy::LeaseKey},
+    schema::{
+        Approval, Assignment, Group, Revoked,
+        policy::{LeaseKey, Timing},
+    },
     store::{Batch, StoreError, table},
     trust::{digest::Digest, keys::PublicKey},
 };
@@ -26,6 +29,7 @@ use crate::{
             LeaseRecord, RelayRecord, SourceRecord, TokenRecord, UpdateRecord,
         },
     },
+    timing::TimingRecord,
 };
 
 /// Endpoints of one tenant: four times the largest fleet planned for.
@@ -94,6 +98,10 @@ pub enum Write {
     },
     /// The packed facts of an endpoint, by number; not kept in memory.
     Facts(u32, Arc<[u8]>),
+    /// How long an update takes to install, by its number.
+    Timing(u32, Arc<TimingRecord>),
+    /// Forgets that, of an update that is gone.
+    NoTiming(u32),
     /// What was decided about an ask for a lease.
     Lease(LeaseRecord),
     /// Forgets a lease whose asks are too old to be believed.
@@ -123,6 +131,7 @@ pub struct Model {
     resync: RoaringBitmap,
     sites: BTreeMap<SiteId, RoaringBitmap>,
     members: BTreeMap<GroupId, RoaringBitmap>,
+    timings: BTreeMap<u32, Arc<TimingRecord>>,
     leases: BTreeMap<WindowId, BTreeMap<EndpointId, LeaseRecord>>,
     leases_count: usize,
     lease_key: Option<LeaseKey>,
@@ -274,6 +283,18 @@ impl Model {
         &self.members
     }
 
+    /// How long an update takes to install, by its number.
+    #[must_use]
+    pub fn timing(&self, update: u32) -> Option<&Arc<TimingRecord>> {
+        self.timings.get(&update)
+    }
+
+    /// Of every update of which that is known, by number.
+    #[must_use]
+    pub fn timings(&self) -> &BTreeMap<u32, Arc<TimingRecord>> {
+        &self.timings
+    }
+
     /// What was decided about leases, by window, then endpoint; those at their end included.
     #[must_use]
     pub fn leases(&self) -> &BTreeMap<WindowId, BTreeMap<EndpointId, LeaseRecord>> {
@@ -355,6 +376,8 @@ impl Model {
             Write::NoSource(id) => drop(self.sources.remove(&id)),
             Write::Download(record) => self.download = record,
             Write::States { endpoint, old, new } => self.index.replace(endpoint, &old, &new),
+            Write::Timing(number, record) => drop(self.timings.insert(number, record)),
+            Write::NoTiming(number) => drop(self.timings.remove(&number)),
             Write::Lease(record) => {
                 let of_window = self.leases.entry(record.window.clone()).or_default();
                 self.leases_count += usize::from(of_window.insert(record.endpoint.clone(), record).is_none());
@@ -529,6 +552,21 @@ impl Write {
             }
             Self::Facts(endpoint, bytes) => {
                 chunked::put(batch, &tables::Facts { tenant, number: *endpoint, chunk: 0 }, bytes)?;
+            }
+            Self::Timing(number, record) => {
+                table::put(batch, &tables::Timing { tenant, number: *number }, record)?;
+                let before = model.timing(*number).and_then(|before| before.published.as_ref());
+                if before != record.published.as_ref()
+                    && let Some(update) = model.update(*number)
+                {
+                    pending(batch, tenant, &format!("timing/{}", update.id), record.published.as_ref())?;
+                }
+            }
+            Self::NoTiming(number) => {
+                table::delete(batch, &tables::Timing { tenant, number: *number });
+                if let Some(update) = model.update(*number) {
+                    pending::<Timing>(batch, tenant, &format!("timing/{}", update.id), None)?;
+                }
             }
             Self::Lease(record) => {
                 let LeaseRecord { window, endpoint, .. } = record;

@@ -362,6 +362,13 @@ fn load(tenant: &TenantId, store: &dyn Store) -> Result<Model, StoreError> {
     if let Some(key) = table::get(store, &tables::LeaseKey { tenant })? {
         model.apply(Write::LeaseKey(key));
     }
+    table::for_each::<tables::Timing<'_>, StoreError>(store, &parts, |key, record| {
+        let mut key = table::Parts::of(key);
+        if let Some(Ok(number)) = key.text().and_then(|_| key.number()).map(u32::try_from) {
+            model.apply(Write::Timing(number, Arc::new(record)));
+        }
+        Ok(())
+    })?;
     table::for_each::<tables::Lease<'_>, StoreError>(store, &parts, |_, record| {
         model.apply(Write::Lease(record));
         Ok(())

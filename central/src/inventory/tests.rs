@@ -447,3 +447,115 @@ fn facts_that_were_acknowledged_on_the_way_and_did_not_arrive_are_asked_for() {
     bench.submit(vec![bench.seal(3, true, &inventory(&old))]);
     assert!(!bench.record().resync_inventory);
 }
+
+#[test]
+fn how_long_installations_take_is_published_when_enough_are_known_and_told_once_counts_once() {
+    let bench = bench();
+    let pending = || {
+        let row =
+            crate::store::tables::PendingPolicy { tenant: bench.state.tenant(), key: "timing/debian-12/a_1" };
+        tierway_common::store::table::get(bench.state.store(), &row).unwrap().flatten()
+    };
+    let cycle = match bench.cycle(1) {
+        Report::Cycle(summary) => Report::Cycle(CycleSummary { machine_class: "c2m3".to_owned(), ..summary }),
+        other => other,
+    };
+    bench.report(1, &cycle);
+    let installed = |seconds| {
+        let mut entry = bench.entry("a_1", Installed);
+        entry.applied = Some(bench.clock.now());
+        entry.progress.took_seconds = Some(seconds);
+        entry
+    };
+    for round in 0..5 {
+        assert_eq!(pending(), None, "{round} are not enough");
+        bench.clock.advance(SignedDuration::from_hours(1));
+        bench.report(2 + 2 * round, &bench.transitions(&[("a_1", Needed)]));
+        let entries = vec![installed(40)];
+        bench.report(3 + 2 * round, &Report::States { snapshot: false, entries });
+    }
+    let measured = r#"{"samples":5,"p95_seconds":43}"#;
+    assert_eq!(pending(), Some(format!(r#"{{"classes":{{"":{measured},"c2m3":{measured}}}}}"#)));
+    let samples = || bench.state.model().timing(0).unwrap().measured().classes[""].samples;
+    let entries = vec![installed(40)];
+    bench.report(12, &Report::States { snapshot: true, entries });
+    assert_eq!(samples(), 5, "the same installation, told again");
+    // A failure says nothing about how long an installation takes.
+    let mut failed = bench.entry("a_1", UpdateState::Failed);
+    failed.progress.took_seconds = Some(9_000);
+    bench.report(13, &Report::States { snapshot: false, entries: vec![failed] });
+    assert_eq!(samples(), 5);
+    let reopened =
+        State::open("default".parse().unwrap(), Arc::new(copy(bench.state.store())), bench.clock.clone());
+    assert_eq!(reopened.unwrap().model().timings(), bench.state.model().timings());
+}
+
+/// The same rows in another store, as after a restart.
+fn copy(store: &dyn Store) -> MemoryStore {
+    let copy = MemoryStore::new();
+    let mut batch = tierway_common::store::Batch::new();
+    for row in store.scan(b"", None, usize::MAX).unwrap() {
+        batch.put(row.key, row.value);
+    }
+    copy.commit(&batch).unwrap();
+    copy
+}
+
+#[test]
+fn the_ledger_of_times_tells_every_span_from_detected_to_verified() {
+    use crate::fleet::times::{By, time_to_patch};
+    let bench = bench();
+    let start = bench.clock.now();
+    let after = |minutes| start + SignedDuration::from_mins(minutes);
+    bench.report(1, &bench.transitions(&[("a_1", Needed), ("b_1", Needed)]));
+    bench.clock.advance(SignedDuration::from_mins(60));
+    let group = Group { id: "all".parse().unwrap(), priority: 0, members: Members::Everyone, level: None };
+    let approval = Approval {
+        group: group.id.clone(),
+        update: "debian-12/a_1".parse().unwrap(),
+        decision: Decision::Approve,
+        at: bench.clock.now(),
+        renewed: None,
+        by: "operator:admin".to_owned(),
+        rings: None,
+    };
+    bench
+        .state
+        .change(|_, change| {
+            change.write(Write::Group(group));
+            change.write(Write::Approval(approval));
+            Ok::<_, StoreError>(())
+        })
+        .unwrap();
+    bench.clock.advance(SignedDuration::from_hours(10));
+    let mut entry = bench.entry("a_1", Installed);
+    entry.at = after(185);
+    entry.applied = Some(after(180));
+    entry.progress.offered = Some(after(90));
+    entry.progress.downloaded = Some(after(92));
+    entry.progress.verified = Some(after(185));
+    bench.report(2, &Report::States { snapshot: false, entries: vec![entry] });
+    for (by, key) in [(By::All, "all"), (By::Severity, "important"), (By::Group, "all"), (By::Site, "lyon")] {
+        let report = time_to_patch(&bench.state, by, None).unwrap();
+        let lines: Vec<_> =
+            report.lines.iter().map(|line| (line.key.as_str(), line.span.as_str(), line.p50 / 60)).collect();
+        let spans = [
+            ("detected to authorised", 60),
+            ("authorised to offered", 30),
+            ("offered to downloaded", 2),
+            ("downloaded to applied", 88),
+            ("applied to verified", 5),
+            ("detected to applied", 180),
+        ];
+        // A bucket ends at most a 64th above.
+        for ((found_key, found, minutes), (span, expected)) in lines.iter().zip(spans) {
+            assert_eq!((*found_key, *found), (key, span));
+            assert!((expected..=expected + expected / 64 + 1).contains(minutes), "{span} {minutes}");
+        }
+        assert_eq!(lines.len(), 6);
+        let [curve] = &report.curves[..] else { panic!("{report:?}") };
+        assert_eq!((curve.patched, curve.open, curve.points.len()), (1, 1, 1));
+    }
+    let later = time_to_patch(&bench.state, By::All, Some(after(1))).unwrap();
+    assert_eq!(later, Default::default(), "nothing was found needed since");
+}

@@ -33,6 +33,7 @@ use crate::{
         endpoints::{self, EndpointFilter},
         patches::{self, PatchFilter, Standing},
         status::{self, Filter},
+        times::{self, By},
         why,
     },
     leases,
@@ -295,11 +296,12 @@ impl admin_server::Admin for AdminService {
     ) -> Result<Response<v1::PatchDetail>, Status> {
         self.actor(&request)?;
         let v1::GetPatchRequest { name_or_id } = request.into_inner();
-        let (row, document, document_json) = blocking(&self.central, move |central| {
+        let (row, document, document_json, timing) = blocking(&self.central, move |central| {
             let record = fleet::update(&central.state.model(), &name_or_id)?.clone();
             let (document, json) = patches::document(&central.state, &central.trees, &record)?;
             let row = patches::row(&central.state.model(), central.payloads.blobs(), record);
-            Ok::<_, fleet::AskError>((row, document, json))
+            let timing = convert::timing(&central.state.model(), row.record.number);
+            Ok::<_, fleet::AskError>((row, document, json, timing))
         })
         .await?;
         Ok(Response::new(v1::PatchDetail {
@@ -307,6 +309,7 @@ impl admin_server::Admin for AdminService {
             document_json,
             references: document.references,
             supersedes: document.supersedes.iter().map(ToString::to_string).collect(),
+            timing,
         }))
     }
 
@@ -347,6 +350,20 @@ impl admin_server::Admin for AdminService {
         .await?;
         let endpoints = rows.into_iter().map(|(endpoint, patch)| patch_endpoint(&endpoint, &patch)).collect();
         Ok(Response::new(v1::ListPatchEndpointsResponse { endpoints }))
+    }
+
+    async fn time_to_patch(
+        &self,
+        request: Request<v1::TimeToPatchRequest>,
+    ) -> Result<Response<v1::TimeToPatchResponse>, Status> {
+        self.actor(&request)?;
+        let v1::TimeToPatchRequest { by, since } = request.into_inner();
+        let by = By::parse(&by).map_err(|error| error.to_status())?;
+        let since = (since > 0).then(|| jiff::Timestamp::from_millisecond(since));
+        let since = since.transpose().map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let report =
+            blocking(&self.central, move |central| times::time_to_patch(&central.state, by, since)).await?;
+        Ok(Response::new(convert::time_to_patch(report)))
     }
 
     async fn list_leases(

@@ -133,6 +133,8 @@ tables! {
     PendingPolicy b"pending-policy" { key: str; } => Option<String>;
     /// The lease of an endpoint for a window, held, given back or at its end.
     Lease b"lease" { window: WindowId, endpoint: EndpointId; } => LeaseRecord;
+    /// How long an update takes to install, by its number.
+    Timing b"timing" { ; number: u32 } => crate::timing::TimingRecord;
     /// The key with which leases are signed, as published.
     LeaseKey b"lease-key" {;} => LeaseKeyDocument;
     /// What was decided up to a moment is in this version of the timestamp metadata, and in later ones.

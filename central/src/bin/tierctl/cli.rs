@@ -14,7 +14,7 @@ use crate::{
     failure::{Exit, Failure},
     group,
     output::OutputArgs,
-    patch, policy, relay,
+    patch, policy, relay, report,
     screen::Screen,
     shell, source, status, task, why, window,
 };
@@ -66,6 +66,9 @@ enum Noun {
     /// Change windows
     #[command(subcommand)]
     Window(window::WindowCommand),
+    /// Figures about the fleet over time
+    #[command(subcommand)]
+    Report(report::ReportCommand),
     /// Where updates come from
     #[command(subcommand)]
     Source(source::SourceCommand),
@@ -127,6 +130,7 @@ async fn dispatch(
         Noun::Group(command) => group::run(screen, &mut connect().await?, command).await,
         Noun::Policy(command) => policy::run(screen, &mut connect().await?, command).await,
         Noun::Window(command) => window::run(screen, &mut connect().await?, command).await,
+        Noun::Report(command) => report::run(screen, &mut connect().await?, command).await,
         Noun::Source(command) => source::run(screen, &mut connect().await?, command).await,
         Noun::Task(command) => task::run(screen, &mut connect().await?, command).await,
         Noun::Audit(command) => audit::run(screen, &mut connect().await?, command).await,

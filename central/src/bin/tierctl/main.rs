@@ -26,6 +26,7 @@ mod group;
 mod patch;
 mod policy;
 mod relay;
+mod report;
 mod shell;
 mod source;
 mod standing;

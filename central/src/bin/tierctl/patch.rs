@@ -11,7 +11,7 @@ use crate::{
     output::{
         Format,
         listing::{self, Column, Listing, Shape},
-        sheet::{Sheet, changed},
+        sheet::{Sheet, changed, section},
         table::Tint,
         value::{Value, count_text},
     },
@@ -177,6 +177,21 @@ fn times(row: &v1::PatchEndpoint) -> v1::PatchTimes {
     row.times.unwrap_or_default()
 }
 
+const TIMING: Shape<v1::ClassTiming> = Shape {
+    columns: &[
+        Column::new("machine_class", |row| {
+            Value::text(if row.class.is_empty() { "all" } else { row.class.as_str() })
+        }),
+        Column::new("installations", |row| Value::Count(row.samples.into())),
+        Column::new("p95", |row| Value::Span(row.p95_ms)),
+        Column::new("published", |row| match row.published_ms {
+            0 => Value::Text(String::new()),
+            published => Value::Span(published),
+        }),
+    ],
+    tint: |_| Tint::Plain,
+};
+
 const ENDPOINTS: Shape<v1::PatchEndpoint> = Shape {
     columns: &[
         Column::new("name", |row| Value::text(&row.name)),
@@ -243,7 +258,7 @@ async fn show(screen: &mut Screen<'_>, central: &mut Central, name: String) -> R
     let what = format!("show patch `{name}`");
     let answer =
         central.get_patch(v1::GetPatchRequest { name_or_id: name }).await.map_err(Failure::call(what))?;
-    let v1::PatchDetail { patch, document_json, references, supersedes } = answer.into_inner();
+    let v1::PatchDetail { patch, document_json, references, supersedes, timing } = answer.into_inner();
     let v1::Patch {
         id,
         title,
@@ -281,7 +296,9 @@ async fn show(screen: &mut Screen<'_>, central: &mut Central, name: String) -> R
         ("size", Value::Bytes(payload_bytes)),
     ])
     .with_json("document", document.clone())
+    .with_rows("timing", &TIMING, &timing)?
     .write(screen)?;
+    section(screen, "", &TIMING, &timing)?;
     if screen.options.output == Format::Wide {
         let text =
             serde_json::to_string_pretty(&document).map_err(Failure::local("write the document as JSON"))?;

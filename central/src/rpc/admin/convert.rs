@@ -17,6 +17,7 @@ use crate::{
         patches::PatchRow,
         standing::{Standing, Step},
         status::FleetStatus,
+        times::{Curve, Line, Report},
         why::{Why, verdict_name},
     },
     model::Model,
@@ -242,6 +243,43 @@ pub(super) fn relay(record: &Arc<RelayRecord>) -> v1::Relay {
         enrolled_at: millis(Some(record.enrolled_at)),
         revoked: record.revoked,
     }
+}
+
+pub(super) fn time_to_patch(report: Report) -> v1::TimeToPatchResponse {
+    let Report { lines, curves } = report;
+    let ms = |seconds: u32| u64::from(seconds) * 1_000;
+    let lines = lines.into_iter().map(|Line { key, span, count, p50, p90, p99 }| v1::TimeLine {
+        key,
+        span: span.as_str().to_owned(),
+        count,
+        p50_ms: ms(p50),
+        p90_ms: ms(p90),
+        p99_ms: ms(p99),
+    });
+    let curves = curves.into_iter().map(|Curve { key, patched, open, points }| v1::TimeCurve {
+        key,
+        patched,
+        open,
+        points: points
+            .into_iter()
+            .map(|(after, patched)| v1::CurvePoint { after_ms: ms(after), patched })
+            .collect(),
+    });
+    v1::TimeToPatchResponse { lines: lines.collect(), curves: curves.collect() }
+}
+
+/// What is measured of an update, with what of it is published.
+pub(super) fn timing(model: &Model, update: u32) -> Vec<v1::ClassTiming> {
+    let Some(record) = model.timing(update) else { return Vec::new() };
+    let published = |class: &String| record.published.as_ref()?.classes.get(class);
+    let measured = record.measured().classes;
+    let classes = measured.iter().map(|(class, measured)| v1::ClassTiming {
+        class: class.clone(),
+        samples: measured.samples,
+        p95_ms: u64::from(measured.p95_seconds) * 1_000,
+        published_ms: published(class).map_or(0, |published| u64::from(published.p95_seconds) * 1_000),
+    });
+    classes.collect()
 }
 
 pub(super) fn lease(model: &Model, lease: &LeaseRecord) -> v1::Lease {

@@ -18,6 +18,8 @@ pub(crate) enum Value {
     Bytes(u64),
     /// How long, milliseconds.
     Millis(u64),
+    /// How long, milliseconds, from seconds to years.
+    Span(u64),
     /// Unix milliseconds, 0 for never.
     Time(i64),
     /// Yes or no.
@@ -55,6 +57,7 @@ impl Value {
             Self::Number(n) => n.to_string(),
             Self::Bytes(n) => bytes_text(*n),
             Self::Millis(n) => millis_text(*n),
+            Self::Span(n) => spans_text(*n),
             Self::Time(0) => "never".to_owned(),
             Self::Time(at) => rfc3339(*at),
             Self::Flag(true) => "yes".to_owned(),
@@ -73,7 +76,9 @@ impl Value {
     pub(crate) fn plain(&self) -> String {
         match self {
             Self::Text(text) => text.clone(),
-            Self::Count(n) | Self::Number(n) | Self::Bytes(n) | Self::Millis(n) => n.to_string(),
+            Self::Count(n) | Self::Number(n) | Self::Bytes(n) | Self::Millis(n) | Self::Span(n) => {
+                n.to_string()
+            }
             Self::Time(0) => String::new(),
             Self::Time(at) => rfc3339(*at),
             Self::Flag(flag) => flag.to_string(),
@@ -87,7 +92,7 @@ impl Value {
     pub(crate) fn json(&self) -> serde_json::Value {
         match self {
             Self::Text(text) => json!(text),
-            Self::Count(n) | Self::Number(n) | Self::Bytes(n) | Self::Millis(n) => json!(n),
+            Self::Count(n) | Self::Number(n) | Self::Bytes(n) | Self::Millis(n) | Self::Span(n) => json!(n),
             Self::Time(0) => json!(null),
             Self::Time(at) => json!(rfc3339(*at)),
             Self::Flag(flag) => json!(flag),
@@ -103,7 +108,12 @@ impl Value {
     pub(crate) fn is_number(&self) -> bool {
         matches!(
             self,
-            Self::Count(_) | Self::Number(_) | Self::Bytes(_) | Self::Millis(_) | Self::Share { .. }
+            Self::Count(_)
+                | Self::Number(_)
+                | Self::Bytes(_)
+                | Self::Millis(_)
+                | Self::Span(_)
+                | Self::Share { .. }
         )
     }
 
@@ -113,7 +123,8 @@ impl Value {
             (Self::Count(a), Self::Count(b))
             | (Self::Number(a), Self::Number(b))
             | (Self::Bytes(a), Self::Bytes(b))
-            | (Self::Millis(a), Self::Millis(b)) => a.cmp(b),
+            | (Self::Millis(a), Self::Millis(b))
+            | (Self::Span(a), Self::Span(b)) => a.cmp(b),
             (Self::Time(a), Self::Time(b)) => a.cmp(b),
             (Self::Flag(a), Self::Flag(b)) => a.cmp(b),
             (Self::Names(a), Self::Names(b)) => a.cmp(b),
@@ -157,6 +168,21 @@ pub(crate) fn span_text(millis: u64) -> String {
         60..3_600 => format!("{}m", seconds / 60),
         3_600..172_800 => format!("{}h", seconds / 3_600),
         _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// Two units of so many milliseconds: `59s`, `3m 20s`, `47h 5m`, `12d 7h`; rounded down.
+pub(crate) fn spans_text(millis: u64) -> String {
+    let seconds = millis / 1000;
+    let two = |(unit, name): (u64, &str), (part, part_name): (u64, &str)| {
+        let (whole, rest) = (seconds / unit, seconds % unit / part);
+        if rest == 0 { format!("{whole}{name}") } else { format!("{whole}{name} {rest}{part_name}") }
+    };
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3_600 => two((60, "m"), (1, "s")),
+        3_600..172_800 => two((3_600, "h"), (60, "m")),
+        _ => two((86_400, "d"), (3_600, "h")),
     }
 }
 
@@ -221,6 +247,10 @@ mod tests {
             (ago(59), "59s ago", "2026-09-21T14:12:21Z", "\"2026-09-21T14:12:21Z\""),
             (ago(-7_300), "in 2h", "2026-09-21T16:15:00Z", "\"2026-09-21T16:15:00Z\""),
             (ago(200_000), "2d ago", "2026-09-19T06:40:00Z", "\"2026-09-19T06:40:00Z\""),
+            (Value::Span(59_999), "59s", "59999", "59999"),
+            (Value::Span(200_000), "3m 20s", "200000", "200000"),
+            (Value::Span(7_200_000), "2h", "7200000", "7200000"),
+            (Value::Span(1_062_000_000), "12d 7h", "1062000000", "1062000000"),
             (Value::Flag(true), "yes", "true", "true"),
             (names(2), "g0,g1", "g0 g1", "[\"g0\",\"g1\"]"),
             (names(5), "g0,g1,g2 +2", "g0 g1 g2 g3 g4", "[\"g0\",\"g1\",\"g2\",\"g3\",\"g4\"]"),

@@ -306,6 +306,10 @@ impl Admin for Fake {
             document_json: r#"{"id":"debian-12/openssl_3.0.17-1"}"#.into(),
             references: vec!["DSA-1".into(), "CVE-2026-1".into()],
             supersedes: vec!["debian-12/openssl_3.0.16-1".into()],
+            timing: vec![
+                v1::ClassTiming { class: String::new(), samples: 310, p95_ms: 95_000, published_ms: 92_000 },
+                v1::ClassTiming { class: "c2m3".into(), samples: 208, p95_ms: 41_000, published_ms: 0 },
+            ],
         }))
     }
 
@@ -337,6 +341,36 @@ impl Admin for Fake {
             standing: Some(standing()),
         }];
         Ok(Response::new(v1::ListPatchEndpointsResponse { endpoints }))
+    }
+
+    async fn time_to_patch(
+        &self,
+        r: Request<v1::TimeToPatchRequest>,
+    ) -> Result<Response<v1::TimeToPatchResponse>, Status> {
+        let request = self.note(r)?;
+        let keys = if request.by.is_empty() { ["all"].as_slice() } else { &["critical", "important"] };
+        let line = |key: &&str, span: &str, hours: u64| v1::TimeLine {
+            key: (*key).into(),
+            span: span.into(),
+            count: 1_200,
+            p50_ms: hours * 3_600_000,
+            p90_ms: hours * 9_000_000,
+            p99_ms: hours * 90_000_000,
+        };
+        let lines = keys
+            .iter()
+            .flat_map(|key| [line(key, "detected to authorised", 1), line(key, "detected to applied", 6)]);
+        let curves = keys.iter().map(|key| v1::TimeCurve {
+            key: (*key).into(),
+            patched: 1_200,
+            open: 34,
+            points: vec![
+                v1::CurvePoint { after_ms: 21_600_000, patched: 600 },
+                v1::CurvePoint { after_ms: 540_000_000, patched: 1_200 },
+            ],
+        });
+        let (lines, curves) = (lines.collect(), curves.collect());
+        Ok(Response::new(v1::TimeToPatchResponse { lines, curves }))
     }
 
     async fn list_leases(
