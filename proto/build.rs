@@ -3,7 +3,12 @@
 use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let files = ["tierway/v1/upstream.proto", "tierway/v1/admin.proto", "tierway/v1/local.proto"];
+    let files = [
+        "tierway/v1/upstream.proto",
+        "tierway/v1/admin.proto",
+        "tierway/v1/policies.proto",
+        "tierway/v1/local.proto",
+    ];
     println!("cargo::rerun-if-changed=tierway");
     let descriptors = protox::compile(files, ["."])?;
     tonic_prost_build::configure()

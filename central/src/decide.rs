@@ -1,20 +1,27 @@
 //! What operators decide, and rules in their place: groups, approvals, auto-approval, downloads.
 
+pub mod documents;
 pub mod groups;
+pub mod rollouts;
+pub mod templates;
+pub mod trust;
 
 use std::collections::BTreeSet;
 
 use jiff::civil::Time;
 use tierway_common::{
-    id::{GroupId, UpdateId},
-    schema::{Approval, Decision},
+    id::{GroupId, RingPlanId, TemplateId, UpdateId},
+    schema::{Approval, Decision, State as UpdateState},
     store::StoreError,
 };
 
 use crate::{
     fleet::{self, AskError},
-    model::Write,
-    policy::{APPROVALS_MAX, AUTO_APPROVALS_MAX},
+    model::{Model, Write},
+    policy::{
+        APPROVALS_MAX, AUTO_APPROVALS_MAX,
+        documents::{DocumentError, Kind},
+    },
     sources::payloads::Which,
     state::State,
     store::tables::{AutoApprovalRecord, DownloadRecord},
@@ -22,6 +29,8 @@ use crate::{
 
 /// Updates that one decision may be about: its audit record names them all.
 pub const PATCHES_AT_ONCE_MAX: usize = 5_000;
+/// Updates that did not pass, of which an error tells.
+const MISSING_TOLD: usize = 20;
 /// Longest glob of a rule.
 const GLOB_BYTES_MAX: usize = 200;
 
@@ -58,6 +67,24 @@ pub enum DecideError {
         name: String,
         /// By what.
         by: String,
+    },
+    /// A policy document makes no sense.
+    #[error("{kind} `{name}` is refused")]
+    Document {
+        /// Kind of document.
+        kind: Kind,
+        /// Which.
+        name: String,
+        /// Why.
+        source: DocumentError,
+    },
+    /// The group that shall have proved it did not.
+    #[error("group `{group}` has not passed {missing}")]
+    NotPassed {
+        /// Which.
+        group: GroupId,
+        /// What is missing, for each update.
+        missing: String,
     },
     /// The store failed.
     #[error("could not keep the decision")]
@@ -106,15 +133,33 @@ pub enum About<'a> {
     Named(&'a [String]),
     /// Every current update that a member of the group needs now.
     AllNeeded,
+    /// These, which are those of a template.
+    Template(&'a TemplateId, &'a [UpdateId]),
 }
 
-/// Decides about updates for one group. To approve an update by name that is approved already is to ask for
-/// another try where it failed; any other decision made twice changes nothing the second time. Returns the ids of those for which something changed, ascending, and
-/// the sequence of the audit record.
+/// How an approval is meant.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Conditions {
+    /// Ring after ring by this plan; one that is approved by a plan stays so when nothing is given.
+    pub rings: Option<RingPlanId>,
+    /// Only what passed on a test group.
+    pub passed_on: Option<PassedOn>,
+}
+
+/// A test group on which an update must have passed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassedOn {
+    /// The group.
+    pub group: GroupId,
+    /// On so many of its computers it was needed and is installed; on none of them it failed.
+    pub successes: u32,
+}
+
+/// [`patches_if`] without conditions.
 ///
 /// # Errors
 ///
-/// [`DecideError`]; then nothing is changed.
+/// As there.
 pub fn patches(
     state: &State,
     about: About<'_>,
@@ -122,8 +167,31 @@ pub fn patches(
     verb: Verb,
     actor: &str,
 ) -> Result<(Vec<UpdateId>, u64), DecideError> {
+    patches_if(state, about, group, verb, &Conditions::default(), actor)
+}
+
+/// Decides about updates for one group. To approve an update by name that is approved already is to ask for
+/// another try where it failed; any other decision made twice changes nothing the second time. Returns the
+/// ids of those for which something changed, ascending, and the sequence of the audit record.
+///
+/// # Errors
+///
+/// [`DecideError`]; then nothing is changed.
+pub fn patches_if(
+    state: &State,
+    about: About<'_>,
+    group: &GroupId,
+    verb: Verb,
+    conditions: &Conditions,
+    actor: &str,
+) -> Result<(Vec<UpdateId>, u64), DecideError> {
+    let Conditions { rings, passed_on } = conditions;
     state.change(|model, change| {
         let members = model.members().get(group).ok_or_else(|| not_found("group", &group))?;
+        if let Some(plan) = rings.as_ref().filter(|plan| model.policy().documents().ring_plan(plan).is_none())
+        {
+            return Err(not_found("ring plan", plan));
+        }
         let chosen: BTreeSet<UpdateId> = match about {
             About::Named(names) => names
                 .iter()
@@ -135,9 +203,16 @@ pub fn patches(
                 .filter(|update| !model.index().lacking(update.number).is_disjoint(members))
                 .map(|update| update.id.clone())
                 .collect(),
+            About::Template(_, ids) => ids.iter().cloned().collect(),
         };
         if chosen.len() > PATCHES_AT_ONCE_MAX {
             return Err(DecideError::TooMany { what: "patches in one decision", max: PATCHES_AT_ONCE_MAX });
+        }
+        if let Some(passed_on) = passed_on.as_ref().filter(|_| verb == Verb::Approve) {
+            passed(model, passed_on, &chosen)?;
+        }
+        if rings.is_some() {
+            rollouts::room(model, chosen.len())?;
         }
         let (mut changed, mut again) = (Vec::new(), Vec::new());
         for update in chosen {
@@ -152,25 +227,29 @@ pub fn patches(
                 }
                 Verb::Clear => continue,
             };
-            if let Some(before) = before.filter(|before| before.decision == decision) {
+            let same = |before: &&Approval| {
+                before.decision == decision && (rings.is_none() || before.rings == *rings)
+            };
+            if let Some(before) = before.filter(same) {
                 // Who approves everything that is needed approves what is not yet: only who names an update
                 // again wants it tried again.
                 if decision == Decision::Approve && matches!(about, About::Named(_)) {
                     let renewed = Some(change.now);
-                    change.write(Write::Approval(Approval { renewed, ..before.clone() }));
+                    rollouts::approve(model, change, Approval { renewed, ..before.clone() });
                     again.push(update);
                 }
                 continue;
             }
-            change.write(Write::Approval(Approval {
+            let approval = Approval {
                 group: group.clone(),
                 update: update.clone(),
                 decision,
                 at: change.now,
                 renewed: None,
                 by: actor.to_owned(),
-                rings: None,
-            }));
+                rings: rings.clone().filter(|_| decision == Decision::Approve),
+            };
+            rollouts::approve(model, change, approval);
             changed.push(update);
         }
         if model.policy().approvals_count() + changed.len() > APPROVALS_MAX && verb != Verb::Clear {
@@ -181,7 +260,15 @@ pub fn patches(
             Verb::Decline => "decline",
             Verb::Clear => "clear",
         };
-        let names = |updates: &[UpdateId]| updates.iter().map(UpdateId::as_str).collect::<Vec<_>>().join(" ");
+        let how = match (&about, rings) {
+            (About::Template(template, _), None) => format!("template {template}: "),
+            (About::Template(template, _), Some(rings)) => format!("template {template}, rings {rings}: "),
+            (_, Some(rings)) => format!("rings {rings}: "),
+            (_, None) => String::new(),
+        };
+        let names = |updates: &[UpdateId]| {
+            format!("{how}{}", updates.iter().map(UpdateId::as_str).collect::<Vec<_>>().join(" "))
+        };
         if !changed.is_empty() || again.is_empty() {
             change.audit(actor, action, format!("group:{group}"), names(&changed));
         }
@@ -192,6 +279,29 @@ pub fn patches(
         changed.sort();
         Ok(changed)
     })
+}
+
+/// Whether updates passed on a test group.
+fn passed(model: &Model, on: &PassedOn, updates: &BTreeSet<UpdateId>) -> Result<(), DecideError> {
+    let PassedOn { group, successes } = on;
+    let members = model.members().get(group).ok_or_else(|| not_found("group", group))?;
+    let mut missing = Vec::new();
+    for update in updates.iter().filter_map(|id| model.update_by_id(id)) {
+        let done = model.index().mended(update.number).intersection_len(members);
+        let failed = model.index().how_many(update.number, UpdateState::Failed, members);
+        if done < u64::from(*successes) || failed > 0 {
+            missing.push(format!("`{}`: {done} of {successes} successes, {failed} failures", update.id));
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let more = missing.len().saturating_sub(MISSING_TOLD);
+    missing.truncate(MISSING_TOLD);
+    if more > 0 {
+        missing.push(format!("and {more} more"));
+    }
+    Err(DecideError::NotPassed { group: group.clone(), missing: missing.join("; ") })
 }
 
 /// Adds a rule that approves by itself, or changes one. Returns the sequence of the audit record.
@@ -213,6 +323,9 @@ pub fn set_rule(state: &State, rule: AutoApprovalRecord, actor: &str) -> Result<
         let policy = model.policy();
         if !policy.groups().contains_key(&rule.group) {
             return Err(not_found("group", &rule.group));
+        }
+        if let Some(plan) = rule.rings.as_ref().filter(|id| policy.documents().ring_plan(id).is_none()) {
+            return Err(not_found("ring plan", plan));
         }
         if !policy.rules().contains_key(&rule.name) && policy.rules().len() >= AUTO_APPROVALS_MAX {
             return Err(DecideError::TooMany { what: "rules", max: AUTO_APPROVALS_MAX });
@@ -265,7 +378,7 @@ pub fn by_rules(state: &State) -> Result<usize, StoreError> {
             change.audit(&rule, "approve", format!("group:{group}"), updates.join(" "));
         }
         let count = given.len();
-        given.into_iter().for_each(|approval| change.write(Write::Approval(approval)));
+        given.into_iter().for_each(|approval| rollouts::approve(model, change, approval));
         Ok::<_, StoreError>(count)
     })?;
     Ok(count)

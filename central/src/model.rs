@@ -10,10 +10,13 @@ use std::{
 
 use roaring::RoaringBitmap;
 use tierway_common::{
-    id::{CatalogueId, EndpointId, GroupId, RelayId, SiteId, SourceId, TokenId, UpdateId, WindowId},
+    id::{
+        CatalogueId, EndpointId, GroupId, RelayId, RingPlanId, SiteId, SourceId, TemplateId, TokenId,
+        UpdateId, WindowId,
+    },
     schema::{
         Approval, Assignment, Group, Revoked,
-        policy::{LeaseKey, Timing},
+        policy::{LeaseKey, Rollout, Timing, Trusted},
     },
     store::{Batch, StoreError, table},
     trust::{digest::Digest, keys::PublicKey},
@@ -21,12 +24,15 @@ use tierway_common::{
 
 use crate::{
     compliance::{index::Index, record::Record},
-    policy::{Member, Policy},
+    policy::{
+        Member, Policy,
+        documents::{Document, Kind},
+    },
     store::{
         chunked,
         tables::{
             self, AutoApprovalRecord, CatalogueRecord, CertificateRecord, DownloadRecord, EndpointRecord,
-            LeaseRecord, RelayRecord, SourceRecord, TokenRecord, UpdateRecord,
+            LeaseRecord, RelayRecord, RolloutRecord, SourceRecord, TemplateRecord, TokenRecord, UpdateRecord,
         },
     },
     timing::TimingRecord,
@@ -66,6 +72,22 @@ pub enum Write {
     Rule(AutoApprovalRecord),
     /// Removes a rule.
     NoRule(String),
+    /// Adds or replaces a policy document.
+    Document(Document),
+    /// Removes a policy document.
+    NoDocument(Kind, String),
+    /// Adds or replaces a rollout.
+    Rollout(RolloutRecord),
+    /// Removes a rollout.
+    NoRollout(RingPlanId, UpdateId),
+    /// Adds or replaces an update that is trusted.
+    Trusted(Trusted),
+    /// Removes an update that is trusted.
+    NoTrusted(UpdateId),
+    /// Adds or replaces a template.
+    Template(TemplateRecord),
+    /// Removes a template.
+    NoTemplate(TemplateId),
     /// Adds or replaces a certificate.
     Certificate(CertificateRecord),
     /// Forgets a certificate that nobody can use any more.
@@ -368,6 +390,14 @@ impl Model {
             Write::NoApproval(group, update) => self.policy.remove_approval(&group, &update),
             Write::Rule(rule) => self.policy.set_rule(rule),
             Write::NoRule(name) => self.policy.remove_rule(&name),
+            Write::Document(document) => self.policy.set_document(document),
+            Write::NoDocument(kind, name) => self.policy.remove_document(kind, &name),
+            Write::Rollout(record) => self.policy.set_rollout(record),
+            Write::NoRollout(plan, update) => self.policy.remove_rollout(&plan, &update),
+            Write::Trusted(trusted) => self.policy.set_trusted(trusted),
+            Write::NoTrusted(update) => self.policy.remove_trusted(&update),
+            Write::Template(template) => self.policy.set_template(template),
+            Write::NoTemplate(id) => self.policy.remove_template(&id),
             Write::Certificate(record) if record.revoked.is_some() => {
                 self.revoked.insert(record.serial);
             }
@@ -514,6 +544,40 @@ impl Write {
             }
             Self::Rule(rule) => table::put(batch, &tables::AutoApproval { tenant, name: &rule.name }, rule)?,
             Self::NoRule(name) => table::delete(batch, &tables::AutoApproval { tenant, name }),
+            Self::Document(document) => {
+                let (kind, name) = (document.kind(), document.name());
+                table::put(batch, &tables::Policy { tenant, kind: kind.as_str(), name: &name }, document)?;
+                pending_text(batch, tenant, &kind.key(&name), Some(document.json()))?;
+            }
+            Self::NoDocument(kind, name) => {
+                table::delete(batch, &tables::Policy { tenant, kind: kind.as_str(), name });
+                pending_text(batch, tenant, &kind.key(name), None)?;
+            }
+            Self::Rollout(record) => {
+                let Rollout { plan, update, .. } = &record.rollout;
+                table::put(batch, &tables::Rollout { tenant, plan, update }, record)?;
+                let before = model.policy().rollouts().get(&(plan.clone(), update.clone()));
+                if before.is_none_or(|before| before.rollout != record.rollout) {
+                    pending(batch, tenant, &format!("rollout/{plan}/{update}"), Some(&record.rollout))?;
+                }
+            }
+            Self::NoRollout(plan, update) => {
+                table::delete(batch, &tables::Rollout { tenant, plan, update });
+                pending::<Rollout>(batch, tenant, &format!("rollout/{plan}/{update}"), None)?;
+            }
+            Self::Trusted(trusted) => {
+                let update = &trusted.update;
+                table::put(batch, &tables::Trusted { tenant, update }, trusted)?;
+                pending(batch, tenant, &format!("trusted/{update}"), Some(trusted))?;
+            }
+            Self::NoTrusted(update) => {
+                table::delete(batch, &tables::Trusted { tenant, update });
+                pending::<Trusted>(batch, tenant, &format!("trusted/{update}"), None)?;
+            }
+            Self::Template(record) => {
+                table::put(batch, &tables::Template { tenant, id: &record.id }, record)?
+            }
+            Self::NoTemplate(id) => table::delete(batch, &tables::Template { tenant, id }),
             Self::Certificate(record) => {
                 table::put(batch, &tables::Certificate { tenant, serial: &record.serial }, record)?;
                 let key = record.key.to_string();
@@ -599,8 +663,16 @@ fn pending<T: serde::Serialize>(
     key: &str,
     document: Option<&T>,
 ) -> Result<(), StoreError> {
-    let text = document
-        .map(serde_json::to_string)
+    pending_text(batch, tenant, key, document.map(serde_json::to_string))
+}
+
+fn pending_text(
+    batch: &mut Batch,
+    tenant: &tierway_common::id::TenantId,
+    key: &str,
+    text: Option<serde_json::Result<String>>,
+) -> Result<(), StoreError> {
+    let text = text
         .transpose()
         .map_err(|source| StoreError::Malformed { key: key.as_bytes().to_vec(), source: source.into() })?;
     table::put(batch, &tables::PendingPolicy { tenant, key }, &text)

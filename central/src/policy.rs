@@ -1,5 +1,8 @@
 //! Who belongs to which group, and what was decided for them. Pure.
 
+pub mod documents;
+pub mod gates;
+
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
@@ -7,11 +10,13 @@ use std::{
 
 use jiff::Timestamp;
 use tierway_common::{
-    id::{GroupId, SiteId, TagId, UpdateId},
-    schema::{Approval, Decision, Group, Members},
+    id::{GroupId, RingPlanId, SiteId, TagId, TemplateId, UpdateId},
+    schema::{Approval, Decision, Group, Members, policy::Trusted},
+    service::Settings,
 };
 
-use crate::store::tables::{AutoApprovalRecord, UpdateRecord};
+use self::documents::{Document, Documents, Kind};
+use crate::store::tables::{AutoApprovalRecord, RolloutRecord, TemplateRecord, UpdateRecord};
 
 /// Groups of one tenant: each costs a bitmap and a document that every endpoint reads.
 pub const GROUPS_MAX: usize = 1_000;
@@ -21,6 +26,12 @@ pub const GROUPS_PER_ENDPOINT_MAX: usize = 64;
 pub const TAGS_PER_ENDPOINT_MAX: usize = 64;
 /// Approvals of one tenant: every endpoint carries those of its groups, about 200 bytes each.
 pub const APPROVALS_MAX: usize = 200_000;
+/// Updates on their way through a ring plan: each is a document that every endpoint reads.
+pub const ROLLOUTS_MAX: usize = 20_000;
+/// Updates that are trusted by name.
+pub const TRUSTED_MAX: usize = 100_000;
+/// Templates of one tenant.
+pub const TEMPLATES_MAX: usize = 500;
 /// Rules that decide by themselves: each looks at every update.
 pub const AUTO_APPROVALS_MAX: usize = 100;
 
@@ -31,6 +42,10 @@ pub struct Policy {
     approvals: BTreeMap<UpdateId, BTreeMap<GroupId, Approval>>,
     approvals_count: usize,
     rules: BTreeMap<String, AutoApprovalRecord>,
+    documents: Documents,
+    rollouts: BTreeMap<(RingPlanId, UpdateId), RolloutRecord>,
+    trusted: BTreeMap<UpdateId, Trusted>,
+    templates: BTreeMap<TemplateId, TemplateRecord>,
 }
 
 /// What decides to which groups an endpoint belongs.
@@ -57,6 +72,116 @@ impl Policy {
     #[must_use]
     pub fn rules(&self) -> &BTreeMap<String, AutoApprovalRecord> {
         &self.rules
+    }
+
+    /// Service levels, windows, ring plans, tables of result codes, the trust policy.
+    #[must_use]
+    pub fn documents(&self) -> &Documents {
+        &self.documents
+    }
+
+    /// Updates on their way through a ring plan, by plan, then update.
+    #[must_use]
+    pub fn rollouts(&self) -> &BTreeMap<(RingPlanId, UpdateId), RolloutRecord> {
+        &self.rollouts
+    }
+
+    /// Updates that are trusted by name.
+    #[must_use]
+    pub fn trusted(&self) -> &BTreeMap<UpdateId, Trusted> {
+        &self.trusted
+    }
+
+    /// Templates by name.
+    #[must_use]
+    pub fn templates(&self) -> &BTreeMap<TemplateId, TemplateRecord> {
+        &self.templates
+    }
+
+    /// The policy that holds on an endpoint of `groups`.
+    #[must_use]
+    pub fn settings(&self, groups: &[&Group]) -> Settings {
+        let mut groups = groups.to_vec();
+        groups.sort_by_key(|group| (Reverse(group.priority), &group.id));
+        Settings::merge(
+            groups
+                .into_iter()
+                .filter_map(|group| Some((&group.id, self.documents.level(group.level.as_ref()?)?))),
+        )
+    }
+
+    /// What names a policy document, in words; `None` when it may go.
+    #[must_use]
+    pub fn user_of(&self, document: &Document) -> Option<String> {
+        match document {
+            Document::Level(level) => {
+                let group = self.groups.values().find(|group| group.level.as_ref() == Some(&level.id))?;
+                Some(format!("group `{}`", group.id))
+            }
+            Document::Window(window) => {
+                let user = self.documents.naming(&documents::Reference::Window(window.id.clone()))?;
+                Some(format!("{} `{}`", user.kind(), user.name()))
+            }
+            Document::RingPlan(plan) => {
+                let by = |rings: &Option<RingPlanId>| rings.as_ref() == Some(&plan.id);
+                if let Some(rule) = self.rules.values().find(|rule| by(&rule.rings)) {
+                    return Some(format!("rule `{}`", rule.name));
+                }
+                let approval = self.approvals().find(|approval| by(&approval.rings))?;
+                Some(format!("the approval of `{}` for group `{}`", approval.update, approval.group))
+            }
+            Document::ResultCodes(_) | Document::Trust(_) => None,
+        }
+    }
+
+    /// What names a group besides decisions, in words; `None` when it may go.
+    #[must_use]
+    pub fn user_of_group(&self, id: &GroupId) -> Option<String> {
+        if let Some(rule) = self.rules.values().find(|rule| rule.group == *id) {
+            return Some(format!("rule `{}`", rule.name));
+        }
+        let user = self.documents.naming(&documents::Reference::Group(id.clone()))?;
+        Some(format!("{} `{}`", user.kind(), user.name()))
+    }
+
+    /// Adds or replaces a policy document.
+    pub fn set_document(&mut self, document: Document) {
+        self.documents.set(document);
+    }
+
+    /// Removes a policy document.
+    pub fn remove_document(&mut self, kind: Kind, name: &str) {
+        self.documents.remove(kind, name);
+    }
+
+    /// Adds or replaces a rollout.
+    pub fn set_rollout(&mut self, record: RolloutRecord) {
+        self.rollouts.insert((record.rollout.plan.clone(), record.rollout.update.clone()), record);
+    }
+
+    /// Removes a rollout.
+    pub fn remove_rollout(&mut self, plan: &RingPlanId, update: &UpdateId) {
+        self.rollouts.remove(&(plan.clone(), update.clone()));
+    }
+
+    /// Adds or replaces an update that is trusted.
+    pub fn set_trusted(&mut self, trusted: Trusted) {
+        self.trusted.insert(trusted.update.clone(), trusted);
+    }
+
+    /// Removes an update that is trusted.
+    pub fn remove_trusted(&mut self, update: &UpdateId) {
+        self.trusted.remove(update);
+    }
+
+    /// Adds or replaces a template.
+    pub fn set_template(&mut self, template: TemplateRecord) {
+        self.templates.insert(template.id.clone(), template);
+    }
+
+    /// Removes a template.
+    pub fn remove_template(&mut self, id: &TemplateId) {
+        self.templates.remove(id);
     }
 
     /// The decisions about one update, by group.
@@ -182,7 +307,7 @@ impl Policy {
                         at: now,
                         renewed: None,
                         by: format!("rule:{}", rule.name),
-                        rings: None,
+                        rings: rule.rings.clone(),
                     });
                 }
             }
@@ -326,6 +451,7 @@ mod tests {
             severity_at_least: Some(Severity::Important),
             matching: Some("open*_*".to_owned()),
             age_at_least_seconds: 7 * 86_400,
+            rings: None,
         });
         policy.set_approval(approval("pilot", "debian-12/openvpn_1", Decision::Decline));
         let superseded = UpdateRecord {

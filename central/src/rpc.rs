@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod gate;
+pub mod policies;
 pub mod upstream;
 
 use std::sync::Arc;
@@ -74,8 +75,9 @@ impl ToStatus for DecideError {
         match self {
             Self::Ask(error) => error.to_status(),
             Self::Invalid { .. } => Status::invalid_argument(self.to_string()),
+            Self::Document { .. } => Status::invalid_argument(Chain(self).to_string()),
             Self::TooMany { .. } => Status::resource_exhausted(self.to_string()),
-            Self::InUse { .. } => Status::failed_precondition(self.to_string()),
+            Self::InUse { .. } | Self::NotPassed { .. } => Status::failed_precondition(self.to_string()),
             Self::Store(_) => own_fault(self),
         }
     }

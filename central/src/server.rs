@@ -32,7 +32,7 @@ use tierway_common::{
 };
 use tierway_proto::{
     blob_stream::BlobStreams,
-    v1::{admin_server::AdminServer, upstream_server::UpstreamServer},
+    v1::{admin_server::AdminServer, policies_server::PoliciesServer, upstream_server::UpstreamServer},
 };
 use tokio::{
     net::TcpListener,
@@ -54,7 +54,7 @@ use crate::{
     layout::Layout,
     leases::Leases,
     publish::{PublishError, Publisher},
-    rpc::{admin::AdminService, gate::Gate, upstream::UpstreamService},
+    rpc::{admin::AdminService, gate::Gate, policies::PoliciesService, upstream::UpstreamService},
     sources::{
         Source, SourceConfig, SourceError,
         fetch::{FetchError, HttpFetch},
@@ -174,6 +174,8 @@ pub struct Central {
     pub download_settings_changed: Wake,
     /// Wakes the task that approves by rules.
     pub rules: Wake,
+    /// Wakes the task that opens rings and trusts updates.
+    pub rollouts: Wake,
     /// How the tasks are.
     pub board: Board,
     /// The wish to stop.
@@ -303,6 +305,7 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
         download_due: Mutex::default(),
         download_settings_changed: Wake::default(),
         rules: Wake::default(),
+        rollouts: Wake::default(),
         board: tasks.board(),
         stop: stop.clone(),
     });
@@ -316,7 +319,10 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
     let admin = AdminServer::new(AdminService::new(central.clone(), gate.clone()))
         .max_decoding_message_size(REQUEST_BYTES_MAX)
         .max_encoding_message_size(ANSWER_BYTES_MAX);
-    let services = tonic::service::Routes::new(upstream).add_service(admin).prepare();
+    let policies = PoliciesServer::new(PoliciesService::new(central.clone(), gate.clone()))
+        .max_decoding_message_size(REQUEST_BYTES_MAX)
+        .max_encoding_message_size(ANSWER_BYTES_MAX);
+    let services = tonic::service::Routes::new(upstream).add_service(admin).add_service(policies).prepare();
     let answer = BlobStreams::new(crate::rpc::upstream::Served::new(central.clone(), gate), services);
     tasks.spawn("serve", accept::serve(listener, identity, answer, limits, Gauge::default(), stop));
     info!(%address, tenant = %central.state.tenant(), "serving");

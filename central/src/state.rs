@@ -333,6 +333,22 @@ fn load(tenant: &TenantId, store: &dyn Store) -> Result<Model, StoreError> {
         model.apply(Write::Rule(rule));
         Ok(())
     })?;
+    table::for_each::<tables::Policy<'_>, StoreError>(store, &parts, |_, document| {
+        model.apply(Write::Document(document));
+        Ok(())
+    })?;
+    table::for_each::<tables::Rollout<'_>, StoreError>(store, &parts, |_, rollout| {
+        model.apply(Write::Rollout(rollout));
+        Ok(())
+    })?;
+    table::for_each::<tables::Trusted<'_>, StoreError>(store, &parts, |_, trusted| {
+        model.apply(Write::Trusted(trusted));
+        Ok(())
+    })?;
+    table::for_each::<tables::Template<'_>, StoreError>(store, &parts, |_, template| {
+        model.apply(Write::Template(template));
+        Ok(())
+    })?;
     table::for_each::<tables::Update<'_>, StoreError>(store, &parts, |_, update| {
         let number = update.number;
         model.apply(Write::Update(Arc::new(update)));

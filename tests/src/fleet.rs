@@ -264,6 +264,7 @@ impl Fleet {
             all_needed: false,
             group: "everyone".to_owned(),
             decision: "approve".to_owned(),
+            ..v1::DecidePatchesRequest::default()
         };
         self.admin().await.decide_patches(request).await.unwrap();
         self.published().await;

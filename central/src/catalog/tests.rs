@@ -14,6 +14,7 @@ use crate::sources::Stats;
 /// A central with a source `debian-12`, without the parts that talk.
 pub(crate) struct Bench {
     pub(crate) clock: Clock,
+    pub(crate) store: Arc<dyn Store>,
     pub(crate) state: Arc<State>,
     pub(crate) trees: Blobs,
     pub(crate) catalog: Catalog,
@@ -29,10 +30,18 @@ pub(crate) fn bench() -> Bench {
     let dir = tempfile::tempdir().unwrap();
     let clock = Clock::manual("2026-11-20T10:00:00Z".parse().unwrap());
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
-    let state = Arc::new(State::open("default".parse().unwrap(), store, clock.clone()).unwrap());
+    let state = Arc::new(State::open("default".parse().unwrap(), store.clone(), clock.clone()).unwrap());
     let trees = blobs(&dir.path().join("trees"));
     let source = toml_source();
-    Bench { catalog: Catalog::new(state.clone(), trees.clone()), clock, state, trees, source, _dir: dir }
+    Bench {
+        store,
+        catalog: Catalog::new(state.clone(), trees.clone()),
+        clock,
+        state,
+        trees,
+        source,
+        _dir: dir,
+    }
 }
 
 fn toml_source() -> SourceConfig {

@@ -19,12 +19,14 @@ pub enum Mark {
     Downloaded,
     /// It is installed, and was verified.
     Verified,
+    /// It is installed, in effect or after the next reboot, and was needed before: what proves an update.
+    Mended,
 }
 
 impl Mark {
     /// All.
     pub fn all() -> impl Iterator<Item = Self> {
-        let steps = [Self::Offered, Self::Downloaded, Self::Verified];
+        let steps = [Self::Offered, Self::Downloaded, Self::Verified, Self::Mended];
         Waiting::ALL.into_iter().map(Self::Waits).chain(steps)
     }
 
@@ -36,12 +38,14 @@ impl Mark {
             Self::Offered => "offered",
             Self::Downloaded => "downloaded",
             Self::Verified => "verified",
+            Self::Mended => "mended",
         }
     }
 
     fn bit(self) -> u8 {
         match self {
             Self::Waits(waiting) => waiting_code(waiting),
+            Self::Mended => 28,
             Self::Offered => 29,
             Self::Downloaded => 30,
             Self::Verified => 31,
@@ -57,7 +61,9 @@ fn marks(entry: &Entry) -> u32 {
     let offered = progress.offered.filter(|_| lacking).map(|_| Mark::Offered);
     let downloaded = progress.downloaded.filter(|_| lacking).map(|_| Mark::Downloaded);
     let verified = progress.verified.filter(|_| entry.state == State::Installed).map(|_| Mark::Verified);
-    let set = [waits, offered, downloaded, verified].into_iter().flatten();
+    let installed = matches!(entry.state, State::Installed | State::RebootPending);
+    let mended = entry.applied.filter(|_| installed).map(|_| Mark::Mended);
+    let set = [waits, offered, downloaded, verified, mended].into_iter().flatten();
     set.fold(0, |bits, mark| bits | 1 << mark.bit())
 }
 
@@ -102,6 +108,12 @@ impl Index {
     #[must_use]
     pub fn marked(&self, update: u32, mark: Mark) -> Option<&RoaringBitmap> {
         self.marks.get(&(update, mark.bit()))
+    }
+
+    /// Endpoints that prove the update: see [`Mark::Mended`].
+    #[must_use]
+    pub fn mended(&self, update: u32) -> RoaringBitmap {
+        self.marked(update, Mark::Mended).cloned().unwrap_or_default()
     }
 
     fn bits(&mut self, update: u32) -> &mut [RoaringBitmap; 6] {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use tierway_common::{
-    id::{GroupId, SiteId, TagId},
+    id::{GroupId, LevelId, SiteId, TagId},
     rules,
     rules::expr::Expr,
     schema::{Group, Members},
@@ -47,6 +47,7 @@ pub fn set_group(
     id: &GroupId,
     priority: u32,
     membership: &Membership,
+    level: Option<&LevelId>,
     actor: &str,
 ) -> Result<u64, DecideError> {
     let members = match membership {
@@ -64,11 +65,14 @@ pub fn set_group(
             Members::Rule(rule.clone())
         }
     };
-    let group = Group { id: id.clone(), priority, members, level: None };
+    let group = Group { id: id.clone(), priority, members, level: level.cloned() };
     let (_, sequence) = state.change(|model, change| {
         let before = model.policy().groups().get(id);
         if before.is_none() && model.policy().groups().len() >= GROUPS_MAX {
             return Err(DecideError::TooMany { what: "groups", max: GROUPS_MAX });
+        }
+        if let Some(level) = level.filter(|id| model.policy().documents().level(id).is_none()) {
+            return Err(not_found("service level", level));
         }
         change.write(Write::Group(group.clone()));
         let (mut added, mut removed) = (0, 0);
@@ -99,7 +103,9 @@ pub fn set_group(
             Members::Rule(rule) => format!("rule {}", serde_json::to_string(rule).unwrap_or_default()),
             Members::Assigned => format!("{} named, {added} added, {removed} removed", wanted.len()),
         };
-        change.audit(actor, "set group", format!("group:{id}"), format!("priority {priority}, {how}"));
+        let level = level.map(|level| format!(", level {level}")).unwrap_or_default();
+        let detail = format!("priority {priority}{level}, {how}");
+        change.audit(actor, "set group", format!("group:{id}"), detail);
         Ok(())
     })?;
     Ok(sequence)
@@ -164,8 +170,7 @@ pub fn delete_group(state: &State, id: &GroupId, actor: &str) -> Result<u64, Dec
         if !model.policy().groups().contains_key(id) {
             return Err(not_found("group", &id));
         }
-        if let Some(rule) = model.policy().rules().values().find(|rule| rule.group == *id) {
-            let by = format!("rule `{}`", rule.name);
+        if let Some(by) = model.policy().user_of_group(id) {
             return Err(DecideError::InUse { what: "group", name: id.to_string(), by });
         }
         let mut decisions = 0;

@@ -15,92 +15,115 @@ use super::{
 use crate::{
     audit,
     catalog::tests::{Bench, bench, facts, update},
-    compliance::record::{Entry, Record},
+    compliance::record::Entry,
     inventory::facts as kept,
     store::tables::EndpointRecord,
 };
 
 /// Updates 0 (a) and 1 (b); hosts 0 and 1, of which the first needs a and the second b; group `everyone`.
-fn office() -> Bench {
+pub(super) fn office() -> Bench {
     let bench = bench();
     bench.apply(&[update("a", "2"), update("b", "2")]);
     for number in 0..2 {
-        let at = bench.clock.now();
-        let held = facts(&[("a", "1")]);
-        let record = EndpointRecord {
-            number,
-            id: format!("e{number}").parse().unwrap(),
-            name: format!("host-{number}"),
-            site: format!("site-{number}").parse().unwrap(),
-            groups: vec![],
-            rule_groups: vec![],
-            tags: vec![],
-            enrolled_at: at,
-            serial: String::new(),
-            certificate_expires: at,
-            keys: vec![SigningKey::generate(&SystemRandom::new()).unwrap().public()],
-            revoked: false,
-            last_report: None,
-            agent_version: String::new(),
-            states_sequence: 0,
-            inventory_sequence: 0,
-            resync_states: false,
-            resync_inventory: false,
-            assessed: true,
-            dictionary_version: 0,
-            estimated_for: 0,
-            reboot_pending: false,
-            machine_class: String::new(),
-            problems: vec![],
-            facts: Some(kept::summary(&held, at)),
-        };
-        let mut new = Record::default();
-        new.set(Entry {
-            update: number,
-            state: UpdateState::Needed,
-            estimated: false,
-            since: 0,
-            detected: None,
-            authorized: None,
-            applied: None,
-            detail: None,
-            progress: Default::default(),
-        })
-        .unwrap();
-        bench
-            .state
-            .change(|_, change| {
-                change.write(Write::Endpoint(Arc::new(record)));
-                change.write(Write::Facts(number, kept::pack(&held).unwrap()));
-                change.write(Write::States { endpoint: number, old: Arc::default(), new: Arc::new(new) });
-                Ok::<_, StoreError>(())
-            })
-            .unwrap();
+        host(&bench, number);
+        report(&bench, number, number, UpdateState::Needed, None);
     }
     group(&bench, "everyone", &Membership::Everyone);
     bench
 }
 
-const ADMIN: &str = "operator:admin";
+/// Adds host `number` at a site of its own.
+pub(super) fn host(bench: &Bench, number: u32) {
+    let at = bench.clock.now();
+    let held = facts(&[("a", "1")]);
+    let record = EndpointRecord {
+        number,
+        id: format!("e{number}").parse().unwrap(),
+        name: format!("host-{number}"),
+        site: format!("site-{number}").parse().unwrap(),
+        groups: vec![],
+        rule_groups: vec![],
+        tags: vec![],
+        enrolled_at: at,
+        serial: String::new(),
+        certificate_expires: at,
+        keys: vec![SigningKey::generate(&SystemRandom::new()).unwrap().public()],
+        revoked: false,
+        last_report: None,
+        agent_version: String::new(),
+        states_sequence: 0,
+        inventory_sequence: 0,
+        resync_states: false,
+        resync_inventory: false,
+        assessed: true,
+        dictionary_version: 0,
+        estimated_for: 0,
+        reboot_pending: false,
+        machine_class: String::new(),
+        problems: vec![],
+        facts: Some(kept::summary(&held, at)),
+    };
+    bench
+        .state
+        .change(|_, change| {
+            change.write(Write::Endpoint(Arc::new(record)));
+            change.write(Write::Facts(number, kept::pack(&held).unwrap()));
+            Ok::<_, StoreError>(())
+        })
+        .unwrap();
+}
 
-fn id(text: &str) -> GroupId {
+/// The host says where an update, by number, stands, and when it was installed after having been needed.
+pub(super) fn report(
+    bench: &Bench,
+    host: u32,
+    update: u32,
+    state: UpdateState,
+    applied: Option<jiff::Timestamp>,
+) {
+    let old = bench.state.states(host).unwrap();
+    let mut new = old.clone();
+    new.set(Entry {
+        update,
+        state,
+        estimated: false,
+        since: 0,
+        detected: None,
+        authorized: None,
+        applied: applied.map(|at| u32::try_from(at.as_second()).unwrap()),
+        detail: None,
+        progress: Default::default(),
+    })
+    .unwrap();
+    bench
+        .state
+        .change(|_, change| {
+            change.write(Write::States { endpoint: host, old: Arc::new(old), new: Arc::new(new) });
+            Ok::<_, StoreError>(())
+        })
+        .unwrap();
+}
+
+pub(super) const ADMIN: &str = "operator:admin";
+
+pub(super) fn id(text: &str) -> GroupId {
     text.parse().unwrap()
 }
 
-fn group(bench: &Bench, name: &str, membership: &Membership) {
-    set_group(&bench.state, &id(name), 1, membership, ADMIN).unwrap();
+pub(super) fn group(bench: &Bench, name: &str, membership: &Membership) {
+    set_group(&bench.state, &id(name), 1, membership, None, ADMIN).unwrap();
 }
 
 fn members(bench: &Bench, name: &str) -> Vec<u32> {
     bench.state.model().members()[&id(name)].iter().collect()
 }
 
-fn decide(bench: &Bench, about: About<'_>, name: &str, verb: Verb) -> Vec<String> {
+pub(super) fn decide(bench: &Bench, about: About<'_>, name: &str, verb: Verb) -> Vec<String> {
     let (changed, _) = patches(&bench.state, about, &id(name), verb, ADMIN).unwrap();
     changed.iter().map(|update| update.name().to_owned()).collect()
 }
 
-fn last_audit(bench: &Bench) -> audit::Record {
+pub(super) fn last_audit(bench: &Bench) -> audit::Record {
     audit::list(bench.state.store(), bench.state.tenant(), 0, 1).unwrap().remove(0)
 }
 
@@ -230,7 +253,7 @@ fn a_rule_that_is_too_deep_is_no_group() {
     for _ in 0..100 {
         deep = Expr::Not(Box::new(deep));
     }
-    let error = set_group(&bench.state, &id("g"), 0, &Membership::Rule(deep), ADMIN).unwrap_err();
+    let error = set_group(&bench.state, &id("g"), 0, &Membership::Rule(deep), None, ADMIN).unwrap_err();
     assert!(error.to_string().starts_with("`rule` must be within the limits"), "{error}");
 }
 
@@ -257,6 +280,7 @@ fn rule(name: &str, group: &str) -> AutoApprovalRecord {
         severity_at_least: Some(Severity::Important),
         matching: Some("a*".to_owned()),
         age_at_least_seconds: 0,
+        rings: None,
     }
 }
 

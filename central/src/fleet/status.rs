@@ -96,7 +96,8 @@ pub fn status(model: &Model, filter: &Filter, now: Timestamp) -> Result<FleetSta
     for update in model.updates().filter(counting) {
         status.updates += 1;
         let index = model.index();
-        for (mark, who) in index.marks_of(update.number) {
+        // Who proves an update is asked for by rollouts, and says nothing about where it stands.
+        for (mark, who) in index.marks_of(update.number).filter(|(mark, _)| *mark != Mark::Mended) {
             *marks.entry(mark).or_default() += who.intersection_len(&among);
         }
         let how_many = |state| index.how_many(update.number, state, &among);

@@ -8,7 +8,7 @@ use futures_util::Stream;
 use jiff::civil::Time;
 use tierway_common::{
     daemon::{chain::Chain, tasks::TaskError},
-    id::{GroupId, SiteId, SourceId, TagId},
+    id::{GroupId, LevelId, SiteId, SourceId, TagId},
     rules::expr::Expr,
     schema::{Members, State as UpdateState},
     transport::identity::Role,
@@ -23,7 +23,7 @@ use super::{ToStatus, blocking, gate::Gate, millis, millis_of_seconds};
 use crate::{
     audit,
     decide::{
-        self, About, Verb,
+        self, About, Conditions, PassedOn, Verb,
         groups::{self, Membership},
     },
     download::Progress,
@@ -78,14 +78,25 @@ impl AdminService {
     }
 }
 
-fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, Status> {
+pub(super) fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, Status> {
     text.parse().map_err(|error: T::Err| Status::invalid_argument(error.to_string()))
 }
 
-fn parse_optional<T: std::str::FromStr<Err: std::fmt::Display>>(
+pub(super) fn parse_optional<T: std::str::FromStr<Err: std::fmt::Display>>(
     text: Option<&String>,
 ) -> Result<Option<T>, Status> {
     text.map(|text| parse(text)).transpose()
+}
+
+/// How an approval is meant, as requests say it.
+pub(super) fn conditions(
+    rings: Option<&String>,
+    passed_on: Option<&String>,
+    successes: u32,
+) -> Result<Conditions, Status> {
+    let passed_on = parse_optional(passed_on)?;
+    let passed_on = passed_on.map(|group| PassedOn { group, successes: successes.max(1) });
+    Ok(Conditions { rings: parse_optional(rings)?, passed_on })
 }
 
 fn filter(
@@ -164,13 +175,17 @@ impl admin_server::Admin for AdminService {
     ) -> Result<Response<v1::EndpointDetail>, Status> {
         self.actor(&request)?;
         let v1::GetEndpointRequest { name_or_id } = request.into_inner();
-        let (row, patches) = blocking(&self.central, move |central| {
+        let (row, patches, settings) = blocking(&self.central, move |central| {
             let record = fleet::endpoint(&central.state.model(), &name_or_id)?.clone();
             let patches = endpoints::patches(&central.state, &record)?;
-            Ok::<_, fleet::AskError>((endpoints::row(&central.state, record)?, patches))
+            let settings = {
+                let model = central.state.model();
+                model.policy().settings(&model.groups_of(&record))
+            };
+            Ok::<_, fleet::AskError>((endpoints::row(&central.state, record)?, patches, settings))
         })
         .await?;
-        Ok(Response::new(convert::endpoint_detail(row, patches)))
+        Ok(Response::new(convert::endpoint_detail(row, patches, &settings)))
     }
 
     async fn check_endpoint_now(
@@ -318,7 +333,8 @@ impl admin_server::Admin for AdminService {
         request: Request<v1::DecidePatchesRequest>,
     ) -> Result<Response<v1::DecidePatchesResponse>, Status> {
         let actor = self.actor(&request)?;
-        let v1::DecidePatchesRequest { patches, all_needed, group, decision } = request.into_inner();
+        let v1::DecidePatchesRequest { patches, all_needed, group, decision, rings, passed_on, successes } =
+            request.into_inner();
         if patches.len() > NAMES_MAX || all_needed != patches.is_empty() {
             return Err(Status::invalid_argument(
                 "give the names of 1 to 5,000 patches, or ask for all needed",
@@ -326,9 +342,10 @@ impl admin_server::Admin for AdminService {
         }
         let group = parse::<GroupId>(&group)?;
         let verb = Verb::parse(&decision).map_err(|error| error.to_status())?;
+        let conditions = conditions(rings.as_ref(), passed_on.as_ref(), successes)?;
         let (changed, audit_sequence) = blocking(&self.central, move |central| {
             let about = if all_needed { About::AllNeeded } else { About::Named(&patches) };
-            decide::patches(&central.state, about, &group, verb, &actor)
+            decide::patches_if(&central.state, about, &group, verb, &conditions, &actor)
         })
         .await?;
         let patches = changed.iter().map(ToString::to_string).collect();
@@ -405,9 +422,9 @@ impl admin_server::Admin for AdminService {
     async fn set_group(&self, request: Request<v1::SetGroupRequest>) -> Result<Response<v1::Change>, Status> {
         let actor = self.actor(&request)?;
         let v1::SetGroupRequest { group } = request.into_inner();
-        let v1::Group { name, priority, endpoints, rule_json, site, everyone, members: _, tag } =
+        let v1::Group { name, priority, endpoints, rule_json, site, everyone, members: _, tag, level } =
             group.ok_or_else(|| Status::invalid_argument("there is no group in the request"))?;
-        let id = parse::<GroupId>(&name)?;
+        let (id, level) = (parse::<GroupId>(&name)?, parse_optional::<LevelId>(level.as_ref())?);
         if endpoints.len() > NAMES_MAX {
             return Err(Status::invalid_argument("more than 5,000 endpoints are named"));
         }
@@ -427,8 +444,10 @@ impl admin_server::Admin for AdminService {
                 ));
             }
         };
-        self.change(move |central| groups::set_group(&central.state, &id, priority, &membership, &actor))
-            .await
+        self.change(move |central| {
+            groups::set_group(&central.state, &id, priority, &membership, level.as_ref(), &actor)
+        })
+        .await
     }
 
     async fn delete_group(
@@ -458,8 +477,15 @@ impl admin_server::Admin for AdminService {
     ) -> Result<Response<v1::Change>, Status> {
         let actor = self.actor(&request)?;
         let v1::SetAutoApprovalRequest { rule } = request.into_inner();
-        let v1::AutoApproval { name, group, catalogue, severity_at_least, matching, age_at_least_seconds } =
-            rule.ok_or_else(|| Status::invalid_argument("there is no rule in the request"))?;
+        let v1::AutoApproval {
+            name,
+            group,
+            catalogue,
+            severity_at_least,
+            matching,
+            age_at_least_seconds,
+            rings,
+        } = rule.ok_or_else(|| Status::invalid_argument("there is no rule in the request"))?;
         let rule = AutoApprovalRecord {
             name,
             group: parse(&group)?,
@@ -467,6 +493,7 @@ impl admin_server::Admin for AdminService {
             severity_at_least: filter(None, None, severity_at_least.as_ref())?.severity,
             matching,
             age_at_least_seconds,
+            rings: parse_optional(rings.as_ref())?,
         };
         let change = self.change(move |central| decide::set_rule(&central.state, rule, &actor)).await?;
         self.central.rules.wake();

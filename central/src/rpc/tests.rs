@@ -139,6 +139,7 @@ async fn knock(channel: Channel, path: &str) -> Code {
 }
 
 const ADMIN: &str = include_str!("../../../proto/tierway/v1/admin.proto");
+const POLICIES: &str = include_str!("../../../proto/tierway/v1/policies.proto");
 const UPSTREAM: &str = include_str!("../../../proto/tierway/v1/upstream.proto");
 
 #[tokio::test(flavor = "multi_thread")]
@@ -162,8 +163,9 @@ async fn every_call_is_open_to_exactly_the_roles_it_is_for() {
         ("central", live.forge("spiffe://tierway/tenant/default/site/lyon/central/x", "y")),
     ]
     .into();
-    let (admin, upstream) = (calls(ADMIN), calls(UPSTREAM));
-    assert!(admin.len() >= 27 && upstream.len() >= 8, "{admin:?} {upstream:?}");
+    let admin: Vec<String> = calls(ADMIN).into_iter().chain(calls(POLICIES)).collect();
+    let upstream = calls(UPSTREAM);
+    assert!(admin.len() >= 40 && upstream.len() >= 8, "{admin:?} {upstream:?}");
     let mut wrong = Vec::new();
     for (path, is_admin) in
         admin.iter().map(|path| (path, true)).chain(upstream.iter().map(|path| (path, false)))
@@ -194,7 +196,7 @@ async fn who_has_no_certificate_may_enrol_and_nothing_else() {
     let root = init::authority(&live.layout()).unwrap().root_digest();
     let config = Arc::new(tierway_common::transport::tls::enrolling(root).unwrap());
     let route = Route::direct(&live.address.to_string());
-    for path in calls(ADMIN).iter().chain(&calls(UPSTREAM)) {
+    for path in calls(ADMIN).iter().chain(&calls(POLICIES)).chain(&calls(UPSTREAM)) {
         let channel = tierway_common::transport::dial::enrolling_channel(route.clone(), config.clone());
         let expected = if path.ends_with("/Enroll") { Code::InvalidArgument } else { Code::Unauthenticated };
         assert_eq!(knock(channel, path).await, expected, "{path}");

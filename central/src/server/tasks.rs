@@ -33,6 +33,8 @@ const REFRESH_EVERY: SignedDuration = SignedDuration::from_hours(1);
 const RETAIN_EVERY: SignedDuration = SignedDuration::from_hours(1);
 /// How often rules look again, because updates grow older.
 const RULES_EVERY: SignedDuration = SignedDuration::from_mins(15);
+/// How often rings and trust are looked at: what endpoints report comes in all the time.
+const ROLLOUTS_EVERY: SignedDuration = SignedDuration::from_mins(1);
 /// How often central looks after its own certificate.
 const IDENTITY_EVERY: SignedDuration = SignedDuration::from_hours(6);
 /// Without being woken, publication is looked at this often.
@@ -74,6 +76,19 @@ pub(super) fn begin(tasks: &mut Tasks, central: &Arc<Central>, identity: &Identi
             let given = blocking(&central, |central| decide::by_rules(&central.state)).await??;
             if given > 0 {
                 info!(approvals = given, "rules approved");
+            }
+            Ok(())
+        }
+    });
+
+    let this = central.clone();
+    tasks.periodic("rollouts", central.rollouts.clone(), every(ROLLOUTS_EVERY), move || {
+        let central = this.clone();
+        async move {
+            let moved = blocking(&central, |central| decide::rollouts::run(&central.state)).await??;
+            let trusted = blocking(&central, |central| decide::trust::run(&central.state)).await??;
+            if moved + trusted > 0 {
+                info!(rollouts = moved, trusted, "rollouts moved");
             }
             Ok(())
         }

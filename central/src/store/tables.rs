@@ -9,13 +9,13 @@ use jiff::{Timestamp, civil::Time};
 use serde::{Deserialize, Serialize};
 use tierway_common::{
     id::{
-        CatalogueId, EndpointId, GroupId, RelayId, SiteId, SourceId, TagId, TenantId, TokenId, UpdateId,
-        WindowId,
+        CatalogueId, EndpointId, GroupId, RelayId, RingPlanId, SiteId, SourceId, TagId, TemplateId, TenantId,
+        TokenId, UpdateId, WindowId,
     },
     rules::expr::Expr,
     schema::{
         Approval as ApprovalDocument, CatalogueKind, Group as GroupDocument, Severity,
-        policy::LeaseKey as LeaseKeyDocument,
+        policy::{LeaseKey as LeaseKeyDocument, Rollout as RolloutDocument, Trusted as TrustedDocument},
     },
     store::{
         StoreError,
@@ -26,7 +26,7 @@ use tierway_common::{
 };
 
 use super::chunked::Chunked;
-use crate::sources::payloads::Which;
+use crate::{policy::documents::Document, sources::payloads::Which};
 
 trait Part {
     fn add(&self, key: Key) -> Key;
@@ -36,7 +36,18 @@ macro_rules! text_parts { ($($id:ty),*) => {$(
         fn add(&self, key: Key) -> Key { key.text(self.as_str()) }
     }
 )*}; }
-text_parts!(CatalogueId, EndpointId, GroupId, RelayId, SourceId, TokenId, UpdateId, WindowId);
+text_parts!(
+    CatalogueId,
+    EndpointId,
+    GroupId,
+    RelayId,
+    RingPlanId,
+    SourceId,
+    TemplateId,
+    TokenId,
+    UpdateId,
+    WindowId
+);
 impl Part for str {
     fn add(&self, key: Key) -> Key {
         key.text(self)
@@ -116,6 +127,14 @@ tables! {
     Group b"group" { id: GroupId; } => GroupDocument;
     /// A decision.
     Approval b"approval" { group: GroupId, update: UpdateId; } => ApprovalDocument;
+    /// A policy document by kind and name.
+    Policy b"policy" { kind: str, name: str; } => Document;
+    /// How far an update has come in a ring plan.
+    Rollout b"rollout" { plan: RingPlanId, update: UpdateId; } => RolloutRecord;
+    /// An update that is trusted.
+    Trusted b"trusted" { update: UpdateId; } => TrustedDocument;
+    /// What is installed on a computer that others shall be like.
+    Template b"template" { id: TemplateId; } => TemplateRecord;
     /// A rule that decides by itself, by name.
     AutoApproval b"auto-approval" { name: str; } => AutoApprovalRecord;
     /// An enrolment token that can still be used, or was, until retention drops it.
@@ -410,6 +429,36 @@ pub struct AutoApprovalRecord {
     /// Only updates released at least so long ago.
     #[serde(default)]
     pub age_at_least_seconds: u64,
+    /// Ring after ring by this plan.
+    #[serde(default)]
+    pub rings: Option<RingPlanId>,
+}
+
+/// How far an update has come in a ring plan, and what endpoints need not know of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutRecord {
+    /// As published.
+    pub rollout: RolloutDocument,
+    /// Numbers of the endpoints whose failure was forgiven when somebody resumed it, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forgiven: Vec<u32>,
+}
+
+/// What is installed on a computer that others shall be like.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TemplateRecord {
+    /// Its name.
+    pub id: TemplateId,
+    /// From which endpoint it was taken,
+    pub endpoint: EndpointId,
+    /// and its name then.
+    pub endpoint_name: String,
+    /// When.
+    pub at: Timestamp,
+    /// `operator:<name>`.
+    pub by: String,
+    /// Numbers of the current updates that were installed there, ascending.
+    pub updates: Vec<u32>,
 }
 
 /// An enrolment token; the secret itself is not kept.

@@ -432,6 +432,7 @@ fn decision(verb: &str, patch: &str, group: &str) -> v1::DecidePatchesRequest {
         all_needed: false,
         group: group.to_owned(),
         decision: verb.to_owned(),
+        ..v1::DecidePatchesRequest::default()
     }
 }
 

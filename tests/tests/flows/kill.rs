@@ -106,6 +106,7 @@ impl Work<'_> {
                 all_needed: false,
                 group: "everyone".to_owned(),
                 decision: decision.to_owned(),
+                ..v1::DecidePatchesRequest::default()
             };
             self.admin.clone().decide_patches(request).await.is_ok()
         })

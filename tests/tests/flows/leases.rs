@@ -138,9 +138,7 @@ async fn one_of_a_window_at_once_gets_a_lease_through_a_relay_also_over_a_restar
     assert!(matches!(two.lease(&fleet, HALF_HOUR, &key).await, Ok(LeaseAnswer::Granted(_))));
     assert_eq!(held(&fleet).await, [two.id.to_string()]);
     let central = fleet.central.as_ref().unwrap().running.central.clone();
-    let model = central.state.model();
-    let records: Vec<&LeaseRecord> = model.leases()[&window()].values().collect();
+    let records: Vec<LeaseRecord> = central.state.model().leases()[&window()].values().cloned().collect();
     assert_eq!(records.len(), 2);
-    drop(model);
     relay.stop().await;
 }

@@ -18,6 +18,8 @@ mod real_archive;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]
+mod rollouts;
+#[cfg(test)]
 mod samples;
 #[cfg(test)]
 mod standing;

@@ -127,6 +127,7 @@ async fn what_is_needed_is_what_apt_calls_upgradable_and_after_installing_it_not
         all_needed: true,
         group: "everyone".to_owned(),
         decision: "approve".to_owned(),
+        ..v1::DecidePatchesRequest::default()
     };
     fleet.admin().await.decide_patches(request).await.unwrap();
     fleet.published().await;

@@ -216,6 +216,7 @@ async fn a_name_or_a_part_of_one_does_wherever_an_id_does_and_one_that_names_sev
         all_needed: false,
         group: "everyone".to_owned(),
         decision: "approve".to_owned(),
+        ..v1::DecidePatchesRequest::default()
     };
     assert_eq!(admin.decide_patches(decide).await.unwrap().into_inner().patches, ["debian-12/lacking_2.0"]);
 }

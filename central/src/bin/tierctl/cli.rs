@@ -3,20 +3,20 @@
 use std::ffi::OsString;
 
 use clap::{Parser, Subcommand, error::ErrorKind};
-use tierway_proto::v1::admin_client::AdminClient;
+use tierway_proto::v1::{admin_client::AdminClient, policies_client::PoliciesClient};
 use tonic::transport::Channel;
 
 use crate::{
-    audit, client, context,
+    apply, audit, client, context,
     contexts::ConnectionArgs,
     endpoint,
     environment::Environment,
     failure::{Exit, Failure},
-    group,
+    group, level,
     output::OutputArgs,
-    patch, policy, relay, report,
+    patch, policy, relay, report, result_code, ring, rollout,
     screen::Screen,
-    shell, source, status, task, why, window,
+    shell, source, status, task, template, trust, why, window,
 };
 
 const AFTER_HELP: &str = "\
@@ -60,12 +60,32 @@ enum Noun {
     /// Endpoints that are treated alike
     #[command(subcommand)]
     Group(group::GroupCommand),
+    /// When, how and with whose consent updates are installed
+    #[command(subcommand)]
+    Level(level::LevelCommand),
+    /// When computers may be changed and go down
+    #[command(subcommand)]
+    Window(window::WindowCommand),
+    /// Plans by which an update spreads ring after ring
+    #[command(subcommand)]
+    Ring(ring::RingCommand),
+    /// Updates on their way through a ring plan
+    #[command(subcommand)]
+    Rollout(rollout::RolloutCommand),
+    /// Which updates have proven themselves
+    #[command(subcommand)]
+    Trust(trust::TrustCommand),
+    /// What exit codes of installers mean
+    #[command(subcommand)]
+    ResultCode(result_code::ResultCodeCommand),
+    /// Computers that others shall be like
+    #[command(subcommand)]
+    Template(template::TemplateCommand),
+    /// Sets every policy document of a folder, all or none
+    Apply(apply::ApplyArgs),
     /// What is decided without asking
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
-    /// Change windows
-    #[command(subcommand)]
-    Window(window::WindowCommand),
     /// Figures about the fleet over time
     #[command(subcommand)]
     Report(report::ReportCommand),
@@ -115,26 +135,45 @@ async fn dispatch(
     dial: impl AsyncFnOnce(&ConnectionArgs) -> Result<Channel, Failure>,
 ) -> Result<Exit, Failure> {
     let Arguments { output: _, connection, noun } = arguments;
-    let connect = async || -> Result<AdminClient<Channel>, Failure> {
-        Ok(AdminClient::new(dial(&connection).await?).max_decoding_message_size(client::ANSWER_BYTES_MAX))
-    };
+    let connect = async || dial(&connection).await;
     match noun {
         Noun::Context(command) => context::run(screen, &connection, environment, command),
         Noun::Completions(args) => shell::completions(screen, args),
         Noun::Man(args) => shell::man(screen, &args),
-        Noun::Status(args) => status::run(screen, &mut connect().await?, args).await,
-        Noun::Why(args) => why::run(screen, &mut connect().await?, args).await,
-        Noun::Endpoint(command) => endpoint::run(screen, &mut connect().await?, command).await,
-        Noun::Patch(command) => patch::run(screen, &mut connect().await?, command).await,
-        Noun::Relay(command) => relay::run(screen, &mut connect().await?, command).await,
-        Noun::Group(command) => group::run(screen, &mut connect().await?, command).await,
-        Noun::Policy(command) => policy::run(screen, &mut connect().await?, command).await,
-        Noun::Window(command) => window::run(screen, &mut connect().await?, command).await,
-        Noun::Report(command) => report::run(screen, &mut connect().await?, command).await,
-        Noun::Source(command) => source::run(screen, &mut connect().await?, command).await,
-        Noun::Task(command) => task::run(screen, &mut connect().await?, command).await,
-        Noun::Audit(command) => audit::run(screen, &mut connect().await?, command).await,
+        Noun::Status(args) => status::run(screen, &mut admin(connect().await?), args).await,
+        Noun::Why(args) => why::run(screen, &mut admin(connect().await?), args).await,
+        Noun::Endpoint(command) => endpoint::run(screen, &mut admin(connect().await?), command).await,
+        Noun::Patch(command) => patch::run(screen, &mut admin(connect().await?), command).await,
+        Noun::Relay(command) => relay::run(screen, &mut admin(connect().await?), command).await,
+        Noun::Group(command) => group::run(screen, &mut admin(connect().await?), command).await,
+        Noun::Level(command) => level::run(screen, &mut policies(connect().await?), command).await,
+        Noun::Window(window::WindowCommand::Check { file, when }) => window::check(screen, &file, &when),
+        Noun::Window(window::WindowCommand::Leases(args)) => {
+            window::leases(screen, &mut admin(connect().await?), args).await
+        }
+        Noun::Window(window::WindowCommand::Document(command)) => {
+            window::run(screen, &mut policies(connect().await?), command).await
+        }
+        Noun::Ring(command) => ring::run(screen, &mut policies(connect().await?), command).await,
+        Noun::Rollout(command) => rollout::run(screen, &mut policies(connect().await?), command).await,
+        Noun::Trust(command) => trust::run(screen, &mut policies(connect().await?), command).await,
+        Noun::ResultCode(command) => result_code::run(screen, &mut policies(connect().await?), command).await,
+        Noun::Template(command) => template::run(screen, &mut policies(connect().await?), command).await,
+        Noun::Apply(args) => apply::run(screen, &mut policies(connect().await?), args).await,
+        Noun::Policy(command) => policy::run(screen, &mut admin(connect().await?), command).await,
+        Noun::Report(command) => report::run(screen, &mut admin(connect().await?), command).await,
+        Noun::Source(command) => source::run(screen, &mut admin(connect().await?), command).await,
+        Noun::Task(command) => task::run(screen, &mut admin(connect().await?), command).await,
+        Noun::Audit(command) => audit::run(screen, &mut admin(connect().await?), command).await,
     }
+}
+
+fn admin(channel: Channel) -> client::Central {
+    AdminClient::new(channel).max_decoding_message_size(client::ANSWER_BYTES_MAX)
+}
+
+fn policies(channel: Channel) -> client::Policies {
+    PoliciesClient::new(channel).max_decoding_message_size(client::ANSWER_BYTES_MAX)
 }
 
 /// Help and version go to standard output and are no failure; the rest is wrong usage.

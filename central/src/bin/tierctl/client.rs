@@ -4,7 +4,7 @@ use tierway_common::transport::{
     dial::{Route, channel},
     tls::Identity,
 };
-use tierway_proto::v1::admin_client::AdminClient;
+use tierway_proto::v1::{admin_client::AdminClient, policies_client::PoliciesClient};
 use tonic::transport::Channel;
 
 use crate::{
@@ -21,6 +21,9 @@ pub(crate) const PAGE_ROWS: u32 = 1_000;
 
 /// What commands call.
 pub(crate) type Central = AdminClient<Channel>;
+
+/// What commands about policy call.
+pub(crate) type Policies = PoliciesClient<Channel>;
 
 /// Finds the context and makes a channel for it, which connects when first used.
 ///

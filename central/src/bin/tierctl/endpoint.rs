@@ -174,6 +174,23 @@ pub(crate) fn state_tint(state: &str) -> Tint {
     }
 }
 
+/// Where a setting comes from that no level says anything about.
+const BUILT_IN: &str = "built in";
+
+const SETTINGS: Shape<v1::Setting> = Shape {
+    columns: &[
+        Column::new("setting", |row| Value::text(&row.name)),
+        Column::new("value", |row| {
+            match serde_json::from_str(&row.value).unwrap_or_else(|_| row.value.clone().into()) {
+                serde_json::Value::String(text) => Value::Text(text),
+                other => Value::Text(other.to_string()),
+            }
+        }),
+        Column::new("origin", |row| Value::text(&row.origin)),
+    ],
+    tint: |row| if row.origin == BUILT_IN { Tint::Faint } else { Tint::Plain },
+};
+
 pub(crate) async fn run(
     screen: &mut Screen<'_>,
     central: &mut Central,
@@ -226,8 +243,16 @@ async fn show(screen: &mut Screen<'_>, central: &mut Central, name: String) -> R
         .get_endpoint(v1::GetEndpointRequest { name_or_id: name })
         .await
         .map_err(Failure::call(what))?;
-    let v1::EndpointDetail { endpoint, patches, facts_digest, packages, problems, certificate_expires, tags } =
-        answer.into_inner();
+    let v1::EndpointDetail {
+        endpoint,
+        patches,
+        facts_digest,
+        packages,
+        problems,
+        certificate_expires,
+        tags,
+        settings,
+    } = answer.into_inner();
     if screen.options.output == Format::Csv {
         listing::write_all(screen, &PATCHES, &patches)?;
         return Ok(Exit::Ok);
@@ -271,12 +296,17 @@ async fn show(screen: &mut Screen<'_>, central: &mut Central, name: String) -> R
         ("reboot_pending", Value::Flag(reboot_pending)),
     ])
     .with_json("problems", serde_json::json!(problems))
+    .with_rows("settings", &SETTINGS, &settings)?
     .with_rows("patches", &PATCHES, &patches)?;
     sheet.write(screen)?;
     if matches!(screen.options.output, Format::Table | Format::Wide) {
         for problem in &problems {
             writeln!(screen.out, "problem: {}", harmless(problem))?;
         }
+        // What nobody said anything about is long and the same everywhere.
+        let all = screen.options.output == Format::Wide;
+        let said: Vec<_> = settings.into_iter().filter(|setting| all || setting.origin != BUILT_IN).collect();
+        section(screen, "", &SETTINGS, &said)?;
         section(screen, "", &PATCHES, &patches)?;
     }
     Ok(Exit::Ok)

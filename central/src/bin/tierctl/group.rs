@@ -50,6 +50,12 @@ pub(crate) struct SetArgs {
     /// Of two groups that decide differently the one with the higher priority wins [default: 0]
     #[arg(long, value_name = "NUMBER")]
     priority: Option<u32>,
+    /// How its members are served
+    #[arg(long, value_name = "NAME")]
+    level: Option<String>,
+    /// Its members are served as other groups of theirs say
+    #[arg(long, conflicts_with = "level")]
+    no_level: bool,
     #[command(flatten)]
     members: MembersArgs,
     /// Adds an endpoint to those named, may be given again
@@ -97,6 +103,7 @@ const GROUPS: Shape<v1::Group> = Shape {
         Column::new("priority", |row| Value::Count(row.priority.into())),
         Column::new("chosen", |row| Value::Text(members(row))),
         Column::new("members", |row| Value::Count(row.members)),
+        Column::new("level", |row| Value::text(row.level.clone().unwrap_or_default())),
         Column::wide("endpoints", |row| Value::Names(row.endpoints.clone())),
         Column::data("rule", rule_value),
     ],
@@ -134,6 +141,7 @@ pub(crate) async fn run(
                 ("priority", Value::Count(found.priority.into())),
                 ("chosen", Value::Text(members(&found))),
                 ("members", Value::Count(found.members)),
+                ("level", Value::text(found.level.clone().unwrap_or_default())),
                 ("endpoints", Value::Names(found.endpoints)),
                 ("rule", rule),
             ])
@@ -190,9 +198,14 @@ async fn set(screen: &mut Screen<'_>, central: &mut Central, args: SetArgs) -> R
 
 /// The group as it shall be: `before` with what the arguments give in its place.
 fn merge(before: v1::Group, args: SetArgs, rule: Option<String>) -> v1::Group {
-    let SetArgs { group, priority, members, add, remove } = args;
+    let SetArgs { group, priority, level, no_level, members, add, remove } = args;
     let MembersArgs { endpoints, site, tag, rule: _, everyone } = members;
-    let fresh = v1::Group { name: group.clone(), priority: before.priority, ..Default::default() };
+    let fresh = v1::Group {
+        name: group.clone(),
+        priority: before.priority,
+        level: before.level.clone(),
+        ..Default::default()
+    };
     let mut after = if everyone {
         v1::Group { everyone, ..fresh }
     } else if site.is_some() {
@@ -209,6 +222,7 @@ fn merge(before: v1::Group, args: SetArgs, rule: Option<String>) -> v1::Group {
         v1::Group { endpoints: before.endpoints, ..fresh }
     };
     after.priority = priority.unwrap_or(after.priority);
+    after.level = level.or(after.level).filter(|_| !no_level);
     after.endpoints.retain(|name| !remove.contains(name));
     for name in add {
         if !after.endpoints.contains(&name) {

@@ -19,19 +19,27 @@ mod screen;
 mod watch;
 
 // The nouns.
+mod apply;
 mod audit;
 mod context;
+mod document;
 mod endpoint;
 mod group;
+mod level;
 mod patch;
 mod policy;
 mod relay;
 mod report;
+mod result_code;
+mod ring;
+mod rollout;
 mod shell;
 mod source;
 mod standing;
 mod status;
 mod task;
+mod template;
+mod trust;
 mod why;
 mod window;
 

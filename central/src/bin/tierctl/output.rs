@@ -41,6 +41,11 @@ pub(crate) struct OutputArgs {
     pub(crate) no_header: bool,
 }
 
+/// Whether the answer is a table, which people read.
+pub(crate) fn is_for_people(options: &OutputArgs) -> bool {
+    matches!(options.output, Format::Table | Format::Wide)
+}
+
 /// One line of CSV, with its end; a row is one line whatever its fields hold, and drives no terminal.
 fn csv_line(fields: impl IntoIterator<Item = String>) -> Result<Vec<u8>, Failure> {
     let failed = || Failure::local::<csv::Error>("write the answer as CSV");

@@ -53,7 +53,7 @@ pub(crate) enum PatchCommand {
     },
     /// Has them installed where they are needed; for one that is named and approved already: has it tried
     /// again where it failed
-    Approve(DecideArgs),
+    Approve(ApproveArgs),
     /// Has them not installed
     Decline(DecideArgs),
     /// Takes back what was decided
@@ -98,6 +98,28 @@ impl PatchState {
             Self::Failed => "failed",
         }
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ApproveArgs {
+    #[command(flatten)]
+    decide: DecideArgs,
+    #[command(flatten)]
+    conditions: ConditionArgs,
+}
+
+/// How an approval is meant.
+#[derive(Debug, Default, Args)]
+pub(crate) struct ConditionArgs {
+    /// Ring after ring by this plan
+    #[arg(long, value_name = "PLAN")]
+    pub(crate) rings: Option<String>,
+    /// Only if it passed on this test group: it was needed and is installed there, and failed nowhere
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) passed_on: Option<String>,
+    /// On so many of its computers [default: 1]
+    #[arg(long, value_name = "NUMBER", requires = "passed_on", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) successes: Option<u32>,
 }
 
 #[derive(Debug, Args)]
@@ -221,9 +243,15 @@ pub(crate) async fn run(
             watch::repeat(screen, args.watch, async |screen| list(screen, central, &args).await).await
         }
         PatchCommand::Show { patch } => show(screen, central, patch).await,
-        PatchCommand::Approve(args) => decide(screen, central, args, Decision::Approve).await,
-        PatchCommand::Decline(args) => decide(screen, central, args, Decision::Decline).await,
-        PatchCommand::Clear(args) => decide(screen, central, args, Decision::Clear).await,
+        PatchCommand::Approve(ApproveArgs { decide: args, conditions }) => {
+            decide(screen, central, args, conditions, Decision::Approve).await
+        }
+        PatchCommand::Decline(args) => {
+            decide(screen, central, args, ConditionArgs::default(), Decision::Decline).await
+        }
+        PatchCommand::Clear(args) => {
+            decide(screen, central, args, ConditionArgs::default(), Decision::Clear).await
+        }
         PatchCommand::Endpoints(args) => {
             watch::repeat(screen, args.watch, async |screen| endpoints(screen, central, &args).await).await
         }
@@ -340,14 +368,19 @@ async fn decide(
     screen: &mut Screen<'_>,
     central: &mut Central,
     args: DecideArgs,
+    conditions: ConditionArgs,
     decision: Decision,
 ) -> Result<Exit, Failure> {
     let DecideArgs { patches, all_needed, group } = args;
+    let ConditionArgs { rings, passed_on, successes } = conditions;
     let request = v1::DecidePatchesRequest {
         patches,
         all_needed,
         group: group.clone(),
         decision: decision.as_str().to_owned(),
+        rings,
+        passed_on,
+        successes: successes.unwrap_or(0),
     };
     let what = format!("{} patches for group `{group}`", decision.as_str());
     let answer = central.decide_patches(request).await.map_err(Failure::call(what))?;

@@ -64,6 +64,9 @@ pub(crate) struct SetArgs {
     /// Only updates released this long ago
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
     age: Duration,
+    /// Ring after ring by this plan
+    #[arg(long, value_name = "PLAN")]
+    rings: Option<String>,
 }
 
 const RULES: Shape<v1::AutoApproval> = Shape {
@@ -78,6 +81,7 @@ const RULES: Shape<v1::AutoApproval> = Shape {
         Column::tables("age_at_least", |row| {
             Value::Text(span_text(row.age_at_least_seconds.saturating_mul(1000)))
         }),
+        Column::new("rings", |row| Value::text(row.rings.clone().unwrap_or_default())),
         Column::data("age_at_least_seconds", |row| Value::Count(row.age_at_least_seconds)),
     ],
     tint: |_| Tint::Plain,
@@ -103,7 +107,7 @@ pub(crate) async fn run(
             .await;
         }
         AutoCommand::Set(args) => {
-            let SetArgs { name, group, catalogue, severity, matching, age } = args;
+            let SetArgs { name, group, catalogue, severity, matching, age, rings } = args;
             let rule = v1::AutoApproval {
                 name: name.clone(),
                 group,
@@ -111,6 +115,7 @@ pub(crate) async fn run(
                 severity_at_least: severity.map(|severity| severity.as_str().to_owned()),
                 matching,
                 age_at_least_seconds: age.as_secs(),
+                rings,
             };
             let change = central
                 .set_auto_approval(v1::SetAutoApprovalRequest { rule: Some(rule) })

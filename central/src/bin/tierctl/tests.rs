@@ -1,11 +1,15 @@
 //! From a command line to the requests central gets, the text that is printed, and the exit code.
 
 mod fake;
+mod fake_policies;
 
 use std::{io::Cursor, path::Path};
 
 use jiff::Timestamp;
-use tierway_central::enroll::ca::{self, Authority, requested_key};
+use tierway_central::{
+    enroll::ca::{self, Authority, requested_key},
+    policy::documents::{Document, Kind},
+};
 use tierway_common::{
     clock::Clock,
     daemon::stop::Stop,
@@ -330,6 +334,61 @@ async fn a_rule_file_that_is_no_rule_never_reaches_central() {
         "{:?}",
         ran.asked
     );
+}
+
+/// The folder that is shipped as an example of policy.
+const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/config/policy");
+
+#[tokio::test]
+async fn the_sample_of_policy_is_what_central_takes() {
+    let now = Timestamp::from_millisecond(NOW_MS).unwrap();
+    let mut names = Vec::new();
+    let mut missing = Vec::new();
+    for v1::NewPolicy { kind, json } in crate::apply::read(Path::new(SAMPLE)).unwrap() {
+        let of = Kind::ALL.into_iter().find(|known| known.as_str() == kind).unwrap();
+        let document = Document::read(of, &json).unwrap_or_else(|error| panic!("{json}: {error}"));
+        document.check(now).unwrap_or_else(|error| panic!("{json}: {error}"));
+        missing.extend(document.references().into_iter().map(|reference| format!("{reference:?}")));
+        names.push(format!("{kind}/{}", document.name()));
+    }
+    let expected =
+        ["level/office", "level/servers", "level/test", "window/second-saturday", "ring-plan/careful"];
+    assert_eq!(names, expected);
+    assert_eq!(missing, [r#"Window(WindowId("second-saturday"))"#], "it names nothing that is not in it");
+
+    let args = format!("apply -f {SAMPLE} --dry-run");
+    let ran = run_with(&Fake::default(), Caller::default(), &args).await;
+    assert_eq!((ran.exit, ran.err.as_str()), (0, "tierctl: 5 of 5 would change\n"), "{ran:?}");
+    assert!(ran.asked[0].ends_with("dry_run: true }"), "{:?}", ran.asked);
+    let file = format!("{SAMPLE}/window/second-saturday.toml");
+    let ran = run_with(&Fake::default(), Caller::default(), &format!("window check -f {file}")).await;
+    let shown = ["Sun 2026-09-27 02:00 CEST", "Sat 2026-10-17 22:00 CEST", "Sat 2026-11-14 22:00 CET"];
+    let lines: Vec<&str> = ran.out.lines().skip(1).take(3).map(|line| &line[..shown[0].len()]).collect();
+    assert_eq!(lines.iter().map(|line| line.trim_end()).collect::<Vec<_>>(), shown, "{ran:?}");
+}
+
+#[tokio::test]
+async fn a_folder_or_file_that_is_no_policy_never_reaches_central() {
+    let dir = tempfile::tempdir().unwrap();
+    let level = dir.path().join("level");
+    std::fs::create_dir(&level).unwrap();
+    let apply = format!("apply -f {}", dir.path().display());
+    let ran = run_with(&Fake::default(), Caller::default(), &apply).await;
+    assert_eq!((ran.exit, ran.asked.len()), (2, 0), "{ran:?}");
+    assert!(ran.err.ends_with("holds no policy document\n"), "{}", ran.err);
+
+    std::fs::write(level.join("office.toml"), "id = \"home\"\n").unwrap();
+    let ran = run_with(&Fake::default(), Caller::default(), &apply).await;
+    assert_eq!((ran.exit, ran.asked.len()), (2, 0), "{ran:?}");
+    assert!(ran.err.contains(r#"is about service level "home", not about `office`"#), "{}", ran.err);
+
+    let file = dir.path().join("night.toml");
+    std::fs::write(&file, "length = \"2h\"\nopens = [{ on = { day = 31 }, at = 02:00:00, months = [2] }]\n")
+        .unwrap();
+    let check = format!("window check -f {}", file.display());
+    let ran = run_with(&Fake::default(), Caller::default(), &check).await;
+    assert_eq!((ran.exit, ran.asked.len()), (1, 0), "{ran:?}");
+    assert!(ran.err.contains("night.toml` is no window: "), "{}", ran.err);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tierway_common::{
     daemon::tasks::TaskStatus,
     schema::{Decision, Group, Members},
+    service::{Origin, Settings},
 };
 use tierway_proto::v1;
 
@@ -142,7 +143,16 @@ pub(super) fn endpoint(row: EndpointRow) -> v1::Endpoint {
     }
 }
 
-pub(super) fn endpoint_detail(row: EndpointRow, patches: Vec<EndpointPatch>) -> v1::EndpointDetail {
+pub(super) fn endpoint_detail(
+    row: EndpointRow,
+    patches: Vec<EndpointPatch>,
+    settings: &Settings,
+) -> v1::EndpointDetail {
+    let setting = |(name, value, origin): (&str, _, Origin)| v1::Setting {
+        name: name.to_owned(),
+        value,
+        origin: origin.to_string(),
+    };
     let record = row.record.clone();
     let facts = record.facts.as_ref();
     let mut problems = record.problems.clone();
@@ -155,6 +165,7 @@ pub(super) fn endpoint_detail(row: EndpointRow, patches: Vec<EndpointPatch>) -> 
         problems,
         certificate_expires: millis(Some(record.certificate_expires)),
         tags: record.tags.iter().map(ToString::to_string).collect(),
+        settings: settings.rows().into_iter().map(setting).collect(),
     }
 }
 
@@ -321,12 +332,20 @@ pub(super) fn group(model: &Model, group: &Group) -> v1::Group {
         everyone: group.members == Members::Everyone,
         members: model.members().get(&group.id).map_or(0, roaring::RoaringBitmap::len),
         tag,
+        level: group.level.as_ref().map(ToString::to_string),
     }
 }
 
 pub(super) fn rule(rule: &AutoApprovalRecord) -> v1::AutoApproval {
-    let AutoApprovalRecord { name, group, catalogue, severity_at_least, matching, age_at_least_seconds } =
-        rule.clone();
+    let AutoApprovalRecord {
+        name,
+        group,
+        catalogue,
+        severity_at_least,
+        matching,
+        age_at_least_seconds,
+        rings,
+    } = rule.clone();
     v1::AutoApproval {
         name,
         group: group.to_string(),
@@ -334,6 +353,7 @@ pub(super) fn rule(rule: &AutoApprovalRecord) -> v1::AutoApproval {
         severity_at_least: severity_at_least.map(|severity| severity.as_str().to_owned()),
         matching,
         age_at_least_seconds,
+        rings: rings.map(|rings| rings.to_string()),
     }
 }
 

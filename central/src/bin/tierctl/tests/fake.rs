@@ -10,6 +10,7 @@ use std::sync::{
 use tierway_proto::v1::{
     self,
     admin_server::{Admin, AdminServer},
+    policies_server::PoliciesServer,
 };
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -40,12 +41,14 @@ impl Fake {
     pub(crate) async fn serve(&self) -> Channel {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let server = Server::builder().add_service(AdminServer::new(self.clone()));
+        let server = Server::builder()
+            .add_service(AdminServer::new(self.clone()))
+            .add_service(PoliciesServer::new(self.clone()));
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy()
     }
 
-    fn note<T: std::fmt::Debug>(&self, request: Request<T>) -> Result<T, Status> {
+    pub(super) fn note<T: std::fmt::Debug>(&self, request: Request<T>) -> Result<T, Status> {
         let message = request.into_inner();
         let text = format!("{message:?}");
         self.asked.lock().unwrap().push(text.clone());
@@ -58,7 +61,7 @@ impl Fake {
         Ok(message)
     }
 
-    fn change(&self) -> Result<Response<v1::Change>, Status> {
+    pub(super) fn change(&self) -> Result<Response<v1::Change>, Status> {
         Ok(Response::new(v1::Change { audit_sequence: 341 }))
     }
 }
@@ -254,7 +257,15 @@ impl Admin for Fake {
             packages: 412,
             problems: vec!["could not read `/etc/os-release`".into()],
             certificate_expires: NOW_MS + 30 * 1440 * MINUTE,
-            tags: vec![],
+            tags: vec!["env=prod".into()],
+            settings: vec![
+                v1::Setting {
+                    name: "deadline".into(),
+                    value: "\"1day\"".into(),
+                    origin: "level `servers` of group `web`".into(),
+                },
+                v1::Setting { name: "grace".into(), value: "\"0s\"".into(), origin: "built in".into() },
+            ],
         }))
     }
 
@@ -427,6 +438,7 @@ impl Admin for Fake {
                 priority: 10,
                 endpoints: vec!["web-01".into(), "web-02".into()],
                 members: 2,
+                level: Some("servers".into()),
                 ..Default::default()
             },
         ];
@@ -455,6 +467,7 @@ impl Admin for Fake {
             severity_at_least: Some("important".into()),
             matching: None,
             age_at_least_seconds: 14 * 86_400,
+            rings: None,
         }];
         Ok(Response::new(v1::ListAutoApprovalsResponse { rules }))
     }
