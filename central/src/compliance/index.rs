@@ -216,7 +216,7 @@ mod tests {
         let count = bits.len();
         bits.sort_unstable();
         bits.dedup();
-        assert_eq!((bits.len(), count), (Waiting::ALL.len() + 3, Waiting::ALL.len() + 3));
+        assert_eq!((bits.len(), count), (Waiting::ALL.len() + 4, Waiting::ALL.len() + 4));
         assert!(bits.iter().all(|bit| *bit < 32));
     }
 
