@@ -33,7 +33,7 @@ use tierway_proto::v1::{
 };
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
 };
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{
@@ -217,18 +217,10 @@ impl Local for Service {
         self.caller(&request).await?;
         let place = self.watchers.clone().try_acquire_owned();
         let place = place.map_err(|_| Status::resource_exhausted("too many watch already"))?;
-        let watcher = Watcher {
-            due: self.answers.due.clone(),
-            clock: self.answers.clock.clone(),
-            zone: TimeZone::system(),
-            stop: self.stop.clone(),
-            shown: Shown::default(),
-            told: None,
-            _place: place,
-        };
-        let shows = stream::unfold(watcher, |mut watcher| async {
+        let watcher = Watcher::new(&self.answers, self.stop.clone());
+        let shows = stream::unfold((watcher, place), |(mut watcher, place)| async {
             let show = watcher.next().await?;
-            Some((Ok(show), watcher))
+            Some((Ok(show), (watcher, place)))
         });
         Ok(Response::new(Box::pin(shows)))
     }
@@ -242,10 +234,20 @@ struct Watcher {
     stop: Stop,
     shown: Shown,
     told: Option<v1::LocalDue>,
-    _place: OwnedSemaphorePermit,
 }
 
 impl Watcher {
+    fn new(answers: &Answers, stop: Stop) -> Self {
+        Self {
+            due: answers.due.clone(),
+            clock: answers.clock.clone(),
+            zone: TimeZone::system(),
+            stop,
+            shown: Shown::default(),
+            told: None,
+        }
+    }
+
     /// What is next, when there is something; `None` at the end.
     async fn next(&mut self) -> Option<v1::LocalShow> {
         loop {
@@ -269,7 +271,17 @@ impl Watcher {
     }
 }
 
-/// Answers on the socket at `path` until `stop`.
+/// Warns everybody at a terminal of what is urgent: who does not look at a desktop sees no notification.
+async fn warn_terminals(answers: &Answers, stop: Stop) {
+    let mut watcher = Watcher::new(answers, stop);
+    while let Some(show) = watcher.next().await {
+        let Some(v1::LocalPrompt { title, text, urgent: true, .. }) = show.prompt else { continue };
+        let text = format!("{title}.\n{text}\nTo choose: tierway-endpoint user");
+        answers.surroundings.tell(&text).await;
+    }
+}
+
+/// Answers on the socket at `path` and warns people at terminals until `stop`.
 ///
 /// # Errors
 ///
@@ -292,6 +304,7 @@ pub fn serve(
     // Who calls is asked of the kernel at each call.
     fs::set_permissions(path, fs::Permissions::from_mode(0o666)).map_err(error)?;
     let watchers = Arc::new(Semaphore::new(WATCHERS_MAX));
+    let warned = answers.clone();
     let service = LocalServer::new(Service { answers, watchers, stop: stop.clone() });
     let socket = path.to_owned();
     Ok(async move {
@@ -299,7 +312,8 @@ pub fn serve(
             .max_concurrent_streams(STREAMS_MAX)
             .add_service(service)
             .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async { stop.wait().await });
-        if let Err(error) = serving.await {
+        let (served, ()) = tokio::join!(serving, warn_terminals(&warned, stop.clone()));
+        if let Err(error) = served {
             tracing::warn!(error = %Chain(&error), "the local socket is no longer served");
         }
         let _ = fs::remove_file(socket);

@@ -50,6 +50,9 @@ pub trait Surroundings: fmt::Debug + Send + Sync {
     /// Whether this user is logged in. False when it is not known: then nothing is granted.
     fn logged_in(&self, uid: u32) -> BoxFuture<'_, bool>;
 
+    /// Writes a warning to everybody who sits in front of a terminal, one sentence a line.
+    fn tell<'a>(&'a self, text: &'a str) -> BoxFuture<'a, ()>;
+
     /// Orders a reboot, see [`crate::reboot::order`].
     fn reboot<'a>(&'a self, reason: &'a str) -> BoxFuture<'a, Result<(), RebootError>>;
 }
@@ -162,6 +165,15 @@ impl Surroundings for System {
             let processes = processes(&self.proc).unwrap_or_default();
             let people = self.sessions(&processes, &[], &mut Vec::new()).await;
             people.sessions.iter().flatten().any(|session| session.uid == uid)
+        })
+    }
+
+    fn tell<'a>(&'a self, text: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            // Nobody sits in front of a root that does not run.
+            if self.runs() {
+                terminals::tell(&processes(&self.proc).unwrap_or_default(), &self.dev, text);
+            }
         })
     }
 

@@ -131,6 +131,10 @@ mod tests {
             Box::pin(async { false })
         }
 
+        fn tell<'a>(&'a self, _: &'a str) -> BoxFuture<'a, ()> {
+            Box::pin(async {})
+        }
+
         fn reboot<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), RebootError>> {
             Box::pin(async {
                 // As after a power cut at this moment.

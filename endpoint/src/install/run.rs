@@ -24,6 +24,8 @@ use rustix::{
     process::{Pid, Signal},
 };
 
+use crate::probe::processes::processes;
+
 /// How often the size of the output is looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -36,9 +38,6 @@ const BUSY_WAIT: Duration = Duration::from_millis(10);
 
 /// A process that starts others faster than it is found is a hostile one.
 const KILL_ROUNDS: usize = 3;
-
-/// Processes looked at when descendants are collected; Linux has at most 4,194,304.
-const PROCESSES_MAX: usize = 65_536;
 
 /// A program and how it is run.
 #[derive(Clone, Debug)]
@@ -247,12 +246,10 @@ impl Output {
     }
 }
 
-/// A process and when it began, so that a process id that is used again is not taken for it.
-type Process = (Pid, u64);
-
 /// What has to be stopped: a group and the descendants outside of it.
 struct Stopped {
     group: Pid,
+    /// Id and when it began, so that a process id that is used again is not taken for it.
     descendants: BTreeSet<(i32, u64)>,
 }
 
@@ -263,15 +260,15 @@ impl Stopped {
 
     /// Signals the group and everything that descends from its first process or was seen to before.
     fn signal(&mut self, signal: Signal) {
-        let table = processes();
+        let table = processes(Path::new("/proc")).unwrap_or_default();
         let mut known: BTreeSet<i32> = [self.group.as_raw_nonzero().get()].into();
         known.extend(self.descendants.iter().map(|(id, _)| *id));
         // Parents come after children when ids wrap around, so go on until nothing new is found.
         loop {
             let before = known.len();
-            for ((id, began), parent) in &table {
-                if known.contains(parent) && known.insert(id.as_raw_nonzero().get()) {
-                    self.descendants.insert((id.as_raw_nonzero().get(), *began));
+            for process in &table {
+                if known.contains(&process.parent) && known.insert(process.id) {
+                    self.descendants.insert((process.id, process.began));
                 }
             }
             if known.len() == before {
@@ -280,30 +277,14 @@ impl Stopped {
         }
         // An error means that it is gone already.
         _ = rustix::process::kill_process_group(self.group, signal);
-        for (process, _) in &table {
-            if self.descendants.contains(&(process.0.as_raw_nonzero().get(), process.1)) {
-                _ = rustix::process::kill_process(process.0, signal);
+        for process in &table {
+            if self.descendants.contains(&(process.id, process.began))
+                && let Some(id) = Pid::from_raw(process.id)
+            {
+                _ = rustix::process::kill_process(id, signal);
             }
         }
     }
-}
-
-/// Every process with its parent's id.
-fn processes() -> Vec<(Process, i32)> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    entries
-        .take(PROCESSES_MAX)
-        .filter_map(|entry| {
-            let entry = entry.ok()?;
-            let id = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
-            let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-            // proc(5): the name in parentheses may hold anything; state is field 3, the parent 4, the start 22.
-            let mut fields = stat.rsplit_once(") ")?.1.split(' ');
-            let parent = fields.nth(1)?.parse().ok()?;
-            let began = fields.nth(17)?.parse().ok()?;
-            Some(((id, began), parent))
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -147,8 +147,15 @@ mod tests {
         symlink("ann@pc.72:1700000000", at("work/.#notes.org")).unwrap();
         symlink("ann@pc.73:1700000000", at("work/.#gone.org")).unwrap();
         fs::write(at("work/.letter.txt.kate-swp"), "").unwrap();
-        let process =
-            |id, name: &str| Process { id, parent: 1, name: name.to_owned(), uid, session: id, terminal: 0 };
+        let process = |id, name: &str| Process {
+            id,
+            parent: 1,
+            name: name.to_owned(),
+            uid,
+            session: id,
+            terminal: 0,
+            began: 0,
+        };
         let running = [process(70, "vim"), process(72, "emacs"), process(74, "soffice.bin")];
         let names = |processes: &[Process], booted| -> Vec<_> {
             open([home.path()], processes, booted)

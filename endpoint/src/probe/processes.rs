@@ -2,8 +2,8 @@
 
 use std::{fs, io, os::unix::fs::MetadataExt, path::Path};
 
-/// Processes looked at: far more than a machine runs, fewer than an attacker can start.
-pub const PROCESSES_MAX: usize = 16_384;
+/// Processes looked at; Linux has at most 4,194,304.
+pub const PROCESSES_MAX: usize = 65_536;
 
 /// One process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub struct Process {
     pub session: i32,
     /// Its terminal as a device number, 0 without one.
     pub terminal: u32,
+    /// When it began, in clock ticks since the boot: a process id that is used again has another.
+    pub began: u64,
 }
 
 /// The processes below `proc`, at most [`PROCESSES_MAX`], ascending by id. One that ends meanwhile is left out.
@@ -38,7 +40,8 @@ fn process(path: &Path) -> Option<Process> {
     let id = path.file_name()?.to_str()?.parse().ok()?;
     let uid = fs::metadata(path).ok()?.uid();
     let stat = String::from_utf8_lossy(&fs::read(path.join("stat")).ok()?).into_owned();
-    // proc(5): the name in parentheses may hold anything. After it: state, parent, group, session, terminal.
+    // proc(5): the name in parentheses may hold anything. After it: state (field 3), parent, group, session,
+    // terminal (7), and the start (22).
     let (name, rest) = stat.rsplit_once(") ")?;
     let (_, name) = name.split_once('(')?;
     let mut fields = rest.split(' ');
@@ -46,7 +49,8 @@ fn process(path: &Path) -> Option<Process> {
     let session = fields.nth(1)?.parse().ok()?;
     let terminal = fields.next()?.parse::<i64>().ok()?;
     let terminal = u32::try_from(terminal & 0xffff_ffff).ok()?;
-    Some(Process { id, parent, name: name.to_owned(), uid, session, terminal })
+    let began = fields.nth(14)?.parse().ok()?;
+    Some(Process { id, parent, name: name.to_owned(), uid, session, terminal, began })
 }
 
 #[cfg(test)]
@@ -58,11 +62,18 @@ mod tests {
         let proc = tempfile::tempdir().unwrap();
         let path = proc.path().join("42");
         fs::create_dir(&path).unwrap();
-        fs::write(path.join("stat"), "42 (a) b) S 7 42 40 34817 42 4194560 1 2").unwrap();
+        fs::write(
+            path.join("stat"),
+            "42 (a) b) S 7 42 40 34817 8 9 10 11 12 13 14 15 16 17 18 19 20 21 2222 23\n",
+        )
+        .unwrap();
         let found = processes(proc.path()).unwrap();
         let uid = fs::metadata(&path).unwrap().uid();
         let name = "a) b".to_owned();
-        assert_eq!(found, [Process { id: 42, parent: 7, name, uid, session: 40, terminal: 34817 }]);
+        assert_eq!(
+            found,
+            [Process { id: 42, parent: 7, name, uid, session: 40, terminal: 34817, began: 2222 }]
+        );
     }
 
     #[test]

@@ -245,7 +245,7 @@ mod tests {
             fs::create_dir(proc.path().join(id.to_string())).unwrap();
             fs::write(proc.path().join(format!("{id}/maps")), text).unwrap();
             let name = if *id == 1 { "systemd".to_owned() } else { format!("p{id}") };
-            processes.push(Process { id: *id, parent: 1, name, uid: 0, session: *id, terminal: 0 });
+            processes.push(Process { id: *id, parent: 1, name, uid: 0, session: *id, terminal: 0, began: 0 });
         }
         let found = libraries(proc.path(), &processes);
         let found: Vec<_> = found.iter().map(|sign| (sign.kind, sign.detail.as_str())).collect();

@@ -3,9 +3,15 @@
 //! A process that leads its session and has a terminal is somebody's shell. What waits for a login is not
 //! counted; a detached `tmux` or `screen` is, and is soon idle. Desktops are not seen this way.
 
-use std::{fs, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io::Write,
+    path::Path,
+};
 
 use jiff::Timestamp;
+use rustix::fs::{Mode, OFlags};
 
 use super::{User, processes::Process};
 use crate::people::{Seat, Session};
@@ -39,6 +45,24 @@ pub fn sessions(processes: &[Process], dev: &Path, users: &[User]) -> Vec<Sessio
             }
         })
         .collect()
+}
+
+/// Writes `text` to every terminal that somebody sits in front of; returns to how many. One that does not take
+/// it at once is left out: it must not hold up the others.
+pub fn tell(processes: &[Process], dev: &Path, text: &str) -> usize {
+    let lines: Vec<String> =
+        text.lines().map(|line| line.chars().filter(|c| !c.is_control()).collect()).collect();
+    // A bell, and lines of their own in front of whatever is typed there.
+    let message = format!("\x07\r\n{}\r\n", lines.join("\r\n"));
+    let told: BTreeSet<String> =
+        sessions(processes, dev, &[]).into_iter().map(|session| session.id).collect();
+    told.iter()
+        .filter(|id| {
+            let flags = OFlags::WRONLY | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let opened = rustix::fs::open(dev.join(id), flags, Mode::empty());
+            opened.is_ok_and(|terminal| File::from(terminal).write_all(message.as_bytes()).is_ok())
+        })
+        .count()
 }
 
 /// The name below `/dev` of a terminal, by the numbers of Linux's `devices.txt`.
@@ -79,6 +103,7 @@ mod tests {
             uid,
             session,
             terminal,
+            began: 0,
         };
         let processes = [
             process(1, 0, "systemd", 0, 1, 0),
@@ -102,6 +127,9 @@ mod tests {
             found,
             [("pts/3", "ann", 1000, Seat::Remote, true), ("tty2", "1001", 1001, Seat::Terminal, false)]
         );
+        assert_eq!(tell(&processes, dev.path(), "It reboots\x1b[2J.\nSave your work."), 1);
+        let told = fs::read_to_string(dev.path().join("pts/3")).unwrap();
+        assert_eq!(told, "\x07\r\nIt reboots[2J.\r\nSave your work.\r\n");
     }
 
     #[test]

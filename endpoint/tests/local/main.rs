@@ -1,0 +1,117 @@
+//! What people at the machine see and may do, over real sockets: the local API, the terminal, the desktop's
+//! notifications and logind on a message bus of its own.
+//!
+//! Those that need `dbus-daemon` or `script` are skipped, said in one line, where those are missing.
+
+#![expect(clippy::unwrap_used, reason = "in a test a failure should end it where it is")]
+#![expect(clippy::disallowed_methods, reason = "tests start a message bus and the program itself")]
+
+mod buses;
+mod machine;
+mod terminal;
+
+use std::{process::Command, sync::Arc};
+
+use jiff::{SignedDuration, Timestamp};
+use tierway_endpoint::{due::Due, local, wishes::Wish};
+use tierway_proto::v1::{self, local_wish_request};
+
+use machine::{LONG, Machine, due, skip};
+
+#[tokio::test]
+async fn a_person_sees_what_is_due_and_what_he_wishes_is_granted_or_refused_with_a_sentence() {
+    let machine = Machine::new(due(Timestamp::UNIX_EPOCH));
+    let now = machine.clock.now();
+    machine.due.send_replace(Arc::new(due(now)));
+    let (ok, text) = machine.run(&["user", "--status"]).await;
+    assert!(ok, "{text}");
+    for part in ["Updates from IT department", "openssl_3.0.17-1~deb12u3  important", "asked for by `libc6`"]
+    {
+        assert!(text.contains(part), "{text}");
+    }
+    // Without a terminal the same, whoever runs it.
+    assert!(machine.run(&["user"]).await.1.contains("Updates from IT department"));
+
+    let (ok, text) = machine.run(&["user", "postpone"]).await;
+    assert!(ok && text.contains("Put off until"), "{text}");
+    let Wish::Postpone(until) = machine.granted(|wish| matches!(wish, Wish::Postpone(_))).await else {
+        panic!()
+    };
+    let length = until.duration_since(now);
+    let four_hours = SignedDuration::from_hours(4);
+    assert!(length >= four_hours && length < four_hours + SignedDuration::from_mins(2), "{length:?}");
+
+    for (arguments, is) in [
+        (&["user", "install-at", "+3h"][..], (|wish| matches!(wish, Wish::Install(_))) as fn(&Wish) -> bool),
+        (&["user", "reboot-at", "+5h"], |wish| matches!(wish, Wish::Reboot(_))),
+        (&["user", "schedule", "off"], |wish| *wish == Wish::Scheduled(false)),
+        (&["user", "acknowledge"], |wish| *wish == Wish::Acknowledge),
+    ] {
+        let (ok, text) = machine.run(arguments).await;
+        assert!(ok, "{arguments:?}: {text}");
+        machine.granted(is).await;
+    }
+    assert!(machine.run(&["user", "--status"]).await.1.contains("Updates by schedule are off"));
+    for (arguments, sentence) in [
+        (&["user", "postpone", "+13h"][..], "is too late: it is due by"),
+        (&["user", "reboot-at", "+25h"], "is too late: it is due by"),
+        (&["user", "install-at", "soon"], "`soon` is no time"),
+    ] {
+        let (ok, text) = machine.run(arguments).await;
+        assert!(!ok && text.contains(sentence), "{arguments:?}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_due_is_streamed_at_once_and_when_it_changes_with_a_prompt_when_it_is_time() {
+    let machine = Machine::new(Due::default());
+    let mut client = local::connect(&machine.socket()).await.unwrap();
+    let mut shows = client.watch(v1::LocalWatchRequest {}).await.unwrap().into_inner();
+    let first = shows.message().await.unwrap().unwrap();
+    assert_eq!((first.due.unwrap().items.len(), first.prompt), (0, None));
+    let now = machine.clock.now();
+    machine.due.send_replace(Arc::new(due(now)));
+    let second = shows.message().await.unwrap().unwrap();
+    let prompt = second.prompt.unwrap();
+    assert_eq!(second.due.unwrap().items.len(), 1);
+    assert_eq!(prompt.title, "This computer must be rebooted");
+    let answers: Vec<_> = prompt.answers.iter().map(|answer| answer.answer.as_str()).collect();
+    assert_eq!(answers, ["reboot-now", "postpone"]);
+    machine.stop.request();
+    let end = tokio::time::timeout(LONG, shows.message()).await.unwrap();
+    assert!(!matches!(end, Ok(Some(_))), "{end:?}");
+}
+
+#[tokio::test]
+async fn who_is_neither_root_nor_logged_in_is_not_answered() {
+    if !rustix::process::geteuid().is_root() {
+        return skip("asking as another user", "this is not root");
+    }
+    let machine = Machine::new(Due::default());
+    std::fs::set_permissions(machine.directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .unwrap();
+    let config = machine.config();
+    let program = machine.directory.path().join("tierway-endpoint");
+    std::fs::copy(env!("CARGO_BIN_EXE_tierway-endpoint"), &program).unwrap();
+    let run = move |uid: u32| {
+        let mut command = Command::new(&program);
+        std::os::unix::process::CommandExt::uid(&mut command, uid);
+        let done = command.arg("--config").arg(&config).args(["user", "--status"]).output().unwrap();
+        (done.status.success(), String::from_utf8(done.stderr).unwrap())
+    };
+    let nobody = run.clone();
+    let (ok, said) = tokio::task::spawn_blocking(move || nobody(65_534)).await.unwrap();
+    assert!(!ok && said.contains("only root and those who are logged in are answered"), "{said}");
+    assert!(tokio::task::spawn_blocking(move || run(0)).await.unwrap().0);
+}
+
+#[tokio::test]
+async fn a_wish_that_says_nothing_is_no_wish() {
+    let machine = Machine::new(Due::default());
+    let mut client = local::connect(&machine.socket()).await.unwrap();
+    let said = client.wish(v1::LocalWishRequest { wish: None }).await.unwrap_err();
+    assert_eq!(said.code(), tonic::Code::InvalidArgument);
+    let install = Some(local_wish_request::Wish::Install(0));
+    let said = client.wish(v1::LocalWishRequest { wish: install }).await.unwrap_err();
+    assert_eq!((said.code(), said.message()), (tonic::Code::FailedPrecondition, "nothing is due"));
+}
