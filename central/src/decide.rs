@@ -19,7 +19,7 @@ use crate::{
     fleet::{self, AskError},
     model::{Model, Write},
     policy::{
-        APPROVALS_MAX, AUTO_APPROVALS_MAX,
+        APPROVALS_MAX, AUTO_APPROVALS_MAX, ROLLOUTS_MAX,
         documents::{DocumentError, Kind},
     },
     sources::payloads::Which,
@@ -369,6 +369,9 @@ pub fn by_rules(state: &State) -> Result<usize, StoreError> {
         let mut given = model.policy().materialise(model.updates().map(AsRef::as_ref), now);
         given.truncate(APPROVALS_MAX.saturating_sub(model.policy().approvals_count()));
         given.truncate(PATCHES_AT_ONCE_MAX);
+        if given.iter().any(|approval| approval.rings.is_some()) {
+            given.truncate(ROLLOUTS_MAX.saturating_sub(model.policy().rollouts().len()));
+        }
         let mut by_rule: std::collections::BTreeMap<_, Vec<_>> = Default::default();
         for approval in &given {
             let of_rule = by_rule.entry((approval.by.clone(), approval.group.clone())).or_default();

@@ -404,10 +404,12 @@ fn payloads(document: &[u8]) -> Vec<(String, Payload)> {
 
 /// Numbers of the updates of which payloads are wanted.
 fn wanted_updates(model: &Model, which: Which) -> impl Iterator<Item = u32> {
+    let automatic = model.automatic();
     let wanted = move |number: u32, id| match which {
         Which::Needed => model.index().how_many(number, UpdateState::Needed, model.active()) > 0,
         Which::Approved => {
             model.policy().approvals_of(id).any(|approval| approval.decision == Decision::Approve)
+                || !model.index().lacking(number).is_disjoint(&automatic)
         }
         Which::All => true,
     };

@@ -4,6 +4,7 @@
 //! at start the rows of the store are applied the same way. So memory cannot say what the disk does not.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
@@ -16,7 +17,7 @@ use tierway_common::{
     },
     schema::{
         Approval, Assignment, Group, Revoked,
-        policy::{LeaseKey, Rollout, Timing, Trusted},
+        policy::{ApprovalMode, LeaseKey, Rollout, ServiceLevel, Timing, Trusted},
     },
     store::{Batch, StoreError, table},
     trust::{digest::Digest, keys::PublicKey},
@@ -347,7 +348,35 @@ impl Model {
         self.policy.decision(&self.groups_of(endpoint), update)
     }
 
-    /// Active endpoints for which the update is approved.
+    /// Active endpoints for whose merged service level `says` is true: of their groups the first by priority,
+    /// then by name, for whose level it says anything.
+    #[must_use]
+    pub fn served(&self, says: impl Fn(&ServiceLevel) -> Option<bool>) -> RoaringBitmap {
+        let level = |group: &Group| group.level.as_ref().and_then(|id| self.policy.documents().level(id));
+        let mut groups: Vec<_> =
+            self.policy.groups().values().filter(|group| group.level.is_some()).collect();
+        groups.sort_by_key(|group| (Reverse(group.priority), &group.id));
+        let (mut served, mut said) = (RoaringBitmap::new(), RoaringBitmap::new());
+        for group in groups {
+            let (Some(says), Some(members)) = (level(group).and_then(&says), self.members.get(&group.id))
+            else {
+                continue;
+            };
+            if says {
+                served |= members - &said;
+            }
+            said |= members;
+        }
+        served
+    }
+
+    /// Active endpoints that need nobody's approval.
+    #[must_use]
+    pub fn automatic(&self) -> RoaringBitmap {
+        self.served(|level| level.approval.map(|mode| mode == ApprovalMode::Automatic))
+    }
+
+    /// Active endpoints for which the update is approved, or which need no approval for one of its severity.
     #[must_use]
     pub fn approved_for(&self, update: &UpdateId) -> RoaringBitmap {
         let (mut approved, mut decided) = (RoaringBitmap::new(), RoaringBitmap::new());
@@ -357,6 +386,13 @@ impl Model {
                 approved |= members - &decided;
             }
             decided |= members;
+        }
+        let automatic = self.automatic() - decided;
+        if !automatic.is_empty()
+            && let Some(update) = self.update_by_id(update)
+        {
+            let too_mild = self.served(|level| level.severity_at_least.map(|least| update.severity < least));
+            approved |= automatic - too_mild;
         }
         approved
     }

@@ -3,7 +3,6 @@
 
 use jiff::Timestamp;
 use roaring::RoaringBitmap;
-use std::cmp::Reverse;
 use tierway_common::{
     id::UpdateId,
     schema::{State as UpdateState, policy::Trusted},
@@ -39,20 +38,7 @@ pub struct Untrusted {
 /// The endpoints that take untrusted updates.
 #[must_use]
 pub fn testers(model: &Model) -> RoaringBitmap {
-    let policy = model.policy();
-    let mut groups: Vec<_> = policy.groups().values().collect();
-    groups.sort_by_key(|group| (Reverse(group.priority), &group.id));
-    let (mut testers, mut decided) = (RoaringBitmap::new(), RoaringBitmap::new());
-    for group in groups {
-        let level = group.level.as_ref().and_then(|level| policy.documents().level(level));
-        let Some(untrusted) = level.and_then(|level| level.untrusted) else { continue };
-        let Some(members) = model.members().get(&group.id) else { continue };
-        if untrusted {
-            testers |= members - &decided;
-        }
-        decided |= members;
-    }
-    testers
+    model.served(|level| level.untrusted)
 }
 
 fn counts(model: &Model, update: &UpdateRecord, testers: &RoaringBitmap) -> Counts {

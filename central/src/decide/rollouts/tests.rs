@@ -233,6 +233,29 @@ fn two_successes_that_are_too_young_or_a_failure_keep_an_update_untrusted_until_
 }
 
 #[test]
+fn a_level_with_automatic_approval_counts_as_approval_unless_it_is_declined_or_too_mild() {
+    let bench = fleet();
+    let level = |json: &str| Document::read(Kind::Level, json).unwrap();
+    let levels = [
+        level(r#"{"id":"auto","approval":"automatic"}"#),
+        level(r#"{"id":"grave","severity_at_least":"critical"}"#),
+    ];
+    documents::set(&bench.state, &levels, ADMIN).unwrap();
+    let approved = || bench.state.model().approved_for(&update()).iter().collect::<Vec<_>>();
+    assert!(approved().is_empty());
+    let (auto, grave) = ("auto".parse().unwrap(), "grave".parse().unwrap());
+    let named = |hosts: &[&str]| Membership::Named(hosts.iter().map(|host| (*host).to_owned()).collect());
+    set_group(&bench.state, &id("test"), 5, &named(&["host-0", "host-1", "host-2"]), Some(&auto), ADMIN)
+        .unwrap();
+    assert_eq!(approved(), [0, 1, 2]);
+    set_group(&bench.state, &id("few"), 1, &named(&["host-1"]), Some(&grave), ADMIN).unwrap();
+    assert_eq!(approved(), [0, 2], "the update is not critical");
+    set_group(&bench.state, &id("no"), 0, &named(&["host-2"]), None, ADMIN).unwrap();
+    decide(&bench, About::Named(&["a".to_owned()]), "no", Verb::Decline);
+    assert_eq!(approved(), [0], "somebody declined it");
+}
+
+#[test]
 fn a_template_holds_what_is_installed_and_is_approved_for_others_with_one_record() {
     let bench = fleet();
     installed(&bench, 0);
