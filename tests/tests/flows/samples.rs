@@ -177,6 +177,8 @@ impl Helps {
             below if below.is_empty() => Ok(()),
             // The program named as such, as in a sentence.
             _ if command.len() == 1 => Ok(()),
+            // One that takes commands and does something without one says so in its usage.
+            _ if self.of(&command).contains("[COMMAND]") => Ok(()),
             _ => Err(format!("`{}` does nothing by itself", command.join(" "))),
         }
     }
