@@ -1,25 +1,20 @@
 //! What this computer has of what is published: trusted metadata, the trees of the catalogues that fit
-//! it, and their rules, compiled.
+//! it, and their rules.
 //!
 //! Trees of updates are brought over whole; of the policy and the pool only the paths to what is asked for.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use serde::Deserialize;
 use tierway_common::{
     blobs::{BlobError, BlobOptions, Blobs},
     facts::Facts,
     id::{CatalogueId, TenantId, UpdateId},
-    rules::{
-        compile::{CompileError, Compiled, Compiler},
-        evaluate::{Truth, evaluate},
-        expr::Expr,
-    },
+    rules::evaluate::{Truth, evaluate},
     schema::{CatalogueInfo, CatalogueKind, Update},
     tree::{self, TreeError},
     trust::{
@@ -34,14 +29,19 @@ use tierway_proto::{
     sync::{self, CatalogueError, MetadataFrom},
     upstream::Upstream,
 };
-use tracing::{debug, warn};
+use tracing::debug;
 
-use crate::scan::Asked;
+use crate::{
+    agent::VERSION,
+    rules::{Roots, Rules, RulesError},
+};
 
 /// Bytes of the catalogues' trees: ten times what all of Debian takes; what is pinned always fits in.
 const TREE_BYTES_MAX: u64 = 2 << 30;
 /// Bytes of tree nodes that only single paths lead to; the least recently used go first.
 const PATH_BYTES_MAX: u64 = 256 << 20;
+/// Memory for hot nodes of each: the inner nodes of a large tree. Leaves are read once in a check.
+const CACHE_BYTES: u64 = 1 << 20;
 /// Owner of the pins on trees.
 const PINS: &str = "catalogues";
 
@@ -67,14 +67,9 @@ pub enum CataloguesError {
         /// Why.
         source: TreeError,
     },
-    /// Too many or too large rules.
-    #[error("could not compile the rules of the catalogue `{catalogue}`")]
-    Compile {
-        /// Which.
-        catalogue: String,
-        /// Why.
-        source: CompileError,
-    },
+    /// Their rules.
+    #[error(transparent)]
+    Rules(#[from] RulesError),
     /// The blobs.
     #[error("could not keep the catalogues")]
     Keep(#[from] BlobError),
@@ -89,27 +84,6 @@ pub enum CataloguesError {
     },
 }
 
-/// The part of an update that evaluating it needs.
-#[derive(Deserialize)]
-struct Ruled {
-    id: UpdateId,
-    applicable: Expr,
-    installed: Expr,
-    #[serde(default)]
-    superseded_by: Vec<UpdateId>,
-}
-
-/// Rules of all catalogues of updates that fit, by the roots they were compiled from.
-#[derive(Debug, Default)]
-pub struct Rules {
-    roots: BTreeMap<String, Digest>,
-    /// One compiled set.
-    pub compiled: Compiled,
-    /// Files that rules ask for.
-    pub asked: Asked,
-    superseded_by: BTreeMap<UpdateId, Vec<UpdateId>>,
-}
-
 /// What is published, as far as it is here.
 #[derive(Debug)]
 pub struct Catalogues {
@@ -120,7 +94,12 @@ pub struct Catalogues {
     policy: String,
     /// The newest that is complete here.
     trusted: Option<Trusted>,
-    rules: Rules,
+    /// Catalogues of updates that this computer evaluates.
+    fitting: BTreeSet<String>,
+    /// While they are asked.
+    rules: Option<Rules>,
+    /// Where they are kept.
+    kept: PathBuf,
 }
 
 impl Catalogues {
@@ -137,7 +116,9 @@ impl Catalogues {
         free_floor_bytes: u64,
     ) -> Result<Self, CataloguesError> {
         let blobs = |name: &str, quota_bytes| {
-            Blobs::open(&data_dir.join(name), BlobOptions { quota_bytes, free_floor_bytes })
+            let blobs = Blobs::open(&data_dir.join(name), BlobOptions { quota_bytes, free_floor_bytes })?;
+            blobs.set_cache_bytes(CACHE_BYTES);
+            Ok::<_, BlobError>(blobs)
         };
         Ok(Self {
             client: Client::open(trust_dir, MetadataFrom(upstream.clone()), Limits::default())?,
@@ -146,7 +127,9 @@ impl Catalogues {
             paths: blobs("paths", PATH_BYTES_MAX)?,
             policy: format!("policy-{tenant}"),
             trusted: None,
-            rules: Rules::default(),
+            fitting: BTreeSet::new(),
+            rules: None,
+            kept: data_dir.join("rules"),
         })
     }
 
@@ -218,53 +201,36 @@ impl Catalogues {
         Ok(())
     }
 
-    /// The rules of every update that is published for this computer, compiled again when a root changed.
+    /// The rules of every update that is published for this computer: those in memory, those kept on disk, or, when
+    /// a root changed, compiled and kept.
     ///
     /// # Errors
     ///
     /// [`CataloguesError`]; [`CataloguesError::Nothing`] before the first refresh.
     pub fn rules(&mut self, os: &Facts) -> Result<&Rules, CataloguesError> {
         let trusted = self.trusted.as_ref().ok_or(CataloguesError::Nothing)?;
-        let roots: BTreeMap<String, Digest> =
+        let roots: Roots =
             fitting(trusted, os).map(|(catalogue, root, _)| (catalogue.to_owned(), root)).collect();
-        if roots == self.rules.roots {
-            return Ok(&self.rules);
-        }
-        let (mut compiler, mut asked, mut superseded_by) =
-            (Compiler::new(), Asked::default(), BTreeMap::new());
-        for (catalogue, root) in &roots {
-            let mut failed = None;
-            tree::walk_prefix(
-                root,
-                "update/",
-                &self.trees,
-                &mut |key, bytes| match serde_json::from_slice::<Ruled>(bytes) {
-                    Ok(update) => {
-                        asked.add(&update.applicable);
-                        asked.add(&update.installed);
-                        if let Err(error) = compiler.add(&update.id, &update.applicable, &update.installed) {
-                            failed.get_or_insert(error);
-                        }
-                        if !update.superseded_by.is_empty() {
-                            superseded_by.insert(update.id, update.superseded_by);
-                        }
-                    }
-                    Err(error) => warn!(catalogue, key, %error, "left out a document that is no update"),
-                },
-            )
-            .map_err(|source| CataloguesError::Read { catalogue: catalogue.clone(), source })?;
-            if let Some(source) = failed {
-                return Err(CataloguesError::Compile { catalogue: catalogue.clone(), source });
-            }
-        }
-        self.rules = Rules { roots, compiled: compiler.finish(), asked, superseded_by };
-        Ok(&self.rules)
+        let rules = match self.rules.take().filter(|rules| *rules.roots() == roots) {
+            Some(rules) => rules,
+            None => Rules::at(roots, &self.trees, &self.kept, VERSION)?,
+        };
+        self.fitting = rules.roots().keys().cloned().collect();
+        Ok(self.rules.insert(rules))
     }
 
-    /// Newer updates that replace this one, by the rules compiled last.
-    #[must_use]
-    pub fn superseded_by(&self, id: &UpdateId) -> &[UpdateId] {
-        self.rules.superseded_by.get(id).map_or(&[], Vec::as_slice)
+    /// Gives back the memory of what is on disk, until it is asked again.
+    pub fn rest(&mut self) {
+        self.rules = None;
+        for blobs in [&self.trees, &self.paths] {
+            blobs.set_cache_bytes(0);
+            blobs.set_cache_bytes(CACHE_BYTES);
+        }
+    }
+
+    /// Newer updates that replace this one, by the rules asked last.
+    pub fn superseded_by<'a>(&'a self, id: &UpdateId) -> impl Iterator<Item = UpdateId> + use<'a> {
+        self.rules.as_ref().map(|rules| rules.superseded_by(id)).into_iter().flatten()
     }
 
     /// The document of an update that is published for this computer.
@@ -301,7 +267,7 @@ impl Catalogues {
             upstream: self.upstream.clone(),
             paths: self.paths.clone(),
             policy: self.policy.clone(),
-            fitting: self.rules.roots.keys().cloned().collect(),
+            fitting: self.fitting.clone(),
             targets: self
                 .trusted
                 .iter()

@@ -210,6 +210,18 @@ impl Cycle {
         clock: &Clock,
         problems: &mut Vec<String>,
     ) -> Result<v1::LocalCheckNowResponse, CycleError> {
+        let done = self.steps(key, resync, clock, problems).await;
+        self.catalogues.rest();
+        done
+    }
+
+    async fn steps(
+        &mut self,
+        key: &SigningKey,
+        resync: bool,
+        clock: &Clock,
+        problems: &mut Vec<String>,
+    ) -> Result<v1::LocalCheckNowResponse, CycleError> {
         let (began, timer) = (clock.now(), Instant::now());
         self.last_check = Some(began);
         let machine = machine();
@@ -435,13 +447,8 @@ impl Cycle {
         let superseded: Vec<UpdateId> = verdicts
             .keys()
             .filter(|id| {
-                let newer = self
-                    .catalogues
-                    .superseded_by(id)
-                    .iter()
-                    .filter(|newer| matters(newer))
-                    .collect::<Vec<_>>();
-                !newer.is_empty() && (!approved(id) || newer.iter().any(|newer| approved(newer)))
+                let newer = self.catalogues.superseded_by(id).filter(matters).collect::<Vec<_>>();
+                !newer.is_empty() && (!approved(id) || newer.iter().any(approved))
             })
             .cloned()
             .collect();
@@ -646,6 +653,12 @@ impl Cycle {
     ///
     /// When there is no such update or several, or it cannot be read.
     pub fn why(&mut self, patch: &str) -> Result<v1::LocalWhyResponse, CycleError> {
+        let why = self.explain(patch);
+        self.catalogues.rest();
+        why
+    }
+
+    fn explain(&mut self, patch: &str) -> Result<v1::LocalWhyResponse, CycleError> {
         let machine = machine();
         let os = scan::scan(&self.root, &Asked::default(), &machine).0;
         let rules = self.catalogues.rules(&os)?;

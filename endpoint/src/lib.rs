@@ -25,6 +25,7 @@ pub mod reboot;
 pub mod catalogues;
 pub mod fetch;
 pub mod report;
+pub mod rules;
 
 // The whole.
 pub mod agent;

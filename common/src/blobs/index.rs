@@ -38,11 +38,12 @@ impl Identity {
 #[derive(Debug)]
 struct Entry {
     bytes: u64,
-    /// Its place in `order`.
+    /// The later it was used, the greater.
     used: u64,
     /// Last use as it is on disk, Unix seconds.
     touched: i64,
-    verified: Option<Identity>,
+    /// Boxed, for a tree has thousands of nodes and none of them is served in pieces.
+    verified: Option<Box<Identity>>,
     open: Weak<OpenBlob>,
 }
 
@@ -59,8 +60,6 @@ struct Partial {
 #[derive(Debug, Default)]
 pub(super) struct Index {
     entries: HashMap<Digest, Entry>,
-    /// Blobs by last use.
-    order: BTreeMap<u64, Digest>,
     tick: u64,
     bytes: u64,
     partials: BTreeMap<Digest, Partial>,
@@ -68,8 +67,6 @@ pub(super) struct Index {
     putting: u64,
     /// By name of the pin file.
     pins: BTreeMap<String, Arc<BTreeSet<Digest>>>,
-    /// How many owners pin it.
-    pinned: HashMap<Digest, u32>,
 }
 
 impl Index {
@@ -145,14 +142,13 @@ impl Index {
         self.remove(&digest);
         self.tick += 1;
         self.bytes += bytes;
-        self.order.insert(self.tick, digest);
+        let verified = verified.map(Box::new);
         self.entries.insert(digest, Entry { bytes, used: self.tick, touched, verified, open: Weak::new() });
     }
 
     pub(super) fn remove(&mut self, digest: &Digest) {
         if let Some(entry) = self.entries.remove(digest) {
             self.bytes -= entry.bytes;
-            self.order.remove(&entry.used);
         }
     }
 
@@ -160,9 +156,7 @@ impl Index {
     pub(super) fn used_now(&mut self, digest: &Digest) {
         if let Some(entry) = self.entries.get_mut(digest) {
             self.tick += 1;
-            self.order.remove(&entry.used);
             entry.used = self.tick;
-            self.order.insert(self.tick, *digest);
         }
     }
 
@@ -180,29 +174,33 @@ impl Index {
     /// The least recently used blobs that nobody pins or reads and that are not among `spared`, until they
     /// have `target` bytes together.
     pub(super) fn evictable(&self, target: u64, spared: &BTreeSet<Digest>) -> Vec<(Digest, u64)> {
-        let mut found = Vec::new();
+        let mut candidates: Vec<_> = self
+            .entries
+            .iter()
+            .filter(|(digest, entry)| {
+                let wanted = spared.contains(digest) || self.pins.values().any(|pins| pins.contains(digest));
+                !wanted && entry.open.strong_count() == 0
+            })
+            .map(|(digest, entry)| (entry.used, *digest, entry.bytes))
+            .collect();
+        // Put in order only now: making room is rare, and an order that is kept costs memory and every use.
+        candidates.sort_unstable();
         let mut bytes = 0;
-        for digest in self.order.values() {
-            if bytes >= target {
-                break;
-            }
-            let Some(entry) = self.entries.get(digest) else { continue };
-            let wanted = self.pinned.contains_key(digest) || spared.contains(digest);
-            if !wanted && entry.open.strong_count() == 0 {
-                bytes += entry.bytes;
-                found.push((*digest, entry.bytes));
-            }
-        }
-        found
+        let enough = candidates.into_iter().take_while(|(_, _, more)| {
+            let before = bytes;
+            bytes += more;
+            before < target
+        });
+        enough.map(|(_, digest, bytes)| (digest, bytes)).collect()
     }
 
     pub(super) fn verified(&self, digest: &Digest) -> Option<Identity> {
-        self.entries.get(digest)?.verified
+        self.entries.get(digest)?.verified.as_deref().copied()
     }
 
     pub(super) fn set_verified(&mut self, digest: &Digest, identity: Identity) {
         if let Some(entry) = self.entries.get_mut(digest) {
-            entry.verified = Some(identity);
+            entry.verified = Some(Box::new(identity));
         }
     }
 
@@ -221,21 +219,10 @@ impl Index {
     }
 
     pub(super) fn set_pins(&mut self, name: String, digests: BTreeSet<Digest>) {
-        for digest in &digests {
-            *self.pinned.entry(*digest).or_default() += 1;
-        }
-        let old = if digests.is_empty() {
-            self.pins.remove(&name)
+        if digests.is_empty() {
+            self.pins.remove(&name);
         } else {
-            self.pins.insert(name, Arc::new(digests))
-        };
-        for digest in old.iter().flat_map(|old| old.iter()) {
-            if let Some(owners) = self.pinned.get_mut(digest) {
-                *owners -= 1;
-                if *owners == 0 {
-                    self.pinned.remove(digest);
-                }
-            }
+            self.pins.insert(name, Arc::new(digests));
         }
     }
 
