@@ -373,7 +373,7 @@ async fn memory(relay_dir: &Path, identity: &Identity, large: Digest) {
         for _ in 0..clients {
             tiers.push(Tier::connect(relay.address, identity).await);
         }
-        let idle = relay.anonymous_kib();
+        let idle = relay.seen().anonymous_kib();
         let mut tasks = tokio::task::JoinSet::new();
         for mut tier in tiers {
             tasks.spawn(async move {
@@ -386,16 +386,16 @@ async fn memory(relay_dir: &Path, identity: &Identity, large: Digest) {
         while open.len() < clients {
             tokio::select! {
                 tier = tasks.join_next() => open.push(tier),
-                _ = look.tick() => peak = peak.max(relay.anonymous_kib()),
+                _ = look.tick() => peak = peak.max(relay.seen().anonymous_kib()),
             }
         }
-        let after = relay.anonymous_kib();
+        let after = relay.seen().anonymous_kib();
         table.row([
             clients.to_string(),
             idle.to_string(),
             peak.to_string(),
             after.to_string(),
-            relay.peak_resident_kib().to_string(),
+            relay.seen().peak_resident_kib().to_string(),
         ]);
     }
     table.print();

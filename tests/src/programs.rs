@@ -25,10 +25,16 @@ impl From<Output> for Ended {
     }
 }
 
-/// Where the program `name` of this workspace is, built from the present sources.
+/// Where the program `name` of this workspace is, built from the present sources in the profile of the test.
 #[must_use]
 pub fn path(name: &str) -> PathBuf {
     static BUILT: Once = Once::new();
+    let test = std::env::current_exe().unwrap();
+    let folder = test.parent().unwrap().parent().unwrap();
+    let profile = match folder.file_name().and_then(OsStr::to_str) {
+        Some("debug") | None => "dev",
+        Some(profile) => profile,
+    };
     BUILT.call_once(|| {
         // Not there when the test's executable is started by hand: then what is beside it must do.
         let Some(cargo) = std::env::var_os("CARGO") else { return };
@@ -36,6 +42,8 @@ pub fn path(name: &str) -> PathBuf {
         build.args([
             "build",
             "--quiet",
+            "--profile",
+            profile,
             "--manifest-path",
             concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),
         ]);
@@ -46,8 +54,7 @@ pub fn path(name: &str) -> PathBuf {
         let built = Ended::from(build.output().unwrap());
         assert_eq!(built.code, Some(0), "{}", built.errors);
     });
-    let test = std::env::current_exe().unwrap();
-    let path = test.parent().unwrap().parent().unwrap().join(name);
+    let path = folder.join(name);
     assert!(path.is_file(), "`{}` is not built", path.display());
     path
 }

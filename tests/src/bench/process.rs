@@ -9,14 +9,65 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::place;
+
+/// What the kernel says of a running process, by its number.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen(pub u32);
+
+impl Seen {
+    /// CPU time so far, user and system, in steps of 10 ms.
+    #[must_use]
+    pub fn cpu(self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0)).expect("it runs");
+        let fields = stat.rsplit(") ").next().expect("fields");
+        let ticks = fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().expect("ticks"));
+        Duration::from_millis(ticks.sum::<u64>() * 10)
+    }
+
+    /// Resident memory, files included, KiB.
+    #[must_use]
+    pub fn resident_kib(self) -> u64 {
+        kib(&self.status(), "VmRSS:")
+    }
+
+    /// Resident memory that is not a file's, KiB.
+    #[must_use]
+    pub fn anonymous_kib(self) -> u64 {
+        kib(&self.status(), "RssAnon:")
+    }
+
+    /// The most resident memory there was since [`Seen::forget_peak`] or the start, files included, KiB.
+    #[must_use]
+    pub fn peak_resident_kib(self) -> u64 {
+        kib(&self.status(), "VmHWM:")
+    }
+
+    /// Lets the peak begin anew from what is resident now.
+    pub fn forget_peak(self) {
+        fs::write(format!("/proc/{}/clear_refs", self.0), "5").expect("it runs");
+    }
+
+    /// Whether it runs.
+    #[must_use]
+    pub fn runs(self) -> bool {
+        fs::read_to_string(format!("/proc/{}/status", self.0))
+            .is_ok_and(|status| !status.contains("State:\tZ"))
+    }
+
+    fn status(self) -> String {
+        fs::read_to_string(format!("/proc/{}/status", self.0)).expect("it runs")
+    }
+}
 
 /// A process that ends with this value.
 #[derive(Debug)]
 pub struct Server {
     child: Child,
     /// The process that does the work: the child, or a child of it.
-    worker: u32,
+    worker: Seen,
     /// Where it listens.
     pub address: SocketAddr,
     _output: Option<BufReader<ChildStdout>>,
@@ -38,38 +89,25 @@ impl Server {
         let mut line = String::new();
         output.read_line(&mut line).expect("a line");
         let address = line.trim().parse().expect("an address");
-        Self { worker: child.id(), child, address, _output: Some(output) }
+        Self { worker: Seen(child.id()), child, address, _output: Some(output) }
     }
 
     /// A running process whose `worker` serves at `address`.
     #[must_use]
     pub fn of(child: Child, worker: u32, address: SocketAddr) -> Self {
-        Self { child, worker, address, _output: None }
+        Self { child, worker: Seen(worker), address, _output: None }
+    }
+
+    /// What it uses.
+    #[must_use]
+    pub fn seen(&self) -> Seen {
+        self.worker
     }
 
     /// CPU time so far, user and system, in steps of 10 ms.
     #[must_use]
     pub fn cpu(&self) -> Duration {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.worker)).expect("it runs");
-        let fields = stat.rsplit(") ").next().expect("fields");
-        let ticks = fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().expect("ticks"));
-        Duration::from_millis(ticks.sum::<u64>() * 10)
-    }
-
-    /// Resident memory that is not a file's, KiB.
-    #[must_use]
-    pub fn anonymous_kib(&self) -> u64 {
-        kib(&self.status(), "RssAnon:")
-    }
-
-    /// The most resident memory there was, files included, KiB.
-    #[must_use]
-    pub fn peak_resident_kib(&self) -> u64 {
-        kib(&self.status(), "VmHWM:")
-    }
-
-    fn status(&self) -> String {
-        fs::read_to_string(format!("/proc/{}/status", self.worker)).expect("it runs")
+        self.worker.cpu()
     }
 }
 
@@ -79,6 +117,11 @@ impl Drop for Server {
         // It may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // Who was killed has not ended its children.
+        let worker = i32::try_from(self.worker.0).ok().and_then(Pid::from_raw);
+        if let Some(worker) = worker.filter(|_| self.worker.0 != self.child.id()) {
+            let _ = kill_process(worker, Signal::KILL);
+        }
     }
 }
 

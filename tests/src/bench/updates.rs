@@ -10,6 +10,8 @@ pub const CATALOGUE: &str = "debian-12";
 pub const INSTALLED: usize = 2_000;
 /// Source packages there are.
 const SOURCES: usize = 20_000;
+/// Updates there are: of each source package two or three, the newest of which replaces the others.
+pub const UPDATES: usize = 50_000;
 
 /// The name of a source package, and of the first of its packages.
 fn source(number: usize) -> String {
@@ -28,7 +30,7 @@ fn version(source: usize, step: usize) -> String {
     format!("{}.{}.{}-{}+deb12u{step}", drawn[0] % 9, drawn[1] % 30, drawn[2] % 20, 1 + drawn[3] % 4)
 }
 
-/// The id of the update with this number.
+/// The id of the update with this number, below [`UPDATES`].
 #[must_use]
 pub fn id(number: usize) -> UpdateId {
     let source_number = number % SOURCES;
@@ -48,7 +50,7 @@ pub fn document(number: usize, revision: usize) -> (String, Bytes) {
         .map(|index| if index == 0 { name.clone() } else { format!("{name}-common") })
         .collect();
     let package = |name: &String| json!({"package": {"manager": "deb", "name": name}});
-    let older = |name: &String| json!({"not": {"package": {"manager": "deb", "name": name, "version": {"lt": version}}}});
+    let current = |name: &String| json!({"not": {"package": {"manager": "deb", "name": name, "version": {"lt": version}}}});
     let built = |name: &String| {
         let payload = Digest::of(format!("payload {name} {version} {revision}").as_bytes());
         json!({
@@ -60,6 +62,9 @@ pub fn document(number: usize, revision: usize) -> (String, Bytes) {
             "control": {"Depends": "libc6 (>= 2.36)", "Source": source(source_number)},
         })
     };
+    let newest = source_number + (UPDATES - 1 - source_number) / SOURCES * SOURCES;
+    let older = (source_number..newest).step_by(SOURCES).filter(|_| number == newest).map(self::id);
+    let newer = [newest].into_iter().filter(|newest| number < *newest).map(self::id);
     let document = json!({
         "id": id,
         "title": format!("{name}: security update"),
@@ -72,7 +77,9 @@ pub fn document(number: usize, revision: usize) -> (String, Bytes) {
             {"os": {"family": "debian", "codename": "bookworm"}},
             {"any": binaries.iter().map(package).collect::<Vec<_>>()},
         ]},
-        "installed": {"all": binaries.iter().map(older).collect::<Vec<_>>()},
+        "installed": {"all": binaries.iter().map(current).collect::<Vec<_>>()},
+        "supersedes": older.collect::<Vec<_>>(),
+        "superseded_by": newer.collect::<Vec<_>>(),
         "install": {"deb": {"packages": binaries.iter().map(built).collect::<Vec<_>>()}},
     });
     let update: Update = serde_json::from_value(document).expect("a document");
