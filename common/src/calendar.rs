@@ -183,11 +183,17 @@ impl Calendar {
     /// The occurrence that is open at `now`.
     #[must_use]
     pub fn at(&self, now: Timestamp) -> Option<Occurrence> {
-        // What is open now began at most the longest allowed time ago; a little more is looked at, so that
-        // openings that touch are seen together.
-        let starts = self.starts(back(now, 2 * self.longest()), now);
-        let found = self.merged(&starts).last().filter(|found| found.contains(now))?;
-        Some(self.to_its_end(found))
+        let after = back(now, self.length);
+        let mut start = self.starts(after, now).into_iter().find(|start| *start > after)?;
+        // Openings that touch it before are the same occurrence.
+        let earliest = back(now, self.longest());
+        while let Some(before) = self.starts(back(start, self.length).max(earliest), start).first().copied()
+            && before < start
+        {
+            start = before;
+        }
+        let end = start.checked_add(self.length).unwrap_or(Timestamp::MAX);
+        Some(self.to_its_end(Occurrence { start, end, window: self.window.clone() }))
     }
 
     /// The first occurrence that opens after `after`; `None` when none comes within nine years.
@@ -236,11 +242,15 @@ impl Calendar {
         found
     }
 
+    /// Months between a day and the month whose rule names it.
+    fn spill(&self) -> i32 {
+        if self.rules.iter().any(|rule| matches!(rule.on, Days::After(..))) { SPILL_MONTHS } else { 0 }
+    }
+
     /// Every start in `from..=to`.
     fn starts(&self, from: Timestamp, to: Timestamp) -> BTreeSet<Timestamp> {
-        let first = month_of(self.local(from), -SPILL_MONTHS);
-        let last = month_of(self.local(to), SPILL_MONTHS);
         let (from_day, to_day) = (day_before(self.local(from)), day_after(self.local(to)));
+        let (first, last) = (month_of(from_day, -self.spill()), month_of(to_day, self.spill()));
         (first..=last)
             .flat_map(|month| self.civil_starts(month))
             .filter(|start| (from_day..=to_day).contains(&start.date()))
@@ -252,11 +262,11 @@ impl Calendar {
     /// The first start after `after`.
     fn first_start(&self, after: Timestamp) -> Option<Timestamp> {
         let from_day = day_before(self.local(after));
-        let begin = month_of(self.local(after), -SPILL_MONTHS);
+        let begin = month_of(from_day, -self.spill());
         let mut best: Option<Timestamp> = None;
         for month in begin..begin + AHEAD_MONTHS + SPILL_MONTHS {
             if let Some(best) = best
-                && month > month_of(self.local(best), SPILL_MONTHS)
+                && month > month_of(day_after(self.local(best)), self.spill())
             {
                 break;
             }

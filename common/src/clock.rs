@@ -1,8 +1,11 @@
 //! The one place that reads the machine's clock; everything else is told the time.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, Ordering},
+use std::{
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -17,6 +20,9 @@ enum Source {
     /// Unix milliseconds.
     Manual(Arc<AtomicI64>),
 }
+
+/// Where the system's time awake is counted from.
+static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 impl Clock {
     /// The machine's clock.
@@ -39,6 +45,18 @@ impl Clock {
             Source::System => Timestamp::now(),
             Source::Manual(at) => {
                 Timestamp::from_millisecond(at.load(Ordering::SeqCst)).unwrap_or(Timestamp::UNIX_EPOCH)
+            }
+        }
+    }
+
+    /// How long the machine has been awake, from some moment on: nobody sets it and it stands still in sleep. A
+    /// manual clock sleeps never, and is awake for as long as it is moved forward.
+    #[must_use]
+    pub fn awake(&self) -> Duration {
+        match &self.0 {
+            Source::System => BEGIN.elapsed(),
+            Source::Manual(at) => {
+                Duration::from_millis(u64::try_from(at.load(Ordering::SeqCst)).unwrap_or(0))
             }
         }
     }

@@ -13,11 +13,12 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use tierway_common::{
     blobs::{BlobError, BlobOptions, Blobs},
     clock::Clock,
     daemon::{chain::Chain, stop::Stop},
+    id::EndpointId,
     schedule,
     transport::{
         dial,
@@ -59,6 +60,8 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_s
 const WOKEN_APART: Duration = Duration::from_secs(10);
 /// Wake-ups are read no faster: they are rare, and a flood of them then waits with who sends it.
 const NOTICES_APART: Duration = Duration::from_millis(100);
+/// Checks that the plan asks for are so far apart: what it names may have come while it was carried out.
+const WAKES_APART: SignedDuration = SignedDuration::from_secs(5);
 /// What a running cycle gets to end at a stop; systemd must wait longer.
 const GRACE: Duration = Duration::from_secs(60);
 
@@ -228,12 +231,12 @@ impl Agent {
                 free_floor_bytes: config.disk_free_bytes_min,
             },
         )?;
-        let endpoint = holder.id.parse().map_err(|_| LocalError::Listen {
+        let endpoint: EndpointId = holder.id.parse().map_err(|_| LocalError::Listen {
             path: dir.clone(),
             source: io::Error::other("the certificate names no endpoint"),
         })?;
-        let spool = Spool::open(&dir.join("reports"), holder.tenant.clone(), endpoint)?;
-        let around = Around { surroundings, stop };
+        let spool = Spool::open(&dir.join("reports"), holder.tenant.clone(), endpoint.clone())?;
+        let around = Around { endpoint, zone: TimeZone::system(), surroundings, stop };
         let cycle = Cycle::open(&config, &holder, upstream.clone(), catalogues, payloads, spool, around)?;
         let status = watch::Sender::new(Arc::new(v1::LocalStatus::default()));
         let due = watch::Sender::new(Arc::new(Due::default()));
@@ -277,21 +280,14 @@ impl Agent {
                 Some(Ask::Wish(caller, wish, reply)) => {
                     let now = self.clock.now();
                     let granted = self.cycle.wish(caller, wish, now);
-                    let time = match wish {
-                        Wish::Install(at) | Wish::Reboot(at) if granted.is_ok() => Some(at),
-                        _ => None,
-                    };
+                    // What it changes is decided at once, and again at the time that was chosen.
+                    let decides = granted.is_ok() && !matches!(wish, Wish::Scheduled(_));
                     self.show(now);
                     let _ = reply.send(granted);
-                    match time {
-                        // At once, and at the time that was chosen.
-                        Some(at) if at <= now => None,
-                        Some(at) => {
-                            due = due.min(at);
-                            continue;
-                        }
-                        None => continue,
+                    if !decides {
+                        continue;
                     }
+                    None
                 }
                 Some(Ask::CheckNow(reply)) => Some(reply),
                 None => None,
@@ -307,6 +303,10 @@ impl Agent {
                 (self.config.check_interval, schedule::offset(&id, self.config.check_interval))
             };
             due = schedule::next(now, period, place);
+            // A window may open before, a countdown end, a time come that somebody picked.
+            if let Some(wakes) = self.cycle.wakes() {
+                due = due.min(wakes.max(now.checked_add(WAKES_APART).unwrap_or(now)));
+            }
             self.tell(done.problems.first(), due);
             if let Some(reply) = reply {
                 let _ = reply.send(done);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tierway_common::{
     blobs::{BlobError, BlobOptions, Blobs},
     facts::Facts,
@@ -42,6 +42,9 @@ const TREE_BYTES_MAX: u64 = 2 << 30;
 const PATH_BYTES_MAX: u64 = 256 << 20;
 /// Memory for hot nodes of each: the inner nodes of a large tree. Leaves are read once in a check.
 const CACHE_BYTES: u64 = 1 << 20;
+/// How long a policy is kept where it is taken over once a day; a little less than one, so that checks at the
+/// same time of every day take it over.
+const POLICY_KEPT: SignedDuration = SignedDuration::from_hours(23);
 /// Owner of the pins on trees.
 const PINS: &str = "catalogues";
 
@@ -100,6 +103,8 @@ pub struct Catalogues {
     rules: Option<Rules>,
     /// Where they are kept.
     kept: PathBuf,
+    /// Root of the policy that was taken over last, and when; for computers that take it over once a day.
+    taken: Option<(Digest, Timestamp)>,
 }
 
 impl Catalogues {
@@ -130,6 +135,7 @@ impl Catalogues {
             fitting: BTreeSet::new(),
             rules: None,
             kept: data_dir.join("rules"),
+            taken: None,
         })
     }
 
@@ -258,6 +264,20 @@ impl Catalogues {
             Freshness::Fresh => Ok(()),
             Freshness::Expired { role: _, since } => Err(CataloguesError::Expired { since }),
         }
+    }
+
+    /// A way to look single documents up, those of the policy as it was taken over last. With `daily` a newer
+    /// policy is taken over when the last is a day old, otherwise now.
+    #[must_use]
+    pub fn lookup_policy_of(&mut self, daily: bool, now: Timestamp) -> Lookup {
+        let mut lookup = self.lookup();
+        let Some((newest, _)) = lookup.targets.get_mut(&self.policy) else { return lookup };
+        let keep = self.taken.filter(|(_, at)| daily && *at <= now && now.duration_since(*at) < POLICY_KEPT);
+        match keep {
+            Some((taken, _)) => *newest = taken,
+            None => self.taken = Some((*newest, now)),
+        }
+        lookup
     }
 
     /// A way to look single documents up.

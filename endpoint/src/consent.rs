@@ -161,9 +161,16 @@ pub fn decide(
 ) -> Consent {
     let covers = |asked: Timestamp| asked >= terms.offered;
     if let Some(choice) = wishes.install.filter(|choice| covers(choice.asked)) {
-        // A later time is a choice of grace; in enforcement there is none.
-        let at = if choice.asked < terms.grace_ends { choice.at.min(terms.deadline) } else { choice.asked };
-        return if at > now { Consent::Wait { until: at, why: Asked::Picked } } else { Consent::Go };
+        // A later time is a choice of grace; in enforcement there is none. "Now" stays now when the clock is set back.
+        let later = choice.at > choice.asked && choice.asked < terms.grace_ends;
+        let until = choice.at.min(terms.deadline);
+        if later && until > now {
+            return Consent::Wait { until, why: Asked::Picked };
+        }
+        if choice.at <= now || choice.at <= choice.asked {
+            return Consent::Go;
+        }
+        // Sooner than the person picked: as if nothing had been picked.
     }
     let grace = terms.in_grace(now);
     if let Some(choice) = wishes.postponed.filter(|choice| grace && covers(choice.asked) && choice.at > now) {
@@ -274,7 +281,9 @@ pub(crate) mod tests {
             check(Asks, people, &[(Wish::Install(hour(5)), 1)], None, 5, Consent::Go);
             check(Asks, people, &[(Wish::Install(hour(15)), 1)], None, 12, wait(15, Asked::Picked));
             check(Asks, people, &[(Wish::Install(hour(99)), 1)], None, 12, wait(20, Asked::Picked));
-            check(Asks, people, &[(Wish::Install(hour(15)), 11)], None, 12, Consent::Go);
+            let sooner = if people.logged_in() { Consent::Countdown } else { Consent::Go };
+            check(Asks, people, &[(Wish::Install(hour(15)), 11)], None, 12, sooner);
+            check(Asks, people, &[(Wish::Install(hour(99)), 1)], None, 20, sooner);
             check(Notify, people, &[(Wish::Postpone(hour(5)), 1)], None, 2, wait(5, Asked::PutOff));
             check(Notify, people, &[(Wish::Postpone(hour(50)), 1)], None, 2, wait(10, Asked::PutOff));
         }

@@ -1,5 +1,9 @@
 //! One cycle, step by step. What decides is elsewhere and pure; here its answers are carried out in order.
 
+mod answers;
+mod deciding;
+mod people;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
@@ -8,56 +12,45 @@ use std::{
 };
 
 use bytes::Bytes;
-use jiff::Timestamp;
+use jiff::{Timestamp, tz::TimeZone};
 use tierway_common::{
     blobs::Blobs,
     clock::Clock,
     daemon::{chain::Chain, stop::Stop},
     facts::Facts,
-    id::{SiteId, UpdateId},
-    rules::{
-        Verdict,
-        explain::{Explained, explain_update},
-    },
-    schema::{
-        Approval, Assignment, CycleSummary, Decision, Group, Payload, Report, State, StateEntry, Update,
-        policy::FollowUp,
-    },
+    id::{EndpointId, SiteId, TenantId, UpdateId, WindowId},
+    lease::Lease,
+    rules::Verdict,
+    schema::{CycleSummary, Decision, Report, State, StateEntry},
     transport::identity::Holder,
     trust::{
         digest::Digest,
-        keys::{KeyError, SigningKey},
+        keys::{KeyError, PublicKey, SigningKey},
     },
 };
 use tierway_proto::{
-    sync::CatalogueError,
     upstream::{Upstream, UpstreamError},
     v1,
 };
+use tokio::sync::watch;
 use tracing::{info, warn};
 
+use self::deciding::Found;
 use crate::{
     agent::{AgentError, VERSION, host_name},
     catalogues::{Catalogues, CataloguesError},
     config::Config,
-    consent,
-    due::{Due, Item, RebootDue},
-    fetch::Fetcher,
-    install::{
-        self, Means,
-        deb::{Cleaned, DebEngine, is_incomplete},
-        follow_up,
-    },
-    ledger::{Book, Conditions, Event, Ledger, Record, journal::JournalError},
-    local::WishError,
-    plan::{self, Finding, Plan},
-    policy::{self, Effective},
+    consent::Countdown,
+    install::deb::DebEngine,
+    ledger::{self, Book, Ledger, Record, journal::JournalError},
+    phase::{self, Phase},
+    plan::Plan,
+    policy::{Effective, here::Here},
     probe::{Seen, Surroundings},
+    reboot,
     report::{ReportError, Spool},
     scan::{self, Asked},
-    signs,
     terms::Terms,
-    wishes::{self, Caller, Wish},
 };
 
 /// Problems of one cycle that are told; more are a symptom of the first ones.
@@ -97,12 +90,16 @@ enum SyncError {
     Catalogues(#[from] CataloguesError),
 }
 
-/// What is around the cycles.
+/// The computer around a cycle.
 #[derive(Debug)]
 pub struct Around {
-    /// Who is there, and what asks for a reboot.
+    /// Who it is.
+    pub endpoint: EndpointId,
+    /// Its time zone.
+    pub zone: TimeZone,
+    /// What can be seen of it, and how it is rebooted.
     pub surroundings: Arc<dyn Surroundings>,
-    /// Told when they must end.
+    /// Told when the program is to end.
     pub stop: Stop,
 }
 
@@ -110,7 +107,7 @@ pub struct Around {
 #[derive(Debug)]
 pub struct Cycle {
     root: PathBuf,
-    endpoint: String,
+    endpoint: EndpointId,
     site: SiteId,
     stop: Stop,
     audit_only: bool,
@@ -122,15 +119,37 @@ pub struct Cycle {
     spool: Spool,
     ledger: Ledger,
     engine: DebEngine,
+    tenant: TenantId,
+    /// Of this computer.
+    zone: TimeZone,
     surroundings: Arc<dyn Surroundings>,
     /// For follow-up programs.
     data_dir: PathBuf,
     /// Of the last scan.
     facts: Facts,
-    /// Of the last look.
+    /// Who and what was seen last around it.
     seen: Seen,
+    /// What the last scan found.
+    found: Found,
+    /// The policy that holds.
+    here: Here,
     /// What was decided last.
     plan: Plan,
+    /// What was decided last about a reboot.
+    reboot: reboot::decide::Decision,
+    /// The countdown that is shown.
+    countdown: Option<Countdown>,
+    /// Up to which it was counted, as [`Clock::awake`] tells it.
+    counted: Duration,
+    phase: Phase,
+    moved: watch::Sender<Phase>,
+    /// The tier above answered in the last check.
+    reachable: bool,
+    /// Why payloads of updates could not be fetched.
+    unfetched: BTreeMap<UpdateId, String>,
+    leases: BTreeMap<WindowId, Lease>,
+    /// With which central signs leases.
+    lease_key: Option<PublicKey>,
     /// Decisions that hold, for updates that are needed.
     decisions: BTreeMap<UpdateId, Effective>,
     /// What is agreed about the installation of those that are approved.
@@ -156,7 +175,7 @@ impl Cycle {
         spool: Spool,
         around: Around,
     ) -> Result<Self, AgentError> {
-        let Around { surroundings, stop } = around;
+        let Around { endpoint, zone, surroundings, stop } = around;
         let (ledger, problems) = Ledger::open(&config.data_dir.join("ledger"))?;
         for problem in problems {
             warn!(%problem, "the ledger was damaged");
@@ -164,8 +183,12 @@ impl Cycle {
         let engine = DebEngine::new(&config.root, &config.data_dir);
         Ok(Self {
             root: config.root.clone(),
-            endpoint: holder.id.clone(),
+            endpoint,
             site: holder.site.clone(),
+            tenant: holder.tenant.clone(),
+            zone,
+            surroundings,
+            data_dir: config.data_dir.clone(),
             stop,
             audit_only: config.audit_only,
             install_time_limit: config.install_time_limit,
@@ -176,17 +199,39 @@ impl Cycle {
             spool,
             ledger,
             engine,
-            surroundings,
-            data_dir: config.data_dir.clone(),
             facts: Facts::default(),
             seen: Seen::default(),
+            found: Found::default(),
+            here: Here::default(),
             plan: Plan::default(),
+            reboot: reboot::decide::Decision::No(reboot::decide::NotDue::NotNeeded),
+            countdown: None,
+            counted: Duration::ZERO,
+            phase: Phase::default(),
+            moved: watch::Sender::new(Phase::default()),
+            reachable: false,
+            unfetched: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            lease_key: None,
             decisions: BTreeMap::new(),
             terms: Terms::default(),
             wanted: BTreeSet::new(),
             last_check: None,
             told_all: false,
         })
+    }
+
+    /// When to decide again at the latest, whatever the schedule says: a window opens, a countdown ends, a time
+    /// comes that somebody picked.
+    #[must_use]
+    pub fn wakes(&self) -> Option<Timestamp> {
+        [self.plan.next, self.reboot.until()].into_iter().flatten().min()
+    }
+
+    /// What it does, whenever that changes.
+    #[must_use]
+    pub fn phases(&self) -> watch::Receiver<Phase> {
+        self.moved.subscribe()
     }
 
     /// Whether something approved is not installed, so that the next check comes sooner.
@@ -212,6 +257,7 @@ impl Cycle {
     ) -> Result<v1::LocalCheckNowResponse, CycleError> {
         let done = self.steps(key, resync, clock, problems).await;
         self.catalogues.rest();
+        self.found = Found::default();
         done
     }
 
@@ -224,13 +270,23 @@ impl Cycle {
     ) -> Result<v1::LocalCheckNowResponse, CycleError> {
         let (began, timer) = (clock.now(), Instant::now());
         self.last_check = Some(began);
+        if self.phase.rests() {
+            self.step(phase::Event::Woken);
+        } else {
+            // The last one was cut off.
+            self.step(phase::Event::Started);
+        }
         let machine = machine();
         let os = scan::scan(&self.root, &Asked::default(), &machine).0;
 
         let mut resync = resync;
         match self.sync(&os, began).await {
-            Ok(again) => resync |= again,
+            Ok(again) => {
+                self.reachable = true;
+                resync |= again;
+            }
             Err(error) => {
+                self.reachable = false;
                 problems.push(Chain(&error).to_string());
                 self.catalogues.restore(&os).await?;
             }
@@ -245,39 +301,26 @@ impl Cycle {
         let (facts, found) = scan();
         problems.extend(found.iter().map(ToString::to_string));
         let verdicts = self.evaluate(&os, &facts)?;
-        if let Err(error) = self.decide(&verdicts, &facts, problems).await {
+        if let Err(error) = self.read_policy(&verdicts, &facts, began, problems).await {
             // What was decided before still holds.
             problems.push(Chain(&error).to_string());
         }
         self.facts = facts;
-        self.look(began, problems).await?;
+        self.look(clock.now(), problems).await?;
         let mut changed = self.observe(verdicts, began)?;
-
-        let (mut installed, mut failed) = (0, 0);
         if self.audit_only {
             info!("installing nothing: this endpoint only audits");
         } else if let Err(error) = self.catalogues.fresh(began) {
             problems.push(Chain(&error).to_string());
-        } else {
-            for entry in self.install(&asked, &machine, clock).await? {
-                match entry.state {
-                    State::Installed | State::RebootPending => installed += 1,
-                    State::Failed => failed += 1,
-                    _ => {}
-                }
-                changed.push(entry);
-            }
-            if installed + failed > 0 {
-                let (facts, _) = scan::scan(&self.root, &asked, &machine);
-                let verdicts = self.evaluate(&os, &facts)?;
-                self.facts = facts;
-                self.look(clock.now(), problems).await?;
-                changed.extend(self.observe(verdicts, clock.now())?);
-            }
-            if self.ledger.book().to_follow_up().is_some() {
-                self.follow_up(clock.now(), problems).await?;
-            }
         }
+        let carried = self.carry_out(key, (&os, &asked, &machine), clock, problems).await?;
+        let (installed, failed) = (carried.installed, carried.failed);
+        if self.ledger.book().to_follow_up().is_some() {
+            self.follow_up(clock.now(), problems).await?;
+        }
+        changed.extend(carried.entries);
+        let changed = ledger::latest(changed);
+        self.release_leases(key, clock).await;
 
         problems.truncate(PROBLEMS_MAX);
         let summary = CycleSummary {
@@ -313,6 +356,11 @@ impl Cycle {
                 }
             }
             Err(error) => problems.push(Chain(&error).to_string()),
+        }
+        if carried.reboot
+            && let Err(error) = self.order_reboot(clock.now()).await
+        {
+            problems.push(error);
         }
         let needed = self.needed().count() as u64;
         Ok(v1::LocalCheckNowResponse { needed, installed, failed, problems: Vec::new() })
@@ -350,239 +398,6 @@ impl Cycle {
         Ok(rules.compiled.verdicts(&outcome, facts).collect())
     }
 
-    /// Finds the decisions that hold for what is needed, and plans.
-    async fn decide(
-        &mut self,
-        verdicts: &BTreeMap<UpdateId, Verdict>,
-        facts: &Facts,
-        problems: &mut Vec<String>,
-    ) -> Result<(), CatalogueError> {
-        let lookup = self.catalogues.lookup();
-        let assignment: Option<Assignment> =
-            documents(lookup.policy(&format!("endpoint/{}", self.endpoint)).await?).next();
-        let groups: Vec<Group> = documents(lookup.policy("group/").await?).collect();
-        let (memberships, found) = policy::memberships(assignment.as_ref(), &self.site, &groups, facts);
-        problems.extend(found.iter().map(ToString::to_string));
-        let mut approvals: BTreeMap<UpdateId, Vec<Approval>> = BTreeMap::new();
-        for membership in &memberships {
-            for approval in
-                documents::<Approval>(lookup.policy(&format!("approval/{}/", membership.group)).await?)
-            {
-                if verdicts.get(&approval.update) == Some(&Verdict::Needed) {
-                    approvals.entry(approval.update.clone()).or_default().push(approval);
-                }
-            }
-        }
-        self.decisions = approvals
-            .into_iter()
-            .filter_map(|(update, approvals)| Some((update, policy::effective(&memberships, &approvals)?)))
-            .collect();
-        let approved = self.decisions.iter().filter(|(_, decided)| decided.decision == Decision::Approve);
-        let approved: Vec<UpdateId> = approved.map(|(update, _)| update.clone()).collect();
-        self.terms = Terms::read(&lookup, &memberships, &groups, &approved).await?;
-        Ok(())
-    }
-
-    /// Writes down what a scan found, and plans what to do about it.
-    fn observe(
-        &mut self,
-        mut verdicts: BTreeMap<UpdateId, Verdict>,
-        now: Timestamp,
-    ) -> Result<Vec<StateEntry>, CycleError> {
-        self.leave_superseded_out(&mut verdicts);
-        let half_installed = self.facts.values.keys().any(|key| key.starts_with("flag:incomplete:"));
-        let mut updates = BTreeMap::new();
-        for (id, verdict) in &verdicts {
-            // Of the many that are installed only those with a half-installed package matter.
-            if (half_installed || *verdict != Verdict::Installed)
-                && let Some(update) = self.catalogues.update(id)?
-            {
-                updates.insert(id.clone(), update);
-            }
-        }
-        let conditions = Conditions {
-            reboot_pending: self.reboot_pending(),
-            incomplete: updates
-                .values()
-                .filter(|update| is_incomplete(update, &self.facts))
-                .map(|update| update.id.clone())
-                .collect(),
-        };
-        let mut changed = match self.engine.clean() {
-            Ok(Cleaned::Yes) => self.ledger.settle(now, &verdicts, &conditions)?,
-            // Perhaps the package manager that a crash of this program left at work.
-            Ok(Cleaned::Busy) => Vec::new(),
-            Err(error) => {
-                warn!(error = %Chain(&error), "could not clear up after an earlier installation");
-                Vec::new()
-            }
-        };
-        changed.extend(self.ledger.observe(now, &verdicts, &conditions)?);
-        let findings: Vec<_> = updates
-            .values()
-            .filter_map(|update| {
-                Some(Finding {
-                    update,
-                    verdict: verdicts.get(&update.id)?,
-                    decision: self.decisions.get(&update.id),
-                })
-            })
-            .collect();
-        self.plan = plan::plan(&findings, self.ledger.book(), &self.facts, now, &plan::Limits::default());
-        self.wanted = updates
-            .values()
-            .filter(|update| verdicts.get(&update.id) == Some(&Verdict::Needed))
-            .flat_map(|update| payloads_for(update, &self.facts))
-            .map(|payload| payload.digest)
-            .collect();
-        Ok(changed)
-    }
-
-    /// An update that a newer one replaces here is not told as needed beside it, unless it alone is approved.
-    fn leave_superseded_out(&self, verdicts: &mut BTreeMap<UpdateId, Verdict>) {
-        let approved =
-            |update: &UpdateId| self.decisions.get(update).is_some_and(|d| d.decision == Decision::Approve);
-        let matters =
-            |update: &UpdateId| matches!(verdicts.get(update), Some(Verdict::Needed | Verdict::Installed));
-        let superseded: Vec<UpdateId> = verdicts
-            .keys()
-            .filter(|id| {
-                let newer = self.catalogues.superseded_by(id).filter(matters).collect::<Vec<_>>();
-                !newer.is_empty() && (!approved(id) || newer.iter().any(approved))
-            })
-            .cloned()
-            .collect();
-        for id in superseded {
-            verdicts.remove(&id);
-        }
-    }
-
-    /// Carries the plan out.
-    async fn install(
-        &mut self,
-        asked: &Asked,
-        machine: &str,
-        clock: &Clock,
-    ) -> Result<Vec<StateEntry>, CycleError> {
-        let mut updates = BTreeMap::new();
-        for id in self.plan.install.iter().chain(self.plan.left_out.keys()) {
-            if let Some(update) = self.catalogues.update(id)? {
-                updates.insert(id.clone(), Arc::new(update));
-            }
-        }
-        let lookup = self.catalogues.lookup();
-        let fetcher =
-            Fetcher { upstream: &self.upstream, payloads: &self.payloads, patience: self.payload_patience };
-        let class = machine_class();
-        let means = Means {
-            engine: &self.engine,
-            pool: &lookup,
-            payloads: &fetcher,
-            scan: &|| scan::scan(&self.root, asked, machine).0,
-            clock,
-            codes: &self.terms.codes,
-            limit: &|update| self.terms.limit(update, &class, self.install_time_limit).duration,
-            go_on: &|| !self.stop.requested(),
-        };
-        let executed = install::execute(&self.plan, &updates, &means, &mut self.ledger).await?;
-        Ok(executed.entries)
-    }
-
-    /// Looks who is there, what asks for a reboot, and which boot this is.
-    async fn look(&mut self, now: Timestamp, problems: &mut Vec<String>) -> Result<(), CycleError> {
-        self.seen = self.surroundings.look(&self.facts, now).await;
-        problems.extend(self.seen.problems.iter().map(ToString::to_string));
-        if let Some(boot) = &self.seen.boot
-            && self.ledger.book().boots().current.as_ref().is_none_or(|(known, _)| known != boot)
-        {
-            info!(%boot, "the computer is in a boot that was not seen before");
-            self.ledger.record(vec![Event::Booted { boot: boot.clone(), at: now }])?;
-        }
-        Ok(())
-    }
-
-    fn reboot_pending(&self) -> bool {
-        flag(&self.facts, "reboot-pending") || signs::reboot_needed(&self.seen.signs)
-    }
-
-    /// Does what the service level wants done after installations. What fails is a problem and not done again.
-    async fn follow_up(&mut self, now: Timestamp, problems: &mut Vec<String>) -> Result<(), CycleError> {
-        let fetcher =
-            Fetcher { upstream: &self.upstream, payloads: &self.payloads, patience: self.payload_patience };
-        for action in &self.terms.settings.follow_up {
-            match action {
-                // Everything is scanned after every installation.
-                FollowUp::Rescan => {}
-                FollowUp::ReportInventory => self.spool.resync()?,
-                FollowUp::Run { .. } => {
-                    if let Err(error) = follow_up::run(action, &fetcher, &self.root, &self.data_dir).await {
-                        problems.push(Chain(&error).to_string());
-                    }
-                }
-            }
-        }
-        self.ledger.record(vec![Event::FollowedUp { at: now }])?;
-        Ok(())
-    }
-
-    /// Takes up a wish of somebody at the machine, if it is granted; durable when it returns.
-    ///
-    /// # Errors
-    ///
-    /// [`WishError`], with the reason.
-    pub fn wish(&mut self, caller: Caller, wish: Wish, now: Timestamp) -> Result<(), WishError> {
-        wishes::permit(wish, caller, &self.due(now).standing(now))?;
-        info!(?caller, %wish, "a wish was granted");
-        let written = self.ledger.record(vec![Event::Wished { wish, at: now }]);
-        written.map(|_| ()).map_err(|error| WishError::Failed(Chain(&error).to_string()))
-    }
-
-    /// What the person at the machine is shown at `now`.
-    #[must_use]
-    pub fn due(&self, now: Timestamp) -> Due {
-        let settings = &self.terms.settings;
-        let approved =
-            |id: &UpdateId| self.decisions.get(id).is_some_and(|d| d.decision == Decision::Approve);
-        let book = self.ledger.book();
-        let ids = self.plan.install.iter().chain(self.plan.left_out.keys()).filter(|id| approved(id));
-        let items = ids.filter_map(|id| {
-            let (update, record) = (self.catalogues.update(id).ok().flatten()?, book.record(id)?);
-            let terms = record.offered.map(|offered| consent::Terms::of(settings, offered));
-            let waits = record.waits.as_ref();
-            Some(Item {
-                update: id.clone(),
-                title: update.title,
-                severity: update.severity,
-                waiting: waits.map(|waits| waits.waiting),
-                offered: record.offered,
-                grace_ends: terms.map(|terms| terms.grace_ends),
-                deadline: terms.map(|terms| terms.deadline),
-                begins: waits.and_then(|waits| waits.until),
-                detail: self.plan.left_out.get(id).map(ToString::to_string).unwrap_or_default(),
-            })
-        });
-        let reboot = self.reboot_pending().then(|| RebootDue {
-            signs: self.seen.signs.iter().map(|sign| sign.detail.clone()).collect(),
-            begins: book.wishes().reboot.map(|choice| choice.at),
-            by: None,
-            held_by: self.seen.people.against_reboot(now),
-        });
-        Due {
-            department: settings.department.clone(),
-            phase: self.phase().to_owned(),
-            items: items.collect(),
-            countdown: None,
-            reboot,
-            wishes: *book.wishes(),
-            settings: settings.clone(),
-            boot: self.seen.boot.clone(),
-        }
-    }
-
-    fn phase(&self) -> &'static str {
-        if self.audit_only { "audits only" } else { "patches" }
-    }
-
     /// Puts on their way: the facts, what changed or everything, and the cycle in numbers.
     fn report(
         &mut self,
@@ -611,117 +426,6 @@ impl Cycle {
         self.told_all = true;
         Ok(())
     }
-
-    /// What `status` shows, but for what the agent knows better.
-    #[must_use]
-    pub fn status(&self) -> v1::LocalStatus {
-        let patches = self
-            .ledger
-            .book()
-            .records()
-            .filter(|(_, record)| !matches!(record.state, State::NotApplicable | State::Installed))
-            .map(|(id, record)| {
-                let update = self.catalogues.update(id).ok().flatten();
-                v1::LocalPatch {
-                    patch: id.to_string(),
-                    title: update.as_ref().map(|update| update.title.clone()).unwrap_or_default(),
-                    severity: update.map(|update| update.severity.as_str().to_owned()).unwrap_or_default(),
-                    state: record.state.as_str().to_owned(),
-                    approved: self.decisions.get(id).is_some_and(|d| d.decision == Decision::Approve),
-                    detail: match self.plan.left_out.get(id) {
-                        Some(reason) => reason.to_string(),
-                        None => record.detail.clone().unwrap_or_default(),
-                    },
-                }
-            })
-            .collect();
-        v1::LocalStatus {
-            dictionary_version: self.catalogues.version(),
-            dictionary_expires: self.catalogues.expires().map_or(0, Timestamp::as_millisecond),
-            last_check: self.last_check.map_or(0, Timestamp::as_millisecond),
-            patches,
-            reports_waiting: self.spool.waiting().unwrap_or(0) as u64,
-            reboot_pending: self.reboot_pending(),
-            phase: self.phase().to_owned(),
-            ..v1::LocalStatus::default()
-        }
-    }
-
-    /// Why an update has its verdict here; `patch` is its id or a part of it that no other has.
-    ///
-    /// # Errors
-    ///
-    /// When there is no such update or several, or it cannot be read.
-    pub fn why(&mut self, patch: &str) -> Result<v1::LocalWhyResponse, CycleError> {
-        let why = self.explain(patch);
-        self.catalogues.rest();
-        why
-    }
-
-    fn explain(&mut self, patch: &str) -> Result<v1::LocalWhyResponse, CycleError> {
-        let machine = machine();
-        let os = scan::scan(&self.root, &Asked::default(), &machine).0;
-        let rules = self.catalogues.rules(&os)?;
-        let found: Vec<String> = (0..rules.compiled.len())
-            .map(|n| rules.compiled.id(n))
-            .filter(|id| id.contains(patch))
-            .map(str::to_owned)
-            .collect();
-        let id = match (found.iter().find(|id| *id == patch), &found[..]) {
-            (Some(id), _) | (None, [id]) => id.clone(),
-            (None, []) => {
-                return Err(CycleError::Which(format!(
-                    "no update published for this computer is named `{patch}`"
-                )));
-            }
-            (None, several) => {
-                let names = several.iter().take(8).map(String::as_str).collect::<Vec<_>>().join(", ");
-                return Err(CycleError::Which(format!("`{patch}` names {} updates: {names}", several.len())));
-            }
-        };
-        let id: UpdateId = id.parse().map_err(|error| CycleError::Which(format!("{error}")))?;
-        let facts = scan::scan(&self.root, &rules.asked.clone(), &machine).0;
-        let update = self
-            .catalogues
-            .update(&id)?
-            .ok_or_else(|| CycleError::Which(format!("`{id}` is not published any more")))?;
-        let explained = explain_update(&update, &facts);
-        let json = |tree: Option<&Explained>| {
-            tree.map(|tree| serde_json::to_string(tree).unwrap_or_default()).unwrap_or_default()
-        };
-        Ok(v1::LocalWhyResponse {
-            patch: id.to_string(),
-            verdict: state_of(&explained.verdict).as_str().to_owned(),
-            summary: update.title.clone(),
-            applicable_json: json(Some(&explained.applicable)),
-            installed_json: json(explained.installed.as_ref()),
-            approval: match (self.plan.left_out.get(&id), self.decisions.get(&id)) {
-                (Some(reason), _) => format!("not installed because: {reason}"),
-                (None, Some(decision)) => decision.to_string(),
-                (None, None) => String::new(),
-            },
-            would_change: explained.would_change,
-        })
-    }
-
-    /// The newest attempts, the newest first.
-    #[must_use]
-    pub fn history(&self, limit: usize) -> v1::LocalHistoryResponse {
-        let events = self
-            .ledger
-            .book()
-            .history()
-            .rev()
-            .take(limit)
-            .map(|attempt| v1::LocalEvent {
-                at: attempt.ended.as_millisecond(),
-                patch: attempt.update.to_string(),
-                event: attempt.outcome.sentence(),
-                detail: attempt.detail.clone().unwrap_or_default(),
-            })
-            .collect();
-        v1::LocalHistoryResponse { events }
-    }
 }
 
 /// Documents that parse; one that does not is of a newer kind or broken, and named in the log.
@@ -743,25 +447,6 @@ fn everything(book: &Book) -> Report {
     entries.sort_by_key(|entry| entry.state == State::Installed);
     entries.truncate(ENTRIES_PER_REPORT);
     Report::States { snapshot: true, entries }
-}
-
-/// Payloads of the packages of `update` that are installed.
-fn payloads_for<'a>(update: &'a Update, facts: &'a Facts) -> impl Iterator<Item = &'a Payload> {
-    let packages = update.install.deb_packages();
-    packages.iter().filter_map(|package| {
-        let key = format!("package:deb:{}:{}", package.name, package.architecture);
-        let installed = facts.values.get(&key)?;
-        (*installed != package.version).then_some(&package.payload)
-    })
-}
-
-fn state_of(verdict: &Verdict) -> State {
-    match verdict {
-        Verdict::NotApplicable => State::NotApplicable,
-        Verdict::Needed => State::Needed,
-        Verdict::Installed => State::Installed,
-        Verdict::Unknown { .. } => State::Unknown,
-    }
 }
 
 fn flag(facts: &Facts, name: &str) -> bool {

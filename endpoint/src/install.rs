@@ -140,8 +140,6 @@ pub struct Means<'a, P, F> {
     pub clock: &'a Clock,
     /// What exit codes mean.
     pub codes: &'a Codes,
-    /// For one update, after which the package manager is stopped.
-    pub limit: &'a (dyn Fn(&UpdateId) -> Duration + Send + Sync),
     /// Asked before each update: false ends the run, as at a shutdown.
     pub go_on: &'a (dyn Fn() -> bool + Send + Sync),
 }
@@ -177,10 +175,16 @@ pub async fn execute<P: Pool, F: PayloadFetcher>(
         .filter(|(_, reason)| !matches!(reason, Reason::Superseded(_)))
         .filter_map(|(id, _)| updates.get(id).map(Arc::as_ref))
         .collect();
-    for id in &plan.install {
+    for step in &plan.steps {
+        let id = &step.update;
         if !(means.go_on)() {
             break;
         }
+        // Those before it may have taken longer than was expected.
+        let Some(limit) = step.limit_at(means.clock.now()) else {
+            tracing::info!(update = %id, "does not fit into the window any more, and is carried over");
+            continue;
+        };
         let Some(update) = updates.get(id) else {
             tracing::warn!(update = %id, "the plan names an update without a document");
             continue;
@@ -190,18 +194,11 @@ pub async fn execute<P: Pool, F: PayloadFetcher>(
             continue;
         }
         let approved: Vec<&Update> = plan
-            .install
-            .iter()
+            .install()
             .filter(|other| *other != id)
             .filter_map(|other| updates.get(other).map(Arc::as_ref))
             .collect();
-        let request = Request {
-            update,
-            approved: &approved,
-            left_out: &left_out,
-            codes: means.codes,
-            limit: (means.limit)(id),
-        };
+        let request = Request { update, approved: &approved, left_out: &left_out, codes: means.codes, limit };
         let fresh = || Fresh::of(update, (means.scan)());
         ledger.begin(id, means.clock.now())?;
         let mut attempted = means.engine.install(&request, means.pool, means.payloads, &fresh).await;

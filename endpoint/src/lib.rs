@@ -10,6 +10,7 @@ pub mod signs;
 // What is to be done, decided without doing anything.
 pub mod consent;
 pub mod due;
+pub mod phase;
 pub mod plan;
 pub mod policy;
 pub mod remind;

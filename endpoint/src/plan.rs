@@ -1,31 +1,45 @@
-//! What to install next, and why not the rest.
+//! What to install next, when, and why not the rest.
 //!
-//! Pure: findings, the ledger's book and the time in, plan out. Installed is what is needed and approved,
-//! not replaced by a newer approved update, and not being left alone after failures.
+//! Pure: findings, the policy that holds here, the ledger's book and the present in, plan out. Installed is
+//! what is needed, approved and open here, not replaced by a newer approved update, not being left alone after
+//! failures, agreed to by the person at the machine as far as he is asked, and fits with its time limit and a
+//! reboot into what is left of a change window. Everything else that is needed is listed with its reason.
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+mod fit;
+mod reason;
+mod replaced;
+
+use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use tierway_common::{
+    calendar::Occurrence,
     facts::Facts,
-    id::UpdateId,
+    id::{UpdateId, WindowId},
     rules::Verdict,
     schema::{Decision, Update},
 };
 
+use self::{fit::Room, replaced::replacements};
+pub use self::{
+    fit::{REBOOT_RESERVE, UNMEASURED_MIN, reboot_reserve, unbound},
+    reason::{Needs, Reason},
+};
 use crate::{
+    consent::{self, Consent, Countdown, Terms, signed},
     install::{
         self,
         codes::{Class, Outcome},
         deb,
+        failsafe::Limit,
     },
     ledger::{Book, Failing},
-    policy::Effective,
+    people::People,
+    policy::{Effective, here::Here},
 };
+
+/// After so long a lease that was not granted is asked for again.
+pub const LEASE_AGAIN: SignedDuration = SignedDuration::from_mins(5);
 
 /// How long updates that fail are left alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,94 +76,155 @@ pub struct Finding<'a> {
     pub verdict: &'a Verdict,
     /// What was decided; `None` when nobody did.
     pub decision: Option<&'a Effective>,
+    /// After which its installation is ended, and what it should take.
+    pub limit: &'a Limit,
+    /// Whether its payloads are here.
+    pub payloads: Payloads<'a>,
+}
+
+/// Whether what is to be installed is here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Payloads<'a> {
+    /// All of it.
+    Here,
+    /// Not yet.
+    Missing,
+    /// It could not be fetched.
+    Failed(&'a str),
+}
+
+/// The present.
+#[derive(Clone, Copy, Debug)]
+pub struct Now<'a> {
+    /// The time.
+    pub at: Timestamp,
+    /// What the verdicts were made of.
+    pub facts: &'a Facts,
+    /// Who is at the machine.
+    pub people: &'a People,
+    /// The countdown that runs or has run out.
+    pub countdown: Option<&'a Countdown>,
+    /// The tier above answered in this check.
+    pub reachable: bool,
+    /// Permissions to be down, until when; at most one for a window.
+    pub leases: &'a BTreeMap<WindowId, Timestamp>,
+    /// How long failures are left alone.
+    pub limits: &'a Limits,
+    /// Why nothing may be begun by what is published, such as that it has expired.
+    pub stale: Option<&'a str>,
 }
 
 /// What to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// To be installed, one after the other: the most severe first, then the oldest.
-    pub install: Vec<UpdateId>,
+    /// To be installed now, one after the other: the most severe first, then the oldest.
+    pub steps: Vec<Step>,
     /// Needed and not to be installed now, by id, with the reason.
     pub left_out: BTreeMap<UpdateId, Reason>,
-    /// When the first of those that wait may be tried again.
+    /// What is on offer here, with its terms. Grace begins for those that were not before.
+    pub offered: BTreeMap<UpdateId, Terms>,
+    /// Those whose payloads must be fetched, in the order of their need.
+    pub fetch: Vec<UpdateId>,
+    /// A countdown to installations must begin or go on; without one that was shown has lost its purpose.
+    pub countdown: bool,
+    /// Nobody answered the countdown: what is due is put off until then.
+    pub put_off: Option<Timestamp>,
+    /// A permission to ask for.
+    pub lease: Option<LeaseNeed>,
+    /// When to decide again at the latest: the first moment at which something changes by itself.
     pub next: Option<Timestamp>,
 }
 
-/// Why a needed update is not installed.
+/// One installation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// Nobody decided.
-    Undecided,
-    /// It was declined.
-    Declined(Effective),
-    /// This newer update replaces it and is approved.
-    Superseded(UpdateId),
-    /// The administrator of this computer holds this package.
-    Held(String),
-    /// It failed and is left alone until then.
-    BackOff {
-        /// When it may be tried again.
-        until: Timestamp,
-        /// How it failed.
-        outcome: Outcome,
-    },
-    /// It failed so often in the same way that it is not tried any more.
-    Quarantined {
-        /// How often.
-        times: u32,
-        /// How.
-        outcome: Outcome,
-    },
-    /// An attempt that was cut off is not settled yet.
-    Unsettled,
-    /// Nothing on this computer installs updates of this kind.
-    NoEngine(String),
+pub struct Step {
+    /// Of what.
+    pub update: UpdateId,
+    /// When it should begin, if those before it take what is expected.
+    pub start: Timestamp,
+    /// What it should take.
+    pub expected: Duration,
+    /// It is ended after so long at the latest.
+    pub limit: Duration,
+    /// The least limit with which it may begin; less than `limit` for what nobody has measured.
+    pub limit_min: Duration,
+    /// In which window; `None` when it needs none.
+    pub window: Option<Occurrence>,
+    /// Kept free at the end of the window for a reboot.
+    pub reserve: SignedDuration,
+    /// The permission under which it runs ends then.
+    pub lease_until: Option<Timestamp>,
 }
 
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Undecided => f.write_str("not approved for any group of this computer"),
-            Self::Declined(decision) => write!(f, "{decision}"),
-            Self::Superseded(by) => write!(f, "replaced by the approved update `{by}`"),
-            Self::Held(package) => write!(f, "the package `{package}` is held on this computer"),
-            Self::BackOff { until, outcome } => {
-                write!(f, "tried again after {until}: {}", outcome.sentence())
-            }
-            Self::Quarantined { times, outcome } => {
-                let outcome = outcome.sentence();
-                write!(f, "failed {times} times alike and is not tried until it is approved anew: {outcome}")
-            }
-            Self::NoEngine(kind) => write!(f, "nothing on this computer installs updates of kind `{kind}`"),
-            Self::Unsettled => f.write_str("an attempt was cut off and what came of it is not known yet"),
+impl Step {
+    /// Its time limit if it begins at `now`; `None` when it may not begin then, because it would not fit.
+    #[must_use]
+    pub fn limit_at(&self, now: Timestamp) -> Option<Duration> {
+        let limits = (self.limit, self.limit_min);
+        let limit = fit::limit_at(limits, self.window.as_ref(), self.reserve, now)?;
+        let Some(until) = self.lease_until else { return Some(limit) };
+        let room = until.duration_since(now).saturating_sub(self.reserve);
+        (room >= signed(self.limit_min)).then(|| limit.min(Duration::try_from(room).unwrap_or(limit)))
+    }
+}
+
+/// A permission that is needed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseNeed {
+    /// For which window.
+    pub window: WindowId,
+    /// From now for so long.
+    pub length: SignedDuration,
+}
+
+impl Plan {
+    /// What is to be installed now, in its order.
+    pub fn install(&self) -> impl Iterator<Item = &UpdateId> {
+        self.steps.iter().map(|step| &step.update)
+    }
+
+    /// The earliest terms of what is on offer: the end of grace and the deadline that people are told.
+    #[must_use]
+    pub fn due(&self) -> Option<Terms> {
+        self.offered.values().min_by_key(|terms| terms.deadline).copied()
+    }
+
+    fn wake(&mut self, at: Timestamp, now: Timestamp) {
+        if at > now {
+            self.next = Some(self.next.map_or(at, |next| next.min(at)));
         }
     }
 }
 
-/// Decides what to install at `now`. `facts` are those that the verdicts were made of.
+/// Decides what to install now.
 #[must_use]
-pub fn plan(findings: &[Finding<'_>], book: &Book, facts: &Facts, now: Timestamp, limits: &Limits) -> Plan {
+pub fn plan(findings: &[Finding<'_>], here: &Here, book: &Book, now: &Now<'_>) -> Plan {
     let needed: BTreeMap<&UpdateId, &Finding<'_>> = findings
         .iter()
-        .filter(|finding| is_to_do(finding, book, facts))
+        .filter(|finding| is_to_do(finding, book, now.facts))
         .map(|finding| (&finding.update.id, finding))
         .collect();
     let replacements = replacements(findings, &needed);
-    let mut install: Vec<&Update> = Vec::new();
+    let mut order: Vec<&Finding<'_>> = needed.values().copied().collect();
+    order.sort_by_key(|finding| {
+        let update = finding.update;
+        (Reverse(update.severity), update.released, &update.id)
+    });
     let mut plan = Plan::default();
-    for (id, finding) in &needed {
-        match reason(finding, &replacements, book, facts, now, limits) {
-            None => install.push(finding.update),
-            Some(reason) => {
-                if let Reason::BackOff { until, .. } = &reason {
-                    plan.next = Some(plan.next.map_or(*until, |next| next.min(*until)));
-                }
-                plan.left_out.insert((*id).clone(), reason);
+    let mut begin = Begin::default();
+    for finding in order {
+        let id = &finding.update.id;
+        let reason = match not_open(finding, here, &replacements, book, now) {
+            Some(reason) => Some(reason),
+            None => offer(finding, here, book, now, &mut plan, &mut begin),
+        };
+        if let Some(reason) = reason {
+            if let Some(until) = reason.until() {
+                plan.wake(until, now.at);
             }
+            plan.left_out.insert(id.clone(), reason);
         }
     }
-    install.sort_by_key(|update| (Reverse(update.severity), update.released, &update.id));
-    plan.install = install.into_iter().map(|update| update.id.clone()).collect();
     plan
 }
 
@@ -169,58 +244,13 @@ fn approved(finding: &Finding<'_>) -> bool {
     finding.decision.is_some_and(|decision| decision.decision == Decision::Approve)
 }
 
-/// Older update → a newer one that is needed and approved and replaces it, directly or over others. Both
-/// documents may say so: the newer what it replaces, the older by what it is replaced.
-fn replacements<'a>(
-    findings: &'a [Finding<'_>],
-    needed: &BTreeMap<&UpdateId, &Finding<'_>>,
-) -> BTreeMap<&'a UpdateId, &'a UpdateId> {
-    let mut older: BTreeMap<&UpdateId, BTreeSet<&UpdateId>> = BTreeMap::new();
-    for finding in findings {
-        let update = finding.update;
-        for id in &update.supersedes {
-            older.entry(&update.id).or_default().insert(id);
-        }
-        for id in &update.superseded_by {
-            older.entry(id).or_default().insert(&update.id);
-        }
-    }
-    let mut replaced = BTreeMap::new();
-    for finding in findings {
-        let newest = &finding.update.id;
-        if !needed.contains_key(newest) || !approved(finding) {
-            continue;
-        }
-        let mut seen = BTreeSet::from([newest]);
-        let mut next = vec![newest];
-        while let Some(id) = next.pop() {
-            for id in older.get(id).into_iter().flatten() {
-                if seen.insert(id) {
-                    next.push(id);
-                    // Two updates that claim to replace each other would both be left out for ever.
-                    replaced.entry(*id).or_insert(newest);
-                }
-            }
-        }
-    }
-    let circular: Vec<_> = replaced
-        .iter()
-        .filter(|(id, by)| replaced.get(**by) == Some(*id) && id > by)
-        .map(|(id, _)| *id)
-        .collect();
-    for id in circular {
-        replaced.remove(id);
-    }
-    replaced
-}
-
-fn reason(
+/// Why an update is not to be installed whatever the time and whoever is here.
+fn not_open(
     finding: &Finding<'_>,
+    here: &Here,
     replacements: &BTreeMap<&UpdateId, &UpdateId>,
     book: &Book,
-    facts: &Facts,
-    now: Timestamp,
-    limits: &Limits,
+    now: &Now<'_>,
 ) -> Option<Reason> {
     let update = finding.update;
     let Some(decision) = finding.decision else { return Some(Reason::Undecided) };
@@ -230,10 +260,19 @@ fn reason(
     if let Some(by) = replacements.get(&update.id) {
         return Some(Reason::Superseded((*by).clone()));
     }
+    if let Some(reason) = here.closed(update, decision) {
+        return Some(reason);
+    }
     if let Some(kind) = install::without_engine(&update.install) {
         return Some(Reason::NoEngine(kind.to_owned()));
     }
-    if let Some(package) = deb::held(update, facts) {
+    if here.audit_only {
+        return Some(Reason::AuditOnly);
+    }
+    if let Some(stale) = now.stale {
+        return Some(Reason::Stale(stale.to_owned()));
+    }
+    if let Some(package) = deb::held(update, now.facts) {
         return Some(Reason::Held(package.to_owned()));
     }
     let record = book.record(&update.id)?;
@@ -241,11 +280,16 @@ fn reason(
         return Some(Reason::Unsettled);
     }
     let failing = record.failing.as_ref()?;
-    // A new approval is a person's wish to try again, and so is one given once more.
-    if decision.asked > failing.ended {
+    let booted = book.boots().current.as_ref().is_some_and(|(_, since)| *since > failing.ended);
+    if failing.outcome == Outcome::RebootFirst && !booted {
+        return Some(Reason::RebootFirst);
+    }
+    // A new approval is a person's wish to try again, and so is one given once more. One of the future, by a clock
+    // that was set back, would be one for ever.
+    if decision.asked > failing.ended && decision.asked <= now.at {
         return None;
     }
-    left_alone(failing, now, limits)
+    left_alone(failing, now.at, now.limits)
 }
 
 fn left_alone(failing: &Failing, now: Timestamp, limits: &Limits) -> Option<Reason> {
@@ -266,266 +310,155 @@ fn left_alone(failing: &Failing, now: Timestamp, limits: &Limits) -> Option<Reas
     (ended <= now && now < until).then_some(Reason::BackOff { until, outcome })
 }
 
-#[cfg(test)]
-mod tests {
-    use tierway_common::{
-        rules::expr::Expr,
-        schema::{DebPackage, Install, Payload, Severity},
-        trust::digest::Digest,
+/// When the next installation can begin, after a countdown and without one.
+/// Sums of what those before it are expected to take.
+#[derive(Debug, Default)]
+struct Begin {
+    now: SignedDuration,
+    warned: SignedDuration,
+}
+
+/// Offers an update that is open here, and takes it into the plan if it can begin now.
+fn offer(
+    finding: &Finding<'_>,
+    here: &Here,
+    book: &Book,
+    now: &Now<'_>,
+    plan: &mut Plan,
+    begin: &mut Begin,
+) -> Option<Reason> {
+    let id = &finding.update.id;
+    let offered = book.record(id).and_then(|record| record.offered);
+    let Some(offered) = offered.or(now.reachable.then_some(now.at)) else {
+        return Some(Reason::NotOffered);
     };
-
-    use super::*;
-    use crate::ledger::Event;
-
-    const DAY: i64 = 24 * 60;
-
-    fn at(minute: i64) -> Timestamp {
-        Timestamp::from_second(1_800_000_000 + minute * 60).unwrap()
+    let terms = Terms::of(&here.settings, offered);
+    plan.offered.insert(id.clone(), terms);
+    for at in [terms.grace_ends, terms.deadline] {
+        plan.wake(at, now.at);
     }
-
-    fn id(name: &str) -> UpdateId {
-        format!("debian-12/{name}").parse().unwrap()
-    }
-
-    fn update(name: &str, supersedes: &[&str]) -> Update {
-        let package = DebPackage {
-            name: name.to_owned(),
-            version: "1".to_owned(),
-            architecture: "all".to_owned(),
-            payload: Payload { digest: Digest::of(b""), bytes: 0, url: String::new() },
-            control: BTreeMap::new(),
-        };
-        Update {
-            id: id(name),
-            title: String::new(),
-            product: String::new(),
-            version: String::new(),
-            severity: Severity::Moderate,
-            class: Default::default(),
-            released: Timestamp::UNIX_EPOCH,
-            references: Vec::new(),
-            applicable: Expr::Const(true),
-            installed: Expr::Const(false),
-            supersedes: supersedes.iter().map(|name| id(name)).collect(),
-            superseded_by: Vec::new(),
-            install: Install::Deb { packages: vec![package] },
-            result_codes: Default::default(),
+    match finding.payloads {
+        Payloads::Here => {}
+        Payloads::Missing => {
+            plan.fetch.push(id.clone());
+            return Some(Reason::Download(None));
+        }
+        Payloads::Failed(problem) => {
+            plan.fetch.push(id.clone());
+            plan.wake(now.at.checked_add(now.limits.transient).unwrap_or(Timestamp::MAX), now.at);
+            return Some(Reason::Download(Some(problem.to_owned())));
         }
     }
-
-    fn decided(decision: Decision, minute: i64) -> Effective {
-        let group = "all".parse().unwrap();
-        Effective { decision, group, by: "operator:ann".to_owned(), at: at(minute), asked: at(minute) }
-    }
-
-    fn book(failures: &[(&str, Outcome, i64)]) -> Book {
-        let mut book = Book::default();
-        for (name, outcome, minute) in failures {
-            book.apply(Event::Began { update: id(name), at: at(*minute) });
-            let (outcome, detail) = (*outcome, None);
-            let took_seconds = None;
-            book.apply(Event::Ended { update: id(name), at: at(*minute), outcome, detail, took_seconds });
+    let consent = consent::decide(&terms, &here.settings, now.people, book.wishes(), now.countdown, now.at);
+    let warned = match consent {
+        Consent::Wait { until, why } => return Some(Reason::Person { until, why }),
+        Consent::PutOff { until } => {
+            plan.put_off = Some(plan.put_off.map_or(until, |earlier| earlier.min(until)));
+            return Some(Reason::Person { until, why: consent::Asked::PutOff });
         }
-        book
-    }
-
-    /// The plan for one approved, needed update `a` at a minute, after its failures.
-    fn after(failures: &[(&str, Outcome, i64)], minute: i64) -> Plan {
-        let approve = decided(Decision::Approve, -1);
-        let a = update("a", &[]);
-        let findings = [Finding { update: &a, verdict: &Verdict::Needed, decision: Some(&approve) }];
-        plan(&findings, &book(failures), &Facts::default(), at(minute), &Limits::default())
-    }
-
-    #[test]
-    fn installed_is_what_is_needed_and_approved() {
-        let approve = decided(Decision::Approve, 0);
-        let decline = decided(Decision::Decline, 0);
-        let unknown = Verdict::Unknown { reason: String::new() };
-        let updates = ["approved", "declined", "nobody", "there", "other", "unknown", "held"]
-            .map(|name| update(name, &[]));
-        let [a, d, n, t, o, u, h] = &updates;
-        let finding = |update, verdict, decision| Finding { update, verdict, decision };
-        let findings = [
-            finding(a, &Verdict::Needed, Some(&approve)),
-            finding(d, &Verdict::Needed, Some(&decline)),
-            finding(n, &Verdict::Needed, None),
-            finding(t, &Verdict::Installed, Some(&approve)),
-            finding(o, &Verdict::NotApplicable, Some(&approve)),
-            finding(u, &unknown, Some(&approve)),
-            finding(h, &Verdict::Needed, Some(&approve)),
-        ];
-        let facts = Facts {
-            values: [
-                ("flag:hold:held".to_owned(), "true".to_owned()),
-                ("package:deb:held:all".to_owned(), "0".to_owned()),
-            ]
-            .into(),
-            ..Facts::default()
-        };
-        let plan = plan(&findings, &Book::default(), &facts, at(1), &Limits::default());
-        assert_eq!(plan.install, [id("approved")]);
-        assert_eq!(
-            plan.left_out,
-            [
-                (id("declined"), Reason::Declined(decline.clone())),
-                (id("nobody"), Reason::Undecided),
-                (id("held"), Reason::Held("held".to_owned()))
-            ]
-            .into()
-        );
-        assert_eq!(
-            plan.left_out[&id("declined")].to_string(),
-            "declined for group `all` by operator:ann at 2027-01-15T08:00:00Z"
-        );
-    }
-
-    #[test]
-    fn the_most_severe_comes_first_then_the_oldest() {
-        let approve = decided(Decision::Approve, 0);
-        let updates = [
-            Update { released: at(2), ..update("late", &[]) },
-            Update { released: at(1), ..update("early", &[]) },
-            Update { released: at(3), severity: Severity::Critical, ..update("bad", &[]) },
-        ];
-        let findings = updates.each_ref().map(|update| Finding {
-            update,
-            verdict: &Verdict::Needed,
-            decision: Some(&approve),
-        });
-        let plan = plan(&findings, &Book::default(), &Facts::default(), at(9), &Limits::default());
-        assert_eq!(plan.install, [id("bad"), id("early"), id("late")]);
-    }
-
-    #[test]
-    fn an_older_update_gives_way_to_a_newer_one_only_when_that_is_approved_and_needed() {
-        use Decision::{Approve, Decline};
-        let approve = decided(Approve, 0);
-        let decline = decided(Decline, 0);
-        let older = update("1", &[]);
-        let middle = update("2", &["1"]);
-        let newest = update("3", &["2"]);
-        let not_here = Verdict::NotApplicable;
-        for (decisions, newest_verdict, installed) in [
-            ([Some(&approve), Some(&approve), Some(&approve)], &Verdict::Needed, vec!["3"]),
-            ([Some(&approve), None, Some(&approve)], &Verdict::Needed, vec!["3"]),
-            ([Some(&approve), Some(&approve), None], &Verdict::Needed, vec!["2"]),
-            ([Some(&approve), None, None], &Verdict::Needed, vec!["1"]),
-            ([Some(&approve), None, Some(&decline)], &Verdict::Needed, vec!["1"]),
-            ([None, None, Some(&approve)], &Verdict::Needed, vec!["3"]),
-            ([Some(&approve), Some(&approve), Some(&approve)], &not_here, vec!["2"]),
-        ] {
-            let findings = [
-                Finding { update: &older, verdict: &Verdict::Needed, decision: decisions[0] },
-                Finding { update: &middle, verdict: &Verdict::Needed, decision: decisions[1] },
-                Finding { update: &newest, verdict: newest_verdict, decision: decisions[2] },
-            ];
-            let plan = plan(&findings, &Book::default(), &Facts::default(), at(1), &Limits::default());
-            assert_eq!(plan.install, installed.into_iter().map(id).collect::<Vec<_>>(), "{decisions:?}");
+        Consent::Countdown => {
+            let running = now.countdown.filter(|found| found.purpose == consent::Purpose::Install);
+            Some(running.map_or(consent::length(&here.settings), |found| found.left(&here.settings)))
         }
-    }
-
-    #[test]
-    fn updates_that_claim_to_replace_each_other_are_not_both_left_out() {
-        let approve = decided(Decision::Approve, 0);
-        let updates = [update("1", &["2"]), update("2", &["1"])];
-        let findings = updates.each_ref().map(|update| Finding {
-            update,
-            verdict: &Verdict::Needed,
-            decision: Some(&approve),
-        });
-        let plan = plan(&findings, &Book::default(), &Facts::default(), at(1), &Limits::default());
-        assert_eq!(plan.install, [id("2")]);
-    }
-
-    #[test]
-    fn a_failed_update_waits_twice_as_long_after_each_equal_failure() {
-        let failed = |times: usize| vec![("a", Outcome::ScriptFailed, 0); times];
-        for (times, wait) in [(1, 30), (2, 60), (3, 120), (4, 240)] {
-            let plan = after(&failed(times), wait - 1);
-            let outcome = Outcome::ScriptFailed;
-            assert_eq!(plan.left_out[&id("a")], Reason::BackOff { until: at(wait), outcome });
-            assert_eq!(plan.next, Some(at(wait)));
-            assert_eq!(after(&failed(times), wait).install, [id("a")]);
+        Consent::Go => None,
+    };
+    let row = if warned.is_some() { &mut begin.warned } else { &mut begin.now };
+    let lead = warned.unwrap_or_default();
+    let start = now.at.checked_add(lead + *row).unwrap_or(Timestamp::MAX);
+    let reserve = reboot_reserve(&here.settings, now.people);
+    let least = fit::least(finding.limit);
+    let needs = Needs { limit: signed(least), reboot: reserve };
+    let total = needs.limit + needs.reboot;
+    let window = match fit::room(here, &terms, start, total) {
+        Room::Any => None,
+        Room::In(occurrence) => Some(occurrence),
+        Room::Short(left) => {
+            let next = fit::next(here, now.at, total);
+            wake_to_warn(plan, next.as_ref(), lead, now.at);
+            return Some(Reason::DoesNotFit { needs, left, next });
         }
-    }
-
-    #[test]
-    fn after_five_equal_failures_only_a_new_approval_tries_again() {
-        let failures = [("a", Outcome::ReportedSuccessStillNeeded, 0); 5];
-        let plan = after(&failures, 365 * DAY);
-        let outcome = Outcome::ReportedSuccessStillNeeded;
-        assert_eq!(plan.left_out[&id("a")], Reason::Quarantined { times: 5, outcome });
-        let (a, approve) = (update("a", &[]), decided(Decision::Approve, 1));
-        let findings = [Finding { update: &a, verdict: &Verdict::Needed, decision: Some(&approve) }];
-        let plan = super::plan(&findings, &book(&failures), &Facts::default(), at(2), &Limits::default());
-        assert_eq!(plan.install, [id("a")]);
-    }
-
-    #[test]
-    fn an_old_approval_given_once_more_after_the_failures_tries_again_and_one_before_them_does_not() {
-        let failures = [("a", Outcome::ScriptFailed, 10); 5];
-        let a = update("a", &[]);
-        for (asked, installed) in [(0, vec![]), (9, vec![]), (11, vec![id("a")])] {
-            let approve = Effective { asked: at(asked), ..decided(Decision::Approve, 0) };
-            let findings = [Finding { update: &a, verdict: &Verdict::Needed, decision: Some(&approve) }];
-            let plan = plan(&findings, &book(&failures), &Facts::default(), at(12), &Limits::default());
-            assert_eq!(plan.install, installed, "asked at minute {asked}");
+        Room::Closed if here.windows.is_empty() => {
+            let problem = here.unread.iter().next().map(|(window, problem)| format!("`{window}`: {problem}"));
+            return Some(Reason::NoWindow(problem.unwrap_or_default()));
         }
+        Room::Closed => {
+            let next = fit::next(here, now.at, total);
+            wake_to_warn(plan, next.as_ref(), lead, now.at);
+            return Some(Reason::Closed { next, needs });
+        }
+    };
+    let expected = fit::expected(finding.limit);
+    let lease_until = match leased(here, window.as_ref(), now, start, total) {
+        Lease::None => None,
+        Lease::Until(until) => Some(until),
+        // Had before anybody is warned, so that no warning leads to nothing.
+        Lease::Lacking(window) => {
+            let length = start.duration_since(now.at) + total;
+            let asked = plan.lease.get_or_insert(LeaseNeed { window: window.clone(), length });
+            asked.length = asked.length.max(length);
+            *row += signed(expected);
+            plan.wake(now.at.checked_add(LEASE_AGAIN).unwrap_or(Timestamp::MAX), now.at);
+            return Some(Reason::Lease(window));
+        }
+    };
+    *row += signed(expected);
+    if warned.is_some() {
+        plan.countdown = true;
+        let until = now.at.checked_add(lead).unwrap_or(Timestamp::MAX);
+        return Some(Reason::Countdown { until });
     }
+    let limits = (finding.limit.duration, least);
+    plan.steps.push(Step {
+        update: id.clone(),
+        start,
+        expected,
+        limit: fit::limit_at(limits, window.as_ref(), reserve, start).unwrap_or(least),
+        limit_min: least,
+        window,
+        reserve,
+        lease_until,
+    });
+    None
+}
 
-    #[test]
-    fn what_is_not_the_updates_fault_is_tried_for_ever() {
-        assert_eq!(after(&[("a", Outcome::LockBusy, 0); 50], 4).install, []);
-        assert_eq!(after(&[("a", Outcome::LockBusy, 0); 50], 5).install, [id("a")]);
-        assert_eq!(after(&[("a", Outcome::DependencyUnsatisfied, 0); 50], DAY - 1).install, []);
-        assert_eq!(after(&[("a", Outcome::DependencyUnsatisfied, 0); 50], DAY).install, [id("a")]);
-    }
-
-    #[test]
-    fn a_clock_that_is_set_back_does_not_make_an_update_wait_for_ever() {
-        assert_eq!(after(&[("a", Outcome::ScriptFailed, DAY)], 0).install, [id("a")]);
-    }
-
-    #[test]
-    fn an_update_that_nothing_here_installs_is_left_out_and_says_so() {
-        let approve = decided(Decision::Approve, 0);
-        let a = Update {
-            install: serde_json::from_str(
-                r#"{"windows":{"handler":{"msi":{"file":"x.msi","product_code":"{A}"}}}}"#,
-            )
-            .unwrap(),
-            ..update("a", &[])
-        };
-        let findings = [Finding { update: &a, verdict: &Verdict::Needed, decision: Some(&approve) }];
-        let plan = plan(&findings, &Book::default(), &Facts::default(), at(DAY), &Limits::default());
-        assert_eq!((&plan.install, &plan.left_out[&id("a")]), (&vec![], &Reason::NoEngine("msi".to_owned())));
-        let said = plan.left_out[&id("a")].to_string();
-        assert_eq!(said, "nothing on this computer installs updates of kind `msi`");
-    }
-
-    #[test]
-    fn an_attempt_that_is_not_settled_is_not_repeated() {
-        let approve = decided(Decision::Approve, 0);
-        let a = update("a", &[]);
-        let mut book = Book::default();
-        book.apply(Event::Began { update: id("a"), at: at(0) });
-        let findings = [Finding { update: &a, verdict: &Verdict::Needed, decision: Some(&approve) }];
-        let plan = plan(&findings, &book, &Facts::default(), at(DAY), &Limits::default());
-        assert_eq!(plan.left_out[&id("a")], Reason::Unsettled);
-    }
-
-    #[test]
-    fn an_update_that_our_attempt_left_half_installed_is_tried_again() {
-        let approve = decided(Decision::Approve, 0);
-        let a = update("a", &[]);
-        let facts = Facts {
-            values: [("flag:incomplete:a".to_owned(), "true".to_owned())].into(),
-            ..Facts::default()
-        };
-        let findings = [Finding { update: &a, verdict: &Verdict::Installed, decision: Some(&approve) }];
-        let plan = |book: &Book| plan(&findings, book, &facts, at(DAY), &Limits::default()).install;
-        assert_eq!(plan(&book(&[("a", Outcome::ScriptFailed, 0)])), [id("a")]);
-        assert_eq!(plan(&Book::default()), []);
+/// A countdown begins so long before a window that it has run out when that opens.
+fn wake_to_warn(plan: &mut Plan, next: Option<&jiff::Zoned>, lead: SignedDuration, now: Timestamp) {
+    if let Some(next) = next {
+        plan.wake(next.timestamp().checked_sub(lead).unwrap_or(now), now);
     }
 }
+
+/// Whether a permission to be down covers something.
+enum Lease {
+    /// None is needed.
+    None,
+    /// Until then.
+    Until(Timestamp),
+    /// It must be asked for.
+    Lacking(WindowId),
+}
+
+/// What begins at `start` and takes `total` needs a permission of its window if that limits how many are down;
+/// outside of windows, at the deadline, of the first that does.
+fn leased(
+    here: &Here,
+    window: Option<&Occurrence>,
+    now: &Now<'_>,
+    start: Timestamp,
+    total: SignedDuration,
+) -> Lease {
+    let mut limited = here.windows.iter().filter(|window| window.at_once_max().is_some());
+    let limited = match window {
+        Some(open) => limited.find(|window| *window.window() == open.window),
+        None => limited.next(),
+    };
+    let Some(limited) = limited else { return Lease::None };
+    let covers = |until: &Timestamp| start.checked_add(total).is_ok_and(|end| end <= *until);
+    match now.leases.get(limited.window()).copied().filter(covers) {
+        Some(until) => Lease::Until(until),
+        None => Lease::Lacking(limited.window().clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

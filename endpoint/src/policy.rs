@@ -3,12 +3,14 @@
 //! Pure: documents and facts in, decision out. Of two groups that decide differently the one with the
 //! higher priority wins; of two of the same priority the one that declines.
 
+pub mod here;
+
 use std::{cmp::Reverse, fmt};
 
 use jiff::Timestamp;
 use tierway_common::{
     facts::Facts,
-    id::{GroupId, SiteId},
+    id::{GroupId, RingPlanId, SiteId},
     rules::{Truth, evaluate},
     schema::{Approval, Assignment, Decision, Group, Members},
 };
@@ -49,6 +51,8 @@ pub struct Effective {
     pub at: Timestamp,
     /// When a person last asked for it: what failed before that may be tried again.
     pub asked: Timestamp,
+    /// Ring after ring by this plan.
+    pub rings: Option<RingPlanId>,
 }
 
 impl fmt::Display for Effective {
@@ -132,6 +136,7 @@ pub fn effective<'a>(
             by: approval.by.clone(),
             at: approval.at,
             asked: approval.renewed.map_or(approval.at, |renewed| renewed.max(approval.at)),
+            rings: approval.rings.clone(),
         })
 }
 

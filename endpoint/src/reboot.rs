@@ -5,6 +5,8 @@
 //! order, during it or after it leaves a ledger that says so: the same boot still runs, and after
 //! [`ORDER_AGAIN_AFTER`] the order may be given again.
 
+pub mod decide;
+
 use std::{
     path::{Path, PathBuf},
     time::Duration,

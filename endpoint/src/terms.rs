@@ -1,15 +1,11 @@
-//! What is agreed about installations here besides the decisions: the service level, what exit codes mean, and
-//! how long each update takes on the fleet.
+//! What is agreed about installations here besides the decisions: what exit codes mean, and how long each
+//! update takes on the fleet.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use tierway_common::{
-    id::{GroupId, UpdateId},
-    schema::{
-        Group,
-        policy::{ResultCodes, ServiceLevel, Timing},
-    },
-    service::Settings,
+    id::UpdateId,
+    schema::policy::{ResultCodes, Timing},
 };
 use tierway_proto::sync::CatalogueError;
 
@@ -28,15 +24,13 @@ use crate::{
 pub struct Terms {
     /// What exit codes mean.
     pub codes: Codes,
-    /// The merged levels of the groups it belongs to.
-    pub settings: Settings,
     /// What updates took on the fleet.
     pub timings: BTreeMap<UpdateId, Timing>,
 }
 
 impl Terms {
     /// Reads the published documents that hold for a computer with these `memberships`, highest priority
-    /// first, about `updates`. `groups` are the documents of its groups.
+    /// first, about `updates`.
     ///
     /// # Errors
     ///
@@ -44,7 +38,6 @@ impl Terms {
     pub async fn read(
         lookup: &Lookup,
         memberships: &[Membership],
-        groups: &[Group],
         updates: &[UpdateId],
     ) -> Result<Self, CatalogueError> {
         let mut tables: Vec<ResultCodes> = Vec::new();
@@ -61,18 +54,7 @@ impl Terms {
                 timings.insert(update.clone(), timing);
             }
         }
-        let mut levels: Vec<(GroupId, ServiceLevel)> = Vec::new();
-        for membership in memberships {
-            if membership.certainty == Certainty::Certain
-                && let Some(level) = groups.iter().find(|group| group.id == membership.group)
-                && let Some(level) = &level.level
-                && let Some(level) = one(lookup, &format!("level/{level}")).await?
-            {
-                levels.push((membership.group.clone(), level));
-            }
-        }
-        let settings = Settings::merge(levels.iter().map(|(group, level)| (group, level)));
-        Ok(Self { codes: Codes::new(&tables), settings, timings })
+        Ok(Self { codes: Codes::new(&tables), timings })
     }
 
     /// After which the installation of `update` is ended on a computer of `class`.
@@ -83,7 +65,7 @@ impl Terms {
 }
 
 /// The document with exactly this key.
-async fn one<T: serde::de::DeserializeOwned>(
+pub(crate) async fn one<T: serde::de::DeserializeOwned>(
     lookup: &Lookup,
     key: &str,
 ) -> Result<Option<T>, CatalogueError> {

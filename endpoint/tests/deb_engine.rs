@@ -42,10 +42,12 @@ use tierway_endpoint::{
         codes::{Codes, Outcome},
         deb::{Cleaned, DebEngine, resolve::Pool},
         execute,
+        failsafe::{Limit, Source},
     },
-    ledger::{Conditions, Ledger},
-    plan::{Finding, Limits, Reason, plan},
-    policy::Effective,
+    ledger::{Book, Conditions, Ledger},
+    people::People,
+    plan::{Finding, Limits, Now, Payloads, Plan, Reason, plan},
+    policy::{Effective, here::Here},
     scan::{Asked, scan},
 };
 
@@ -618,7 +620,28 @@ fn approved(at: Timestamp) -> Effective {
         by: "operator:ann".to_owned(),
         at,
         asked: at,
+        rings: None,
     }
+}
+
+fn finding<'a>(update: &'a Update, verdict: &'a Verdict, decision: Option<&'a Effective>) -> Finding<'a> {
+    const HERE: Limit = Limit { duration: LIMIT, expected: LIMIT, source: Source::AllClasses };
+    Finding { update, verdict, decision, limit: &HERE, payloads: Payloads::Here }
+}
+
+/// What is planned where nothing is published but decisions and nobody is at the machine.
+fn planned(findings: &[Finding<'_>], book: &Book, facts: &Facts, at: Timestamp) -> Plan {
+    let now = Now {
+        at,
+        facts,
+        people: &People::nobody(),
+        countdown: None,
+        reachable: true,
+        leases: &BTreeMap::new(),
+        limits: &Limits::default(),
+        stale: None,
+    };
+    plan(findings, &Here::default(), book, &now)
 }
 
 /// An update that the rules call needed while `name` is installed in an older version.
@@ -670,15 +693,11 @@ async fn a_plan_is_executed_written_down_and_confirmed_by_the_next_scan() {
     let approved = approved(clock.now());
     let findings: Vec<_> = updates
         .iter()
-        .map(|(id, update)| Finding {
-            update,
-            verdict: &verdicts[id],
-            decision: (id.name() != "delta").then_some(&approved),
-        })
+        .map(|(id, update)| finding(update, &verdicts[id], (id.name() != "delta").then_some(&approved)))
         .collect();
     clock.advance(SignedDuration::from_mins(1));
-    let planned = plan(&findings, ledger.book(), &facts, clock.now(), &Limits::default());
-    assert_eq!(planned.install, [id("alpha"), id("beta"), id("gamma")]);
+    let planned = planned(&findings, ledger.book(), &facts, clock.now());
+    assert_eq!(planned.install().cloned().collect::<Vec<_>>(), [id("alpha"), id("beta"), id("gamma")]);
     let means = Means {
         engine: &system.engine(),
         pool: &system,
@@ -686,7 +705,6 @@ async fn a_plan_is_executed_written_down_and_confirmed_by_the_next_scan() {
         scan: &|| system.facts(),
         clock: &clock,
         codes: &Codes::default(),
-        limit: &|_| LIMIT,
         go_on: &|| true,
     };
     let executed = execute(&planned, &updates, &means, &mut ledger).await.unwrap();
@@ -697,7 +715,7 @@ async fn a_plan_is_executed_written_down_and_confirmed_by_the_next_scan() {
     clock.advance(SignedDuration::from_mins(1));
     let (_, _, entries) = look(&mut ledger);
     let confirmed: Vec<_> = entries.iter().map(|entry| (entry.update.name(), entry.state)).collect();
-    assert_eq!(confirmed, [("beta", State::Installed)]);
+    assert_eq!(confirmed, [("alpha", State::Installed), ("beta", State::Installed)]);
     let record = |name| ledger.book().record(&id(name)).unwrap();
     assert!(record("alpha").applied.is_some() && record("beta").applied.is_some());
     assert_eq!(
@@ -749,9 +767,9 @@ async fn an_installer_that_exits_0_and_does_nothing_is_left_alone_after_five_att
                 &Conditions { reboot_pending: false, incomplete: Default::default() },
             )
             .unwrap();
-        let finding = Finding { update: &alpha, verdict: &verdict, decision: Some(&approved) };
-        let planned = plan(&[finding], ledger.book(), &facts, clock.now(), &Limits::default());
-        if planned.install.is_empty() {
+        let finding = finding(&alpha, &verdict, Some(&approved));
+        let planned = planned(&[finding], ledger.book(), &facts, clock.now());
+        if planned.steps.is_empty() {
             clock.advance(SignedDuration::from_hours(1));
             continue;
         }
@@ -762,7 +780,6 @@ async fn an_installer_that_exits_0_and_does_nothing_is_left_alone_after_five_att
             scan: &|| system.facts(),
             clock: &clock,
             codes: &Codes::default(),
-            limit: &|_| LIMIT,
             go_on: &|| true,
         };
         let executed = execute(&planned, &updates, &means, &mut ledger).await.unwrap();
@@ -770,8 +787,8 @@ async fn an_installer_that_exits_0_and_does_nothing_is_left_alone_after_five_att
     }
     assert_eq!(attempts, [Outcome::ReportedSuccessStillNeeded; 5]);
     let facts = system.facts();
-    let finding = Finding { update: &alpha, verdict: &Verdict::Needed, decision: Some(&approved) };
-    let planned = plan(&[finding], ledger.book(), &facts, clock.now(), &Limits::default());
+    let finding = finding(&alpha, &Verdict::Needed, Some(&approved));
+    let planned = planned(&[finding], ledger.book(), &facts, clock.now());
     let outcome = Outcome::ReportedSuccessStillNeeded;
     assert_eq!(planned.left_out[&alpha.id], Reason::Quarantined { times: 5, outcome });
     assert_eq!(system.version("alpha").as_deref(), Some("1.0"));

@@ -35,7 +35,7 @@ async fn what_is_approved_while_a_relay_is_held_back_is_published_and_not_at_the
     fleet.until_state(&endpoint.id, PATCH, "needed").await;
     endpoint.stop().await;
     let stands = standing(&fleet, &endpoint.id).await;
-    assert_eq!((stands.name.as_str(), stands.source.as_str()), ("waiting for approval", "central"));
+    assert_eq!((stands.name.as_str(), stands.source.as_str()), ("waiting for approval", "endpoint"));
     assert!(stands.since > 0 && step(&stands, "detected").at > 0, "{stands:?}");
 
     relay.stop().await;

@@ -1,0 +1,119 @@
+//! What a cycle has to do with people: what they are shown, what they wish, what is done for them afterwards.
+
+use jiff::Timestamp;
+use tierway_common::{
+    daemon::chain::Chain,
+    id::UpdateId,
+    schema::{Decision, policy::FollowUp},
+};
+use tracing::info;
+
+use super::{Cycle, CycleError, flag};
+use crate::{
+    consent::{self, Purpose},
+    due::{self, Due, Item, RebootDue},
+    fetch::Fetcher,
+    install::follow_up,
+    ledger::Event,
+    local::WishError,
+    reboot, signs,
+    wishes::{self, Caller, Wish},
+};
+
+impl Cycle {
+    pub(super) fn reboot_pending(&self) -> bool {
+        flag(&self.facts, "reboot-pending") || signs::reboot_needed(&self.seen.signs)
+    }
+
+    /// Does what the service level wants done after installations. What fails is a problem and not done again.
+    pub(super) async fn follow_up(
+        &mut self,
+        now: Timestamp,
+        problems: &mut Vec<String>,
+    ) -> Result<(), CycleError> {
+        let fetcher =
+            Fetcher { upstream: &self.upstream, payloads: &self.payloads, patience: self.payload_patience };
+        for action in &self.here.settings.follow_up {
+            match action {
+                // Everything is scanned after every installation.
+                FollowUp::Rescan => {}
+                FollowUp::ReportInventory => self.spool.resync()?,
+                FollowUp::Run { .. } => {
+                    if let Err(error) = follow_up::run(action, &fetcher, &self.root, &self.data_dir).await {
+                        problems.push(Chain(&error).to_string());
+                    }
+                }
+            }
+        }
+        self.ledger.record(vec![Event::FollowedUp { at: now }])?;
+        Ok(())
+    }
+
+    /// Takes up a wish of somebody at the machine, if it is granted; durable when it returns.
+    ///
+    /// # Errors
+    ///
+    /// [`WishError`], with the reason.
+    pub fn wish(&mut self, caller: Caller, wish: Wish, now: Timestamp) -> Result<(), WishError> {
+        wishes::permit(wish, caller, &self.due(now).standing(now))?;
+        info!(?caller, %wish, "a wish was granted");
+        let written = self.ledger.record(vec![Event::Wished { wish, at: now }]);
+        written.map(|_| ()).map_err(|error| WishError::Failed(Chain(&error).to_string()))
+    }
+
+    /// What the person at the machine is shown at `now`.
+    #[must_use]
+    pub fn due(&self, now: Timestamp) -> Due {
+        let settings = &self.here.settings;
+        let approved =
+            |id: &UpdateId| self.decisions.get(id).is_some_and(|d| d.decision == Decision::Approve);
+        let book = self.ledger.book();
+        let ids = self.plan.install().chain(self.plan.left_out.keys()).filter(|id| approved(id));
+        let items = ids.filter_map(|id| {
+            let (update, record) = (self.catalogues.update(id).ok().flatten()?, book.record(id)?);
+            let terms = record.offered.map(|offered| consent::Terms::of(settings, offered));
+            let waits = record.waits.as_ref();
+            Some(Item {
+                update: id.clone(),
+                title: update.title,
+                severity: update.severity,
+                waiting: waits.map(|waits| waits.waiting),
+                offered: record.offered,
+                grace_ends: terms.map(|terms| terms.grace_ends),
+                deadline: terms.map(|terms| terms.deadline),
+                begins: waits.and_then(|waits| waits.until),
+                detail: self.plan.left_out.get(id).map(ToString::to_string).unwrap_or_default(),
+            })
+        });
+        let reboot = self.reboot_pending().then(|| RebootDue {
+            signs: self.seen.signs.iter().map(|sign| sign.detail.clone()).collect(),
+            begins: self.reboot.until().or_else(|| book.wishes().reboot.map(|choice| choice.at)),
+            by: reboot::decide::due(&self.seen.signs, &self.here, book).ok().map(|due| due.terms.deadline),
+            held_by: self.seen.people.against_reboot(now),
+        });
+        Due {
+            department: settings.department.clone(),
+            phase: self.phase().to_owned(),
+            items: items.collect(),
+            countdown: self.countdown.map(|shown| due::Countdown {
+                to: shown.purpose,
+                began: shown.began,
+                ends: now.checked_add(shown.left(settings)).unwrap_or(Timestamp::MAX),
+                postponable: match (shown.purpose, &self.reboot) {
+                    (Purpose::Reboot, reboot::decide::Decision::Warn { last, .. }) => !last,
+                    (Purpose::Reboot, _) => false,
+                    (Purpose::Install, _) => self.plan.due().is_some_and(|terms| terms.in_grace(now)),
+                },
+                unanswered: settings.countdown_default,
+            }),
+            reboot,
+            wishes: *book.wishes(),
+            settings: settings.clone(),
+            boot: self.seen.boot.clone(),
+        }
+    }
+
+    pub(super) fn phase(&self) -> &'static str {
+        if self.audit_only { "audits only" } else { self.phase.as_str() }
+    }
+}
