@@ -14,7 +14,7 @@ use tracing::error;
 
 use crate::{
     catalog::CatalogError, decide::DecideError, download::DownloadError, enroll::EnrollError,
-    fleet::AskError, leases::AskError as LeaseAskError, server::Central,
+    fleet::AskError, leases::AskError as LeaseAskError, plan::PlanError, server::Central,
 };
 
 /// Unix milliseconds as in messages, 0 for never.
@@ -102,6 +102,15 @@ impl ToStatus for EnrollError {
             }
             Self::TooMany { .. } => Status::failed_precondition(self.to_string()),
             Self::Ca(_) | Self::Store(_) => own_fault(self),
+        }
+    }
+}
+
+impl ToStatus for PlanError {
+    fn to_status(&self) -> Status {
+        match self {
+            Self::Ask(error) => error.to_status(),
+            Self::Decide(error) => error.to_status(),
         }
     }
 }

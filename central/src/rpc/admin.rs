@@ -36,7 +36,7 @@ use crate::{
         times::{self, By},
         why,
     },
-    leases,
+    leases, plan,
     server::{Central, Notice},
     sources::payloads::Which,
     store::tables::AutoApprovalRecord,
@@ -367,6 +367,36 @@ impl admin_server::Admin for AdminService {
         .await?;
         let endpoints = rows.into_iter().map(|(endpoint, patch)| patch_endpoint(&endpoint, &patch)).collect();
         Ok(Response::new(v1::ListPatchEndpointsResponse { endpoints }))
+    }
+
+    async fn plan_approval(
+        &self,
+        request: Request<v1::PlanApprovalRequest>,
+    ) -> Result<Response<v1::PlanApprovalResponse>, Status> {
+        self.actor(&request)?;
+        let v1::PlanApprovalRequest { patches, group, rings } = request.into_inner();
+        let (group, rings) = (parse::<GroupId>(&group)?, parse_optional(rings.as_ref())?);
+        let answer = blocking(&self.central, move |central| {
+            let Central { state, trees, .. } = central;
+            let (plan, forecast) = plan::approval(state, trees, &patches, &group, rings.as_ref())?;
+            Ok::<_, plan::PlanError>(convert::plan(&state.model(), plan, forecast))
+        })
+        .await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn apply_plan(
+        &self,
+        request: Request<v1::ApplyPlanRequest>,
+    ) -> Result<Response<v1::ApplyPlanResponse>, Status> {
+        let actor = self.actor(&request)?;
+        let v1::ApplyPlanRequest { plan } = request.into_inner();
+        let applied = blocking(&self.central, move |central| {
+            let Central { state, trees, .. } = central;
+            plan::apply(state, trees, &plan, &actor)
+        })
+        .await?;
+        Ok(Response::new(convert::applied(applied)))
     }
 
     async fn time_to_patch(

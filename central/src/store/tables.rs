@@ -152,6 +152,8 @@ tables! {
     PendingPolicy b"pending-policy" { key: str; } => Option<String>;
     /// The lease of an endpoint for a window, held, given back or at its end.
     Lease b"lease" { window: WindowId, endpoint: EndpointId; } => LeaseRecord;
+    /// What would come of an approval, and what that rests on, until it is applied or too old.
+    Plan b"plan" { id: str; } => crate::plan::PlanRecord;
     /// How long an update takes to install, by its number.
     Timing b"timing" { ; number: u32 } => crate::timing::TimingRecord;
     /// The key with which leases are signed, as published.

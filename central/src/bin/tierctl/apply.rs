@@ -27,11 +27,14 @@ const FILES_MAX: usize = 1_000;
 pub(crate) struct ApplyArgs {
     /// Folder with `level/NAME.toml`, `window/NAME.toml`, `ring-plan/NAME.toml`, `result-codes/ANY.toml` and
     /// `trust.toml`, each TOML or JSON
-    #[arg(long = "file", short = 'f', value_name = "DIR")]
-    dir: PathBuf,
+    #[arg(long = "file", short = 'f', value_name = "DIR", required_unless_present = "plan")]
+    dir: Option<PathBuf>,
     /// Only says what would happen
-    #[arg(long)]
+    #[arg(long, conflicts_with = "plan")]
     dry_run: bool,
+    /// Instead of a folder: what `tierctl plan` printed; exit code 6 when something changed since
+    #[arg(long, value_name = "ID", conflicts_with = "dir")]
+    pub(crate) plan: Option<String>,
 }
 
 const OUTCOMES: Shape<v1::PolicyOutcome> = Shape {
@@ -48,7 +51,8 @@ pub(crate) async fn run(
     policies: &mut Policies,
     args: ApplyArgs,
 ) -> Result<Exit, Failure> {
-    let ApplyArgs { dir, dry_run } = args;
+    let ApplyArgs { dir, dry_run, plan: _ } = args;
+    let dir = dir.unwrap_or_default();
     let documents = read(&dir)?;
     if documents.is_empty() {
         return Err(Failure::Usage(format!("`{}` holds no policy document", dir.display())));

@@ -14,7 +14,7 @@ use crate::{
     failure::{Exit, Failure},
     group, level,
     output::OutputArgs,
-    patch, policy, relay, report, result_code, ring, rollout,
+    patch, plan, policy, relay, report, result_code, ring, rollout,
     screen::Screen,
     shell, source, status, task, template, trust, why, window,
 };
@@ -28,7 +28,7 @@ Examples:
   tierctl relay invite osaka                      two commands for a new site
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 below --fail-under, 4 answered from stale or partial
-knowledge, 5 denied.";
+knowledge, 5 denied, 6 the plan has drifted.";
 
 /// Asks and tells a Tierway central
 #[derive(Debug, Parser)]
@@ -81,11 +81,14 @@ enum Noun {
     /// Computers that others shall be like
     #[command(subcommand)]
     Template(template::TemplateCommand),
-    /// Sets every policy document of a folder, all or none
+    /// Sets every policy document of a folder, all or none; or has exactly that done which a plan says
     Apply(apply::ApplyArgs),
     /// What is decided without asking
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// What would come of a decision, before it is made
+    #[command(subcommand)]
+    Plan(plan::PlanCommand),
     /// Figures about the fleet over time
     #[command(subcommand)]
     Report(report::ReportCommand),
@@ -159,6 +162,10 @@ async fn dispatch(
         Noun::Trust(command) => trust::run(screen, &mut policies(connect().await?), command).await,
         Noun::ResultCode(command) => result_code::run(screen, &mut policies(connect().await?), command).await,
         Noun::Template(command) => template::run(screen, &mut policies(connect().await?), command).await,
+        Noun::Plan(command) => plan::run(screen, &mut admin(connect().await?), command).await,
+        Noun::Apply(apply::ApplyArgs { plan: Some(plan), .. }) => {
+            plan::apply(screen, &mut admin(connect().await?), plan).await
+        }
         Noun::Apply(args) => apply::run(screen, &mut policies(connect().await?), args).await,
         Noun::Policy(command) => policy::run(screen, &mut admin(connect().await?), command).await,
         Noun::Report(command) => report::run(screen, &mut admin(connect().await?), command).await,

@@ -20,6 +20,8 @@ pub(crate) enum Exit {
     Stale,
     /// 5: this operator may not do that.
     Denied,
+    /// 6: what was planned does not rest on the same any more.
+    Drifted,
 }
 
 impl Exit {
@@ -32,6 +34,7 @@ impl Exit {
             Self::BelowThreshold => 3,
             Self::Stale => 4,
             Self::Denied => 5,
+            Self::Drifted => 6,
         }
     }
 }

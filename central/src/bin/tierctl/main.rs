@@ -27,6 +27,7 @@ mod endpoint;
 mod group;
 mod level;
 mod patch;
+mod plan;
 mod policy;
 mod relay;
 mod report;

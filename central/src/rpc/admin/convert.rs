@@ -21,7 +21,9 @@ use crate::{
         times::{Curve, Line, Report},
         why::{Why, verdict_name},
     },
+    forecast::{Forecast, Link},
     model::Model,
+    plan::{Applied, PlanRecord},
     server::{DownloadSettings, Feed},
     sources::{SourceConfig, payloads::Which},
     store::tables::{AutoApprovalRecord, EndpointRecord, LeaseRecord, RelayRecord},
@@ -253,6 +255,58 @@ pub(super) fn relay(record: &Arc<RelayRecord>) -> v1::Relay {
         endpoints_seen: health.endpoints_seen,
         enrolled_at: millis(Some(record.enrolled_at)),
         revoked: record.revoked,
+    }
+}
+
+/// Computers without an end that are named in an answer.
+const UNFINISHED_TOLD: usize = 1_000;
+
+pub(super) fn plan(model: &Model, plan: PlanRecord, forecast: Forecast) -> v1::PlanApprovalResponse {
+    let Forecast { endpoints, installations, reboots, links, fills, finish, late, never } = forecast;
+    let unfinished_count = never.len() as u64;
+    let unfinished = never.into_iter().take(UNFINISHED_TOLD).map(|(id, reason)| v1::Unfinished {
+        name: model.endpoint_by_id(&id).map(|endpoint| endpoint.name.clone()).unwrap_or_default(),
+        endpoint: id.to_string(),
+        reason,
+    });
+    let links = links.into_iter().map(|(site, Link { endpoints, payloads, bytes })| v1::SiteLink {
+        site: site.to_string(),
+        endpoints,
+        payloads,
+        bytes,
+    });
+    let fills = fills.into_iter().map(|fill| v1::WindowFill {
+        window: fill.opening.window.to_string(),
+        opens: millis(Some(fill.opening.start)),
+        closes: millis(Some(fill.opening.end)),
+        endpoints: fill.endpoints,
+        used_ms: fill.used_seconds.saturating_mul(1_000),
+        available_ms: fill.available_seconds.saturating_mul(1_000),
+        carried_over: fill.carried_over,
+    });
+    v1::PlanApprovalResponse {
+        plan: plan.id,
+        patches: plan.wanted.updates.iter().map(ToString::to_string).collect(),
+        endpoints,
+        installations,
+        reboots,
+        finish: millis(finish),
+        late,
+        links: links.collect(),
+        fills: fills.collect(),
+        unfinished: unfinished.collect(),
+        unfinished_count,
+    }
+}
+
+pub(super) fn applied(applied: Applied) -> v1::ApplyPlanResponse {
+    match applied {
+        Applied::Done(patches, audit_sequence) => v1::ApplyPlanResponse {
+            audit_sequence,
+            patches: patches.iter().map(ToString::to_string).collect(),
+            drift: Vec::new(),
+        },
+        Applied::Drifted(drift) => v1::ApplyPlanResponse { audit_sequence: 0, patches: Vec::new(), drift },
     }
 }
 

@@ -354,6 +354,53 @@ impl Admin for Fake {
         Ok(Response::new(v1::ListPatchEndpointsResponse { endpoints }))
     }
 
+    async fn plan_approval(
+        &self,
+        r: Request<v1::PlanApprovalRequest>,
+    ) -> Result<Response<v1::PlanApprovalResponse>, Status> {
+        self.note(r)?;
+        let fill = |opens: i64, endpoints: u64, carried_over: u64| v1::WindowFill {
+            window: "db-sunday".into(),
+            opens: NOW_MS + opens * MINUTE,
+            closes: NOW_MS + (opens + 120) * MINUTE,
+            endpoints,
+            used_ms: endpoints * 1_800_000,
+            available_ms: 14_400_000,
+            carried_over,
+        };
+        let link = |site: &str, bytes| v1::SiteLink { site: site.into(), endpoints: 6, payloads: 2, bytes };
+        Ok(Response::new(v1::PlanApprovalResponse {
+            plan: "9f2c01d4e5b6a718".into(),
+            patches: vec![patch().id],
+            endpoints: 12,
+            installations: 12,
+            reboots: 3,
+            finish: NOW_MS + 10_200 * MINUTE,
+            late: 1,
+            links: vec![link("lyon", 5_300_000), link("osaka", 0)],
+            fills: vec![fill(600, 7, 4), fill(10_080, 4, 0)],
+            unfinished: vec![v1::Unfinished {
+                endpoint: "id-9".into(),
+                name: "db-09".into(),
+                reason: "it does not fit into the openings of its windows".into(),
+            }],
+            unfinished_count: 1,
+        }))
+    }
+
+    async fn apply_plan(
+        &self,
+        r: Request<v1::ApplyPlanRequest>,
+    ) -> Result<Response<v1::ApplyPlanResponse>, Status> {
+        let request = self.note(r)?;
+        let drift = match request.plan.as_str() {
+            "old" => vec!["window db-sunday: 77aa, planned with 12ef".to_owned()],
+            _ => Vec::new(),
+        };
+        let patches = if drift.is_empty() { vec![patch().id] } else { Vec::new() };
+        Ok(Response::new(v1::ApplyPlanResponse { audit_sequence: 341, patches, drift }))
+    }
+
     async fn time_to_patch(
         &self,
         r: Request<v1::TimeToPatchRequest>,

@@ -1,0 +1,182 @@
+use std::sync::Arc;
+
+use serde_json::json;
+use tierway_common::schema::{Group, Members};
+
+use super::*;
+use crate::{
+    catalog::tests::{Bench, bench, update},
+    compliance::record::{Entry, Record},
+    fleet::tests::enrol_for_tests,
+    model::Write,
+};
+
+fn change(bench: &Bench, writes: Vec<Write>) {
+    bench
+        .state
+        .change(|_, change| {
+            writes.into_iter().for_each(|write| change.write(write));
+            Ok::<_, StoreError>(())
+        })
+        .unwrap();
+}
+
+fn needs(bench: &Bench, endpoint: u32, updates: &[u32]) {
+    let mut new = Record::default();
+    for update in updates {
+        let entry = Entry {
+            update: *update,
+            state: UpdateState::Needed,
+            estimated: false,
+            since: 1,
+            detected: Some(1),
+            authorized: None,
+            applied: None,
+            detail: None,
+            progress: Default::default(),
+        };
+        new.set(entry).unwrap();
+    }
+    let old = Arc::new(bench.state.states(endpoint).unwrap());
+    change(bench, vec![Write::States { endpoint, old, new: Arc::new(new) }]);
+}
+
+fn window(length: &str) -> Write {
+    let json = json!({
+        "id": "nightly", "opens": [{ "on": "every", "at": "02:00:00" }], "length": length, "at_once_max": 1,
+    });
+    Write::Document(Document::read(Kind::Window, &json.to_string()).unwrap())
+}
+
+fn group(priority: u32) -> Write {
+    let (id, level) = ("all".parse().unwrap(), Some("servers".parse().unwrap()));
+    Write::Group(Group { id, priority, members: Members::Everyone, level })
+}
+
+/// Three computers of which two need `a` and one `b`; all are changed in a nightly window, one at a time.
+fn fleet() -> Bench {
+    let bench = bench();
+    bench.apply(&[update("a", "2"), update("b", "2")]);
+    let level = Document::read(Kind::Level, r#"{"id":"servers","windows":["nightly"]}"#).unwrap();
+    change(&bench, vec![group(0), window("3h"), Write::Document(level)]);
+    for (number, (name, updates)) in (0..).zip([("web-1", &[0_u32][..]), ("web-2", &[0, 1]), ("web-3", &[])])
+    {
+        enrol_for_tests(&bench, name, &[("a", "1"), ("b", "1")]);
+        needs(&bench, number, updates);
+    }
+    bench
+}
+
+fn plan(bench: &Bench, names: &[&str]) -> Result<(PlanRecord, Forecast), PlanError> {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    approval(&bench.state, &bench.trees, &names, &"all".parse().unwrap(), None)
+}
+
+fn apply(bench: &Bench, id: &str) -> Result<Applied, PlanError> {
+    super::apply(&bench.state, &bench.trees, id, "operator:ana")
+}
+
+fn approvals(bench: &Bench) -> usize {
+    bench.state.model().policy().approvals_count()
+}
+
+#[test]
+fn a_plan_tells_who_what_when_and_how_many_bytes_and_is_applied_as_it_stands() {
+    let bench = fleet();
+    let (record, found) = plan(&bench, &["a", "b"]).unwrap();
+    assert_eq!((found.endpoints, found.installations, found.reboots), (2, 3, 0));
+    let link = found.links[&"lyon".parse().unwrap()];
+    assert_eq!((link.endpoints, link.payloads, link.bytes), (2, 2, 2 * "the package a 2".len() as u64));
+    // Nothing is measured yet, so each must have two hours left: one a night.
+    let carried: Vec<_> = found.fills.iter().map(|fill| (fill.endpoints, fill.carried_over)).collect();
+    assert_eq!(carried, [(2, 0)], "{:?}", found.fills);
+    assert_eq!(approvals(&bench), 0, "planned is not approved");
+    bench.clock.advance(SignedDuration::from_hours(1));
+    assert_eq!(plan(&bench, &["b", "a"]).unwrap().0.id, record.id, "the time is no input");
+    let applied = apply(&bench, &record.id).unwrap();
+    assert!(matches!(&applied, Applied::Done(updates, _) if updates.len() == 2), "{applied:?}");
+    assert_eq!(approvals(&bench), 2);
+}
+
+#[test]
+fn what_changed_since_a_plan_was_made_is_named_and_nothing_is_approved() {
+    type Drift = fn(&Bench);
+    let cases: [(Drift, &str); 6] = [
+        (|bench| needs(bench, 2, &[0]), "members that lack debian-12/a_2: 3 endpoints lack it"),
+        (|bench| needs(bench, 0, &[]), "members that lack debian-12/a_2: 1 endpoints lack it"),
+        (|bench| change(bench, vec![window("4h")]), "window nightly: "),
+        (|bench| change(bench, vec![group(7)]), "group all: "),
+        (
+            |bench| {
+                let all = "all".parse().unwrap();
+                let names = ["a".to_owned()];
+                decide::patches(&bench.state, About::Named(&names), &all, Verb::Decline, "operator:bo")
+                    .unwrap();
+            },
+            "decision about debian-12/a_2 for group all: new since it was planned",
+        ),
+        (
+            |bench| {
+                let mut changed = update("a", "2");
+                changed.title = "another title".to_owned();
+                bench.apply(&[changed, update("b", "2")]);
+            },
+            "patch debian-12/a_2: ",
+        ),
+    ];
+    for (happens, expected) in cases {
+        let bench = fleet();
+        let (record, _) = plan(&bench, &["a"]).unwrap();
+        happens(&bench);
+        let before = approvals(&bench);
+        let Applied::Drifted(changes) = apply(&bench, &record.id).unwrap() else { panic!("{expected}") };
+        assert!(changes.len() == 1 && changes[0].starts_with(expected), "{expected}: {changes:?}");
+        assert_eq!(approvals(&bench), before);
+        let again = plan(&bench, &["a"]).unwrap().0.id;
+        assert_ne!(again, record.id);
+        assert!(matches!(apply(&bench, &again).unwrap(), Applied::Done(..)), "{expected}");
+    }
+}
+
+#[test]
+fn what_does_not_matter_to_a_plan_does_not_make_it_drift() {
+    let bench = fleet();
+    let (record, _) = plan(&bench, &["a"]).unwrap();
+    // Another update, and one computer more that does not need it.
+    needs(&bench, 2, &[1]);
+    enrol_for_tests(&bench, "web-4", &[("a", "2")]);
+    bench.clock.advance(SignedDuration::from_hours(100));
+    assert!(matches!(apply(&bench, &record.id).unwrap(), Applied::Done(..)));
+}
+
+#[test]
+fn a_plan_that_was_never_made_or_is_too_old_is_not_found() {
+    let bench = fleet();
+    let missing = apply(&bench, "0123456789abcdef").unwrap_err();
+    assert_eq!(missing.to_string(), "there is no plan `0123456789abcdef`");
+    let (record, _) = plan(&bench, &["a"]).unwrap();
+    bench.clock.advance(KEPT + SignedDuration::from_secs(1));
+    assert!(apply(&bench, &record.id).is_err());
+    assert_eq!(approvals(&bench), 0);
+    for (names, said) in [
+        (&[][..], "`patches` must be 1 to 200, found `0`"),
+        (&["nothing"][..], "there is no patch `nothing`"),
+    ] {
+        assert_eq!(plan(&bench, names).unwrap_err().to_string(), said);
+    }
+}
+
+#[test]
+fn no_more_plans_are_kept_than_there_may_be_and_the_oldest_go_first() {
+    let bench = fleet();
+    let (first, _) = plan(&bench, &["a"]).unwrap();
+    for number in 0..PLANS_MAX {
+        bench.clock.advance(SignedDuration::from_secs(1));
+        let record = PlanRecord { id: format!("p{number}"), at: bench.state.now(), ..first.clone() };
+        keep(&bench.state, &record).unwrap();
+    }
+    let parts = table::Key::new().text(bench.state.tenant().as_str()).done();
+    let kept = table::scan::<tables::Plan<'_>>(bench.state.store(), &parts, None, usize::MAX).unwrap();
+    assert_eq!(kept.len(), PLANS_MAX);
+    assert!(apply(&bench, &first.id).is_err());
+}
