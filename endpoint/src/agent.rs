@@ -273,6 +273,10 @@ impl Agent {
                     let _ = reply.send(self.cycle.why(&patch).map_err(|error| Chain(&error).to_string()));
                     continue;
                 }
+                Some(Ask::Plan(reply)) => {
+                    let _ = reply.send(self.cycle.plan());
+                    continue;
+                }
                 Some(Ask::History(limit, reply)) => {
                     let _ = reply.send(self.cycle.history(limit));
                     continue;

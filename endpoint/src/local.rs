@@ -57,6 +57,8 @@ pub enum Ask {
     Why(String, oneshot::Sender<Result<v1::LocalWhyResponse, String>>),
     /// The newest events, at most so many.
     History(usize, oneshot::Sender<v1::LocalHistoryResponse>),
+    /// What was decided last.
+    Plan(oneshot::Sender<v1::LocalPlan>),
     /// A wish of somebody; answered when it is durable and shown.
     Wish(Caller, Wish, oneshot::Sender<Result<(), WishError>>),
 }
@@ -190,6 +192,11 @@ impl Local for Service {
         let v1::LocalHistoryRequest { limit } = request.into_inner();
         let limit = usize::try_from(limit.min(HISTORY_MAX)).unwrap_or(0);
         Ok(Response::new(self.ask(|reply| Ask::History(limit, reply)).await?))
+    }
+
+    async fn plan(&self, request: Request<v1::LocalPlanRequest>) -> Result<Response<v1::LocalPlan>, Status> {
+        self.caller(&request).await?;
+        Ok(Response::new(self.ask(Ask::Plan).await?))
     }
 
     async fn due(&self, request: Request<v1::LocalDueRequest>) -> Result<Response<v1::LocalDue>, Status> {

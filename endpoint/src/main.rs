@@ -36,6 +36,12 @@ struct Arguments {
     verb: Verb,
 }
 
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
 #[derive(Subcommand)]
 enum Verb {
     /// Give this computer its identity, by a token from `tierctl endpoint token`.
@@ -62,6 +68,12 @@ enum Verb {
         /// The whole rule, not only what decides.
         #[arg(long)]
         full: bool,
+    },
+    /// What is installed when, and why not the rest; by which settings, and where each comes from.
+    Plan {
+        /// As text or JSON.
+        #[arg(long, short, default_value = "text")]
+        output: Output,
     },
     /// What was done on this computer, newest first.
     History {
@@ -206,6 +218,14 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error
             let mut local = local::connect(&config.local_socket).await?;
             let why = local.why(v1::LocalWhyRequest { patch }).await?.into_inner();
             print!("{}", show::why(&why, full)?);
+        }
+        Verb::Plan { output } => {
+            let mut local = local::connect(&config.local_socket).await?;
+            let plan = local.plan(v1::LocalPlanRequest {}).await?.into_inner();
+            match output {
+                Output::Text => print!("{}", show::plan(&plan, Clock::system().now())),
+                Output::Json => println!("{}", serde_json::to_string_pretty(&plan)?),
+            }
         }
         Verb::History { limit } => {
             let mut local = local::connect(&config.local_socket).await?;

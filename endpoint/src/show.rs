@@ -104,6 +104,60 @@ pub fn why(why: &v1::LocalWhyResponse, full: bool) -> Result<String, serde_json:
     Ok(text)
 }
 
+/// What `plan` prints.
+#[must_use]
+pub fn plan(plan: &v1::LocalPlan, now: Timestamp) -> String {
+    let v1::LocalPlan { phase, steps, left_out, reboot, next, settings, problems } = plan;
+    let mut text = format!("{phase}; {reboot}");
+    if *next != 0 {
+        let _ = write!(text, "; decided again at the latest {}", when(*next, now));
+    }
+    text.push('\n');
+    for problem in problems {
+        let _ = writeln!(text, "problem: {problem}");
+    }
+    let minutes = |seconds: u64| format!("{} min", seconds.div_ceil(60));
+    text.push_str(if steps.is_empty() { "\nnothing is installed now\n" } else { "\nINSTALLED NOW\n" });
+    for step in steps {
+        let v1::LocalStep {
+            patch,
+            start,
+            expected_seconds,
+            limit_seconds,
+            reserve_seconds,
+            window,
+            window_closes,
+        } = step;
+        let _ = write!(text, "  {patch}: begins {}, takes {}", when(*start, now), minutes(*expected_seconds));
+        let _ = write!(text, ", ended after {}", minutes(*limit_seconds));
+        if !window.is_empty() {
+            let _ = write!(text, ", in window `{window}` that closes {}", when(*window_closes, now));
+            let _ = write!(text, ", {} kept for a reboot", minutes(*reserve_seconds));
+        }
+        text.push('\n');
+    }
+    if !left_out.is_empty() {
+        text.push_str("\nNOT INSTALLED NOW\n");
+    }
+    for v1::LocalLeftOut { patch, waiting, until, reason, offered, grace_ends, deadline } in left_out {
+        let _ = write!(text, "  {patch}: {waiting}");
+        if *until != 0 {
+            let _ = write!(text, " {}", when(*until, now));
+        }
+        let _ = writeln!(text, ": {reason}");
+        if *offered != 0 {
+            let (offered, grace) = (when(*offered, now), when(*grace_ends, now));
+            let _ = writeln!(text, "    offered {offered}, grace ends {grace}, due {}", when(*deadline, now));
+        }
+    }
+    let width = settings.iter().map(|setting| setting.name.len()).max().unwrap_or(0);
+    let _ = writeln!(text, "\n{:<width$}  VALUE", "SETTING");
+    for v1::LocalSetting { name, value, origin } in settings {
+        let _ = writeln!(text, "{name:<width$}  {value}  ({origin})");
+    }
+    text
+}
+
 /// What `history` prints.
 #[must_use]
 pub fn history(history: &v1::LocalHistoryResponse) -> String {
@@ -150,6 +204,44 @@ mod tests {
             assert_eq!(when((1_000_000 + seconds) * 1000, now), text);
         }
         assert_eq!(when(0, now), "never");
+    }
+
+    #[test]
+    fn a_plan_says_what_is_done_why_not_the_rest_and_by_which_settings() {
+        let step = v1::LocalStep {
+            patch: "debian-12/a_1".to_owned(),
+            start: 1_000,
+            expected_seconds: 300,
+            limit_seconds: 1_200,
+            reserve_seconds: 600,
+            window: "night".to_owned(),
+            window_closes: 7_200_000,
+        };
+        let left_out = v1::LocalLeftOut {
+            patch: "debian-12/b_1".to_owned(),
+            waiting: "waiting for a window".to_owned(),
+            until: 3_600_000,
+            reason: "outside change windows".to_owned(),
+            offered: 1_000,
+            grace_ends: 60_000,
+            deadline: 7_200_000,
+        };
+        let setting = v1::LocalSetting {
+            name: "reboot".to_owned(),
+            value: "\"suppress\"".to_owned(),
+            origin: "built in".to_owned(),
+        };
+        let (steps, left_out, settings) = (vec![step], vec![left_out], vec![setting]);
+        let shown =
+            plan(&v1::LocalPlan { steps, left_out, settings, ..Default::default() }, Timestamp::UNIX_EPOCH);
+        for part in [
+            "debian-12/a_1: begins in 1s, takes 5 min, ended after 20 min, in window `night` that closes in 2h, 10 min",
+            "debian-12/b_1: waiting for a window in 1h: outside change windows",
+            "offered in 1s, grace ends in 1m, due in 2h",
+            "reboot  \"suppress\"  (built in)",
+        ] {
+            assert!(shown.contains(part), "{part}: {shown}");
+        }
     }
 
     #[test]

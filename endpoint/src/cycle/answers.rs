@@ -110,6 +110,47 @@ impl Cycle {
         })
     }
 
+    /// What was decided last, and by which settings.
+    #[must_use]
+    pub fn plan(&self) -> v1::LocalPlan {
+        let millis = |at: Option<Timestamp>| at.map_or(0, Timestamp::as_millisecond);
+        let steps = self.plan.steps.iter().map(|step| v1::LocalStep {
+            patch: step.update.to_string(),
+            start: step.start.as_millisecond(),
+            expected_seconds: step.expected.as_secs(),
+            limit_seconds: step.limit.as_secs(),
+            reserve_seconds: u64::try_from(step.reserve.as_secs()).unwrap_or(0),
+            window: step.window.as_ref().map(|open| open.window.to_string()).unwrap_or_default(),
+            window_closes: millis(step.window.as_ref().map(|open| open.end)),
+        });
+        let left_out = self.plan.left_out.iter().map(|(id, reason)| {
+            let terms = self.plan.offered.get(id);
+            v1::LocalLeftOut {
+                patch: id.to_string(),
+                waiting: reason.waiting().as_str().to_owned(),
+                until: millis(reason.until()),
+                reason: reason.to_string(),
+                offered: millis(terms.map(|terms| terms.offered)),
+                grace_ends: millis(terms.map(|terms| terms.grace_ends)),
+                deadline: millis(terms.map(|terms| terms.deadline)),
+            }
+        });
+        let settings = self.here.settings.rows().into_iter().map(|(name, value, origin)| v1::LocalSetting {
+            name: name.to_owned(),
+            value,
+            origin: origin.to_string(),
+        });
+        v1::LocalPlan {
+            phase: self.phase().to_owned(),
+            steps: steps.collect(),
+            left_out: left_out.collect(),
+            reboot: self.reboot.to_string(),
+            next: millis(self.wakes()),
+            settings: settings.collect(),
+            problems: self.here.unread.iter().map(|(id, why)| format!("window `{id}`: {why}")).collect(),
+        }
+    }
+
     /// The newest attempts, the newest first.
     #[must_use]
     pub fn history(&self, limit: usize) -> v1::LocalHistoryResponse {

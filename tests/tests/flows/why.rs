@@ -154,6 +154,11 @@ async fn the_computer_itself_gives_the_same_answer_over_its_socket() {
         let error = local.why(v1::LocalWhyRequest { patch: asked.to_owned() }).await.unwrap_err();
         assert!(parts.iter().all(|part| error.message().contains(part)), "{}", error.message());
     }
+    let plan = local.plan(v1::LocalPlanRequest {}).await.unwrap().into_inner();
+    assert!(plan.steps.is_empty() && !plan.left_out.is_empty(), "{plan:?}");
+    assert!(plan.left_out.iter().all(|left| !left.waiting.is_empty() && !left.reason.is_empty()), "{plan:?}");
+    let reboot = plan.settings.iter().find(|setting| setting.name == "reboot").unwrap();
+    assert_eq!((reboot.value.as_str(), reboot.origin.as_str()), ("\"suppress\"", "built in"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
