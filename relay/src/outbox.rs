@@ -10,7 +10,7 @@
 use std::{
     collections::BTreeSet,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
 };
@@ -68,6 +68,8 @@ pub struct Outbox(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     store: Arc<dyn Store>,
+    /// See [`Outbox::counted`].
+    counted: Mutex<()>,
     bytes_max: u64,
     reports: AtomicU64,
     bytes: AtomicU64,
@@ -116,6 +118,7 @@ impl Outbox {
     pub fn open(store: Arc<dyn Store>, bytes_max: u64) -> Result<Self, StoreError> {
         let outbox = Self(Arc::new(Inner {
             store,
+            counted: Mutex::default(),
             bytes_max,
             reports: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -132,6 +135,7 @@ impl Outbox {
     ///
     /// When the store fails; then nothing was taken.
     pub fn take(&self, envelopes: &[Envelope], now: Timestamp) -> Result<Vec<Taken>, StoreError> {
+        let _counted = self.counted();
         let mut batch = Batch::new();
         let mut outcomes = Vec::with_capacity(envelopes.len());
         let mut in_batch = BTreeSet::new();
@@ -261,20 +265,33 @@ impl Outbox {
     ///
     /// When the store fails; they are sent again then.
     pub fn settle(&self, done: &[Waiting]) -> Result<(), StoreError> {
+        let _counted = self.counted();
         let mut batch = Batch::new();
+        let (mut reports, mut bytes) = (0, 0);
         for waiting in done {
+            // One that was replaced while it went up is gone, and was counted then.
+            let first = waiting.keys.first().map(Vec::as_slice).unwrap_or_default();
+            if self.0.store.scan(first, None, 1)?.is_empty() {
+                continue;
+            }
             for key in &waiting.keys {
                 batch.delete(key.clone());
             }
+            reports += 1;
+            bytes += waiting.envelope.len() as u64;
         }
         if batch.is_empty() {
             return Ok(());
         }
         self.0.store.commit(&batch)?;
-        let bytes = done.iter().map(|waiting| waiting.envelope.len() as u64).sum();
-        self.0.reports.fetch_sub(done.len() as u64, Ordering::SeqCst);
+        self.0.reports.fetch_sub(reports, Ordering::SeqCst);
         self.0.bytes.fetch_sub(bytes, Ordering::SeqCst);
         Ok(())
+    }
+
+    /// Held while rows and their count change, or a count made while others change them would stand for good.
+    fn counted(&self) -> MutexGuard<'_, ()> {
+        self.0.counted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How full it is; the oldest is exact after [`Outbox::recount`].
@@ -294,6 +311,7 @@ impl Outbox {
     ///
     /// When the store fails.
     pub fn recount(&self) -> Result<(), StoreError> {
+        let _counted = self.counted();
         let (mut reports, mut bytes, mut oldest) = (0, 0, i64::MAX);
         let mut after: Option<Vec<u8>> = None;
         loop {
@@ -396,6 +414,33 @@ mod tests {
         assert_eq!(names(&outbox.next(1 << 20).unwrap()), ["s1:e1", "I3:e1", "i4:e1", "I1:e2"]);
         assert_eq!(take(&outbox, &["i2"]), [Taken::Superseded]);
         assert_eq!(outbox.fill().reports, 4);
+    }
+
+    #[test]
+    fn a_report_that_is_replaced_while_it_goes_up_is_counted_once() {
+        let (outbox, _) = outbox(1 << 20);
+        take(&outbox, &["I1"]);
+        let on_its_way = outbox.next(1 << 20).unwrap();
+        take(&outbox, &["I2"]);
+        outbox.settle(&on_its_way).unwrap();
+        let bytes = envelope("I2").bytes().len() as u64;
+        assert_eq!((outbox.fill().reports, outbox.fill().bytes), (1, bytes));
+        outbox.settle(&outbox.next(1 << 20).unwrap()).unwrap();
+        assert_eq!((outbox.fill().reports, outbox.fill().bytes), (0, 0));
+    }
+
+    #[test]
+    fn a_count_made_while_reports_come_and_go_is_right() {
+        let (outbox, _) = outbox(1 << 30);
+        std::thread::scope(|scope| {
+            let counts = scope.spawn(|| (0..2_000).for_each(|_| outbox.recount().unwrap()));
+            for number in 1..400 {
+                take(&outbox, &[&format!("s{number}")]);
+                outbox.settle(&outbox.next(1 << 20).unwrap()).unwrap();
+            }
+            counts.join().unwrap();
+        });
+        assert_eq!((outbox.fill().reports, outbox.fill().bytes), (0, 0));
     }
 
     #[test]
