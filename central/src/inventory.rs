@@ -447,7 +447,7 @@ impl Taking<'_> {
         record.reboot_pending = summary.reboot_pending;
         record.problems =
             summary.problems.iter().take(PROBLEMS_MAX).map(|p| clean(p, PROBLEM_BYTES_MAX)).collect();
-        record.assessed = true;
+        record.assessed = !summary.uncovered;
         self.acknowledged = summary.acknowledged;
         let record = &mut self.record;
         if record.estimated_for > 0 && summary.dictionary_version >= record.estimated_for {

@@ -599,6 +599,9 @@ pub struct CycleSummary {
     /// `c2m3` for 4 processors and 8 GiB. Empty when unknown.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub machine_class: String,
+    /// No published catalogue of updates fits this computer: that nothing is needed says nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub uncovered: bool,
     /// The facts that the tier above acknowledged last: what central does not hold by then was lost on the way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acknowledged: Option<Digest>,

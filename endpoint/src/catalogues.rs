@@ -225,6 +225,12 @@ impl Catalogues {
         Ok(self.rules.insert(rules))
     }
 
+    /// How many catalogues of updates this computer evaluated last.
+    #[must_use]
+    pub fn fitting(&self) -> usize {
+        self.fitting.len()
+    }
+
     /// Gives back the memory of what is on disk, until it is asked again.
     pub fn rest(&mut self) {
         self.rules = None;

@@ -322,6 +322,9 @@ impl Cycle {
         let changed = ledger::latest(changed);
         self.release_leases(key, clock).await;
 
+        if self.catalogues.fitting() == 0 {
+            problems.push(format!("no catalogue of updates is published for {}", os_name(&os)));
+        }
         problems.truncate(PROBLEMS_MAX);
         let summary = CycleSummary {
             at: began,
@@ -332,6 +335,7 @@ impl Cycle {
             counts: self.ledger.book().counts(),
             reboot_pending: self.reboot_pending(),
             machine_class: machine_class(),
+            uncovered: self.catalogues.fitting() == 0,
             acknowledged: self.spool.acknowledged(),
             problems: problems.clone(),
         };
@@ -463,4 +467,11 @@ fn machine_class() -> String {
     // What the firmware keeps makes a machine of 8 GiB say a little less.
     let gibibytes = rustix::system::sysinfo().totalram.div_ceil(1 << 30).max(1);
     format!("c{}m{}", processors.ilog2(), gibibytes.next_power_of_two().ilog2())
+}
+
+/// Such as `debian 12 amd64`, as far as it is known.
+fn os_name(os: &Facts) -> String {
+    let parts = ["family", "version", "architecture"].map(|part| os.values.get(&format!("os:{part}")));
+    let known: Vec<&str> = parts.into_iter().flatten().map(String::as_str).collect();
+    if known.is_empty() { "this unknown system".to_owned() } else { known.join(" ") }
 }

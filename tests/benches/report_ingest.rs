@@ -233,6 +233,7 @@ fn record(number: u32, key: &SigningKey, now: Timestamp) -> EndpointRecord {
         estimated_for: 0,
         reboot_pending: false,
         machine_class: String::new(),
+        uncovered: false,
         problems: Vec::new(),
         facts: None,
     }
@@ -266,6 +267,7 @@ fn summary(number: u32, now: Timestamp, version: u64) -> CycleSummary {
         reboot_pending: false,
         acknowledged: None,
         machine_class: "c1m3".to_owned(),
+        uncovered: false,
         problems: Vec::new(),
     }
 }

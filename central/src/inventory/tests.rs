@@ -156,6 +156,7 @@ impl Bench {
             counts: BTreeMap::new(),
             reboot_pending: true,
             machine_class: String::new(),
+            uncovered: false,
             acknowledged: None,
             problems: vec!["x".repeat(1000); 100],
         })
@@ -558,4 +559,18 @@ fn the_ledger_of_times_tells_every_span_from_detected_to_verified() {
     }
     let later = time_to_patch(&bench.state, By::All, Some(after(1))).unwrap();
     assert_eq!(later, Default::default(), "nothing was found needed since");
+}
+
+#[test]
+fn an_endpoint_for_which_nothing_is_published_is_not_assessed_until_something_is() {
+    let bench = bench();
+    let Report::Cycle(covered) = bench.cycle(3) else { unreachable!() };
+    let uncovered = CycleSummary { uncovered: true, ..covered.clone() };
+    bench.submit(vec![
+        bench.seal(1, true, &bench.snapshot(&[])),
+        bench.seal(2, false, &Report::Cycle(uncovered)),
+    ]);
+    assert!(!bench.record().assessed);
+    bench.submit(vec![bench.seal(3, false, &Report::Cycle(covered))]);
+    assert!(bench.record().assessed);
 }

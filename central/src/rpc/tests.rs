@@ -242,6 +242,7 @@ fn cycle() -> Report {
         counts: BTreeMap::<UpdateState, u64>::new(),
         reboot_pending: false,
         machine_class: String::new(),
+        uncovered: false,
         acknowledged: None,
         problems: vec![],
     })

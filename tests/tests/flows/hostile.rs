@@ -300,7 +300,7 @@ async fn a_hostile_relay_makes_a_real_system_install_nothing_but_what_was_approv
             assert!(!kept.exists(), "{bend:?}");
         }
         assert!(hostile.applied() > 1, "{bend:?}");
-        assert!(heard::warned(&["could not install an update", named]), "{bend:?} is not in the log");
+        assert!(heard::warned(&["could not fetch an update", named]), "{bend:?} is not in the log");
         assert_eq!(installed_version(&root, "hello").as_deref(), Some("1.0"), "{bend:?}");
     }
     let row = fleet.state(&endpoint.id, PATCH).await.unwrap();

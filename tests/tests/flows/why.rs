@@ -225,3 +225,22 @@ async fn a_name_or_a_part_of_one_does_wherever_an_id_does_and_one_that_names_sev
     };
     assert_eq!(admin.decide_patches(decide).await.unwrap().into_inner().patches, ["debian-12/lacking_2.0"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_computer_for_which_nothing_is_published_is_not_called_compliant() {
+    let (fleet, endpoint) = fleet().await;
+    let root = fleet.folder("other");
+    made_up(&root, &[("lacking", "1.0")]);
+    let release = root.join("etc/os-release");
+    let text = std::fs::read_to_string(&release).unwrap();
+    std::fs::write(&release, text.replace("\"12\"", "\"99\"").replace("=12", "=99")).unwrap();
+    let mut other = fleet.enroll("web2", "osaka", fleet.address, &root).await;
+    other.start().await;
+    let done = other.check().await;
+    assert_eq!(done.problems, ["no catalogue of updates is published for debian 99 amd64"]);
+    let mut admin = fleet.admin().await;
+    let status = admin.get_status(v1::GetStatusRequest::default()).await.unwrap().into_inner();
+    assert_eq!((status.endpoints, status.assessed, status.compliant), (2, 1, 0));
+    other.stop().await;
+    drop(endpoint);
+}
