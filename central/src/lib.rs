@@ -32,6 +32,7 @@ pub mod inventory;
 pub mod timing;
 
 // Down.
+pub mod calls;
 pub mod catalog;
 pub mod decide;
 pub mod download;

@@ -104,7 +104,16 @@ pub struct Publisher {
     key: SigningKey,
     writer: Mutex<Writer>,
     served: RwLock<Served>,
-    version: watch::Sender<u64>,
+    news: watch::Sender<News>,
+}
+
+/// Which versions of the timestamp metadata are news.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct News {
+    /// The newest one with which something changed.
+    pub changed: u64,
+    /// The newest one with which something changed that is worth a check of every computer.
+    pub of_note: u64,
 }
 
 #[derive(Debug)]
@@ -155,9 +164,10 @@ impl Publisher {
         served.put(&name, bytes);
         served.put("1.root.json", Bytes::copy_from_slice(root));
         served.version = repository.timestamp_version();
-        let (version, _) = watch::channel(served.version);
+        // What was only signed again since makes each relay look once more, and nobody else.
+        let (news, _) = watch::channel(News { changed: served.version, of_note: record.news });
         let writer = Mutex::new(Writer { repository, record });
-        Ok(Self { state, trees, policy, key, writer, served: RwLock::new(served), version })
+        Ok(Self { state, trees, policy, key, writer, served: RwLock::new(served), news })
     }
 
     /// One metadata file: the newest of a role, or exactly `version`.
@@ -183,10 +193,10 @@ impl Publisher {
         (served.version, served.files.get("timestamp.json").cloned().unwrap_or_default())
     }
 
-    /// Tells of every new version.
+    /// What is news now, and whenever that changes. Metadata that is only signed again is none.
     #[must_use]
-    pub fn versions(&self) -> watch::Receiver<u64> {
-        self.version.subscribe()
+    pub fn news(&self) -> watch::Receiver<News> {
+        self.news.subscribe()
     }
 
     /// Roots of the catalogues as published, and the timestamp version they came with.
@@ -234,6 +244,7 @@ impl Publisher {
                 .map_err(|source| StoreError::Malformed { key: row.key.clone(), source })?;
             changes.insert(key, text.map(Bytes::from));
         }
+        let mut of_note = changes.keys().any(|key| is_of_note(key));
         let mut nodes: Vec<Bytes> = Vec::new();
         let policy = match writer.record.roots.get(&self.policy) {
             Some(root) if changes.is_empty() => tree::root(root, &self.trees)?,
@@ -260,6 +271,8 @@ impl Publisher {
                 documents: record.documents,
             };
             self.add_target(&mut targets, id, record.root, &info)?;
+            of_note |=
+                record.kind == CatalogueKind::Updates && writer.record.roots.get(id) != Some(&record.root);
             roots.insert(id.clone(), record.root);
         }
 
@@ -276,6 +289,9 @@ impl Publisher {
         let mut repository = writer.repository.clone();
         let published = repository.publish(&targets, &[&self.key], now)?;
         let mut record = writer.record.clone();
+        if of_note {
+            record.news = published.timestamp_version;
+        }
         let replaced = std::mem::replace(&mut record.roots, roots);
         let replaced = replaced.into_iter().filter(|(id, root)| record.roots.get(id) != Some(root));
         let replaced: Vec<_> = replaced.map(|(_, root)| root).collect();
@@ -292,6 +308,7 @@ impl Publisher {
         if let Some(covers) = covers {
             self.state.published(version, covers);
         }
+        self.news.send_replace(News { changed: version, of_note: writer.record.news });
         info!(version, documents = pending.len(), "published");
         Ok(Outcome::Published { version, more: pending.len() == PENDING_AT_ONCE })
     }
@@ -385,7 +402,6 @@ impl Publisher {
         }
         served.version = timestamp_version;
         drop(served);
-        self.version.send_replace(timestamp_version);
         Ok(())
     }
 
@@ -408,6 +424,13 @@ impl Publisher {
         self.trees.evict()?;
         Ok(reachable.len())
     }
+}
+
+/// Whether a policy document is worth a check of every computer as soon as it changes. What concerns single
+/// computers, or is only looked at when something is installed, is taken over with the next check.
+fn is_of_note(key: &str) -> bool {
+    const QUIET: [&str; 4] = ["endpoint/", "revoked/", "timing/", "lease-key"];
+    !QUIET.iter().any(|quiet| key.starts_with(quiet))
 }
 
 impl Served {

@@ -32,13 +32,10 @@ use tierway_common::{
 };
 use tierway_proto::{
     blob_stream::BlobStreams,
+    notices::Notices,
     v1::{admin_server::AdminServer, policies_server::PoliciesServer, upstream_server::UpstreamServer},
 };
-use tokio::{
-    net::TcpListener,
-    sync::{broadcast, watch},
-    task::JoinHandle,
-};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tracing::{info, warn};
 
 use crate::{
@@ -69,8 +66,6 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 const REQUEST_BYTES_MAX: usize = (1 << 20) + (64 << 10);
 /// Longest message sent: metadata, and pages of lists.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
-/// Notices a slow watcher may be behind before it is told to look at everything.
-const NOTICES: usize = 1_024;
 /// What running tasks get to end.
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -130,13 +125,6 @@ pub struct Feed {
     pub reading: tokio::sync::Mutex<()>,
 }
 
-/// What somebody who watches is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Notice {
-    /// Check in now: an endpoint's id.
-    CheckNow(String),
-}
-
 /// Everything that services and tasks share.
 #[derive(Debug)]
 pub struct Central {
@@ -163,7 +151,7 @@ pub struct Central {
     /// `1.root.json`.
     pub root_metadata: Vec<u8>,
     /// Wake-ups for whoever watches.
-    pub notices: broadcast::Sender<Notice>,
+    pub notices: Notices,
     /// How the running download is.
     pub downloading: watch::Sender<Progress>,
     /// One download at a time, whoever asked for it.
@@ -284,7 +272,7 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
 
     let mut tasks = Tasks::new(clock, stop.clone());
     let (inbox, intake) = inbox(Inventory::new(state.clone()));
-    let (notices, _) = broadcast::channel(NOTICES);
+    let notices = Notices::new(state.clock().clone());
     let (downloading, _) = watch::channel(Progress::default());
     let limits = config.limits.clone();
     let central = Arc::new(Central {

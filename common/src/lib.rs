@@ -27,5 +27,6 @@ pub mod clock;
 pub mod daemon;
 pub mod enrollment;
 pub mod files;
+pub mod notices;
 pub mod schedule;
 pub mod transport;

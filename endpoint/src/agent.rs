@@ -21,7 +21,7 @@ use tierway_common::{
     id::EndpointId,
     schedule,
     transport::{
-        dial,
+        dial::{self, RouteTaken},
         identity::{Holder, Role},
     },
     trust::keys::{KeyError, SigningKey},
@@ -29,15 +29,16 @@ use tierway_common::{
 use tierway_proto::{
     joining::{self, JoinError, Joined},
     upstream::Upstream,
-    v1::{self, notice::Kind},
+    v1,
 };
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{mpsc, watch},
     task::JoinHandle,
 };
 use tracing::{info, warn};
 
 use crate::{
+    calls::Taken,
     catalogues::{Catalogues, CataloguesError},
     config::Config,
     cycle::{Around, Cycle, CycleError},
@@ -46,6 +47,7 @@ use crate::{
     local::{self, ASKS, Answers, Ask, LocalError},
     probe::{Surroundings, System},
     report::{ReportError, Spool},
+    watch::{Ears, Listener},
     wishes::Wish,
 };
 
@@ -53,13 +55,6 @@ use crate::{
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// What central gives an endpoint's certificate.
 const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
-/// First and longest wait before the tier above is watched again.
-const BACK_OFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(600));
-/// A check that the tier above woke is followed by the next such at the earliest after this: who asks twice
-/// waits a moment, and a relay that never stops calling does not keep the machine busy.
-const WOKEN_APART: Duration = Duration::from_secs(10);
-/// Wake-ups are read no faster: they are rare, and a flood of them then waits with who sends it.
-const NOTICES_APART: Duration = Duration::from_millis(100);
 /// Checks that the plan asks for are so far apart: what it names may have come while it was carried out.
 const WAKES_APART: SignedDuration = SignedDuration::from_secs(5);
 /// What a running cycle gets to end at a stop; systemd must wait longer.
@@ -163,18 +158,25 @@ pub async fn start_among(
     let agent = Agent::open(config.clone(), joined, clock.clone(), surroundings.clone(), stop.clone())?;
     let status = agent.status.subscribe();
     let (asks, receiver) = mpsc::channel(ASKS);
+    let listener = Listener {
+        endpoint: holder.id.clone(),
+        upstream: agent.upstream.clone(),
+        route: agent.route.clone(),
+        roaming: config.roaming,
+        place: schedule::offset(&holder.id, config.notice_spread),
+        status: status.clone(),
+        clock: clock.clone(),
+    };
+    let watching = listener.listen(agent.ears.clone(), stop.clone());
     let (due, asking) = (agent.due.subscribe(), asks.clone());
     let answers = Answers { status: status.clone(), due, asks: asking, surroundings, clock };
     let serving = local::serve(&config.local_socket, answers, stop.clone())?;
-    let wake = Arc::new(Notify::new());
-    let watching =
-        watch(agent.upstream.clone(), holder.id.clone(), wake.clone(), agent.resync.clone(), stop.clone());
     info!(endpoint = %holder, socket = %config.local_socket.display(), root = %config.root.display(), "serving");
     Ok(Running {
         holder,
         status,
         asks,
-        agent: tokio::spawn(agent.run(receiver, wake, stop.clone())),
+        agent: tokio::spawn(agent.run(receiver, stop.clone())),
         local: tokio::spawn(serving),
         watch: tokio::spawn(watching),
         stop,
@@ -200,8 +202,10 @@ struct Agent {
     status: watch::Sender<Arc<v1::LocalStatus>>,
     /// What the person at the machine is shown.
     due: watch::Sender<Arc<Due>>,
-    /// The tier above asked for everything again.
-    resync: Arc<std::sync::atomic::AtomicBool>,
+    /// By which way the tier above is reached.
+    route: RouteTaken,
+    /// What the tier above calls for.
+    ears: Arc<Ears>,
 }
 
 impl Agent {
@@ -215,7 +219,8 @@ impl Agent {
         let holder = joined.identity.own().holder;
         let routes =
             if config.upstream.is_empty() { vec![joined.route.clone()] } else { config.upstream.clone() };
-        let upstream = Upstream::new(dial::channel_by_any(routes, &joined.identity));
+        let route = RouteTaken::default();
+        let upstream = Upstream::new(dial::channel_noting_route(routes, &joined.identity, route.clone()));
         let dir = &config.data_dir;
         let catalogues = Catalogues::open(
             dir,
@@ -240,32 +245,26 @@ impl Agent {
         let cycle = Cycle::open(&config, &holder, upstream.clone(), catalogues, payloads, spool, around)?;
         let status = watch::Sender::new(Arc::new(v1::LocalStatus::default()));
         let due = watch::Sender::new(Arc::new(Due::default()));
-        Ok(Self { config, clock, joined, upstream, cycle, status, due, resync: Arc::default() })
+        Ok(Self { config, clock, joined, upstream, cycle, status, due, route, ears: Arc::default() })
     }
 
     /// Cycles until told to stop. A cycle is never dropped halfway.
-    async fn run(mut self, mut asks: mpsc::Receiver<Ask>, wake: Arc<Notify>, stop: Stop) {
+    async fn run(mut self, mut asks: mpsc::Receiver<Ask>, stop: Stop) {
         let id = self.joined.identity.own().holder.id;
         let mut due = self.clock.now();
-        let mut may_wake = tokio::time::Instant::now();
+        let ears = self.ears.clone();
         self.tell(None, due);
         loop {
-            let wait = u64::try_from(due.as_millisecond() - self.clock.now().as_millisecond()).unwrap_or(0);
-            let mut woken = false;
-            let called = async {
-                tokio::time::sleep_until(may_wake).await;
-                wake.notified().await;
-            };
+            let next = ears.calls().due().map_or(due, |called| called.min(due));
+            let wait = u64::try_from(next.as_millisecond() - self.clock.now().as_millisecond()).unwrap_or(0);
             let ask = tokio::select! {
                 () = stop.wait() => return,
                 ask = asks.recv() => match ask {
                     Some(ask) => Some(ask),
                     None => return,
                 },
-                () = called => {
-                    woken = true;
-                    None
-                }
+                // When the check is due that was called for is looked at anew.
+                () = ears.heard() => continue,
                 () = tokio::time::sleep(Duration::from_millis(wait)) => None,
             };
             let reply = match ask {
@@ -297,9 +296,6 @@ impl Agent {
                 None => None,
             };
             let done = self.check().await;
-            if woken {
-                may_wake = tokio::time::Instant::now() + WOKEN_APART;
-            }
             let now = self.clock.now();
             let (period, place) = if self.cycle.unfinished() {
                 (self.config.retry_interval, schedule::offset(&id, self.config.retry_interval))
@@ -320,6 +316,8 @@ impl Agent {
 
     async fn check(&mut self) -> v1::LocalCheckNowResponse {
         let mut problems = Vec::new();
+        let version = self.status.borrow().dictionary_version;
+        let Taken { called, everything, answers } = self.ears.calls().begin();
         if let Err(error) = self.renew().await {
             problems.push(Chain(&error).to_string());
         }
@@ -327,8 +325,8 @@ impl Agent {
         problems.extend(wrong_clock(own.not_before, own.not_after, self.clock.now()));
         let done = match SigningKey::load(&self.joined.identity.files().identity) {
             Ok(key) => {
-                let resync = self.resync.swap(false, std::sync::atomic::Ordering::Relaxed);
-                self.cycle.run(&key, resync, &self.clock, &mut problems).await
+                self.cycle.answer(answers);
+                self.cycle.run(&key, everything, &self.clock, &mut problems).await
             }
             Err(error) => Err(CycleError::Key(error)),
         };
@@ -339,6 +337,11 @@ impl Agent {
                 v1::LocalCheckNowResponse::default()
             }
         };
+        self.ears.include_roaming(self.cycle.includes_roaming());
+        if called {
+            let news = self.cycle.status().dictionary_version != version;
+            self.ears.calls().ended(news, self.clock.now());
+        }
         let endpoint = self.joined.identity.own().holder.id;
         for problem in &problems {
             warn!(%endpoint, problem, "a check met a problem");
@@ -396,48 +399,5 @@ fn wrong_clock(not_before: Timestamp, not_after: Timestamp, now: Timestamp) -> O
         ))
     } else {
         None
-    }
-}
-
-/// Keeps a stream of wake-ups open.
-async fn watch(
-    upstream: Upstream,
-    id: String,
-    wake: Arc<Notify>,
-    resync: Arc<std::sync::atomic::AtomicBool>,
-    stop: Stop,
-) {
-    let mut failures = 0;
-    while !stop.requested() {
-        let watched = async {
-            let mut stream = upstream.watch().await?;
-            failures = 0;
-            while let Some(notice) = stream.message().await? {
-                let mine = |named: &String| named.is_empty() || *named == id;
-                match &notice.kind {
-                    Some(Kind::CheckNow(named)) if mine(named) => wake.notify_one(),
-                    Some(Kind::Resync(named)) if mine(named) => {
-                        resync.store(true, std::sync::atomic::Ordering::Relaxed);
-                        wake.notify_one();
-                    }
-                    // A new dictionary is looked at when the check is due: nobody asked for now.
-                    _ => {}
-                }
-                tokio::time::sleep(NOTICES_APART).await;
-            }
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
-        };
-        tokio::select! {
-            () = stop.wait() => return,
-            ended = watched => if let Err(error) = ended {
-                info!(error = %Chain(error.as_ref()), "the tier above cannot be watched now");
-            },
-        }
-        let wait = schedule::back_off(failures, BACK_OFF.0, BACK_OFF.1, schedule::random());
-        failures += 1;
-        tokio::select! {
-            () = stop.wait() => return,
-            () = tokio::time::sleep(wait) => {}
-        }
     }
 }

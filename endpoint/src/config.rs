@@ -21,6 +21,11 @@ pub struct Config {
     /// How often it is checked while something approved is not installed.
     #[serde(with = "humantime_serde")]
     pub retry_interval: Duration,
+    /// Over how long computers spread that were told of something new at once.
+    #[serde(with = "humantime_serde")]
+    pub notice_spread: Duration,
+    /// This computer is on the road, by whatever route it reaches the tier above.
+    pub roaming: bool,
     /// An installation that takes longer is ended, unless what it takes is published.
     #[serde(with = "humantime_serde")]
     pub install_time_limit: Duration,
@@ -47,6 +52,8 @@ impl Default for Config {
             root: PathBuf::from("/"),
             check_interval: Duration::from_secs(3 * 3600),
             retry_interval: Duration::from_secs(3600),
+            notice_spread: Duration::from_secs(30),
+            roaming: false,
             install_time_limit: Duration::from_secs(2 * 3600),
             payload_patience: Duration::from_secs(600),
             payload_bytes_max: 8 << 30,

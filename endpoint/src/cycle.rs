@@ -21,7 +21,7 @@ use tierway_common::{
     id::{EndpointId, SiteId, TenantId, UpdateId, WindowId},
     lease::Lease,
     rules::Verdict,
-    schema::{CycleSummary, Decision, Report, State, StateEntry},
+    schema::{CycleSummary, Decision, Report, State, StateEntry, policy::Roaming},
     transport::identity::Holder,
     trust::{
         digest::Digest,
@@ -29,6 +29,7 @@ use tierway_common::{
     },
 };
 use tierway_proto::{
+    notices::ANSWERED_MAX,
     upstream::{Upstream, UpstreamError},
     v1,
 };
@@ -158,6 +159,8 @@ pub struct Cycle {
     last_check: Option<Timestamp>,
     /// The ledger as a whole has been reported since this process started.
     told_all: bool,
+    /// Ids of notices that the next check-in answers.
+    answers: Vec<u64>,
 }
 
 impl Cycle {
@@ -218,6 +221,7 @@ impl Cycle {
             wanted: BTreeSet::new(),
             last_check: None,
             told_all: false,
+            answers: Vec::new(),
         })
     }
 
@@ -232,6 +236,19 @@ impl Cycle {
     #[must_use]
     pub fn phases(&self) -> watch::Receiver<Phase> {
         self.moved.subscribe()
+    }
+
+    /// Whether the service level has a computer on the road follow notices.
+    #[must_use]
+    pub fn includes_roaming(&self) -> bool {
+        self.here.settings.roaming == Roaming::Include
+    }
+
+    /// Has the next check-in answer these notices, at most as many as one takes.
+    pub fn answer(&mut self, notices: Vec<u64>) {
+        self.answers.extend(notices);
+        let old = self.answers.len().saturating_sub(ANSWERED_MAX);
+        self.answers.drain(..old);
     }
 
     /// Whether something approved is not installed, so that the next check comes sooner.
@@ -387,8 +404,10 @@ impl Cycle {
                 agent_version: VERSION.to_owned(),
                 wanted: wanted.map(|digest| digest.as_bytes().to_vec()).collect(),
                 relay: None,
+                answered: self.answers.clone(),
             })
             .await?;
+        self.answers.clear();
         if answer.timestamp.is_some() || self.catalogues.version() == 0 {
             self.catalogues.refresh(answer.timestamp.as_deref(), os, now).await?;
         }

@@ -23,10 +23,12 @@ pub mod ledger;
 pub mod reboot;
 
 // From the tier above, and back to it.
+pub mod calls;
 pub mod catalogues;
 pub mod fetch;
 pub mod report;
 pub mod rules;
+pub mod watch;
 
 // The whole.
 pub mod agent;

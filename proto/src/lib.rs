@@ -5,6 +5,7 @@
 
 pub mod blob_stream;
 pub mod joining;
+pub mod notices;
 pub mod sync;
 pub mod upstream;
 

@@ -159,14 +159,14 @@ impl Upstream {
         Ok(response)
     }
 
-    /// Wake-ups, until the stream breaks.
+    /// Wake-ups, until the stream breaks, to one who trusts the timestamp metadata of this version.
     ///
     /// # Errors
     ///
     /// [`UpstreamError`].
-    pub async fn watch(&self) -> Result<Streaming<v1::Notice>, UpstreamError> {
+    pub async fn watch(&self, timestamp_version: u64) -> Result<Streaming<v1::Notice>, UpstreamError> {
         let mut client = self.0.clone();
-        in_time("Watch", client.watch(v1::WatchRequest {})).await
+        in_time("Watch", client.watch(v1::WatchRequest { timestamp_version })).await
     }
 
     /// See `upstream.proto`.

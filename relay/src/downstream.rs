@@ -14,11 +14,10 @@ use tierway_common::{
 };
 use tierway_proto::{
     blob_stream::{BlobSource, open_verified},
+    notices::{ANSWERED_MAX, Notices},
     upstream::{Upstream, UpstreamError},
-    v1::{self, notice::Kind, upstream_server},
+    v1::{self, upstream_server},
 };
-use tokio::sync::broadcast;
-use tokio_stream::wrappers::BroadcastStream;
 use tonic::{Request, Response, Status};
 use tracing::warn;
 
@@ -50,7 +49,7 @@ pub struct Downstream {
     /// The tier above, for what is passed through.
     pub upstream: Upstream,
     /// Wake-ups for whoever watches.
-    pub notices: broadcast::Sender<v1::Notice>,
+    pub notices: Notices,
     /// Wakes the task that forwards reports.
     pub forward: Wake,
     /// Wakes the task that fetches payloads ahead.
@@ -153,11 +152,15 @@ impl upstream_server::Upstream for Downstream {
         request: Request<v1::CheckInRequest>,
     ) -> Result<Response<v1::CheckInResponse>, Status> {
         let peer = self.peer(&request)?;
-        let v1::CheckInRequest { timestamp_version, agent_version: _, wanted, relay: _ } =
+        let v1::CheckInRequest { timestamp_version, agent_version: _, wanted, relay: _, answered } =
             request.into_inner();
         if wanted.len() > WANTED_PER_CALL_MAX {
             return Err(Status::invalid_argument("more than 256 payloads are announced at once"));
         }
+        if answered.len() > ANSWERED_MAX {
+            return Err(Status::invalid_argument("more than 256 notices are answered at once"));
+        }
+        self.notices.answered(&peer, &answered);
         self.seen.note(&peer.holder.id, self.clock.now());
         if self.payloads.want(wanted.iter().filter_map(|digest| Digest::try_from(digest.as_slice()).ok())) {
             self.stage.wake();
@@ -168,6 +171,7 @@ impl upstream_server::Upstream for Downstream {
             timestamp: (head.timestamp_version > timestamp_version).then(|| head.timestamp.to_vec()),
             resync: self.take_resync(&peer)?,
             resync_endpoints: Vec::new(),
+            news: head.news,
         }))
     }
 
@@ -219,18 +223,11 @@ impl upstream_server::Upstream for Downstream {
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<NoticeStream>, Status> {
         let peer = self.peer(&request)?;
         self.seen.note(&peer.holder.id, self.clock.now());
-        let notices = BroadcastStream::new(self.notices.subscribe());
-        let mine = notices.filter_map(move |notice| {
-            let notice = match notice {
-                // It lagged behind: one look at everything makes up for what it missed.
-                Err(_) => Some(v1::Notice { id: 0, kind: Some(Kind::CheckNow(String::new())) }),
-                Ok(notice) => concerns(&notice, &peer).then_some(notice),
-            };
-            std::future::ready(notice.map(Ok))
-        });
+        let v1::WatchRequest { timestamp_version } = request.into_inner();
+        let notices = self.notices.watch(&peer, timestamp_version).map(Ok);
         // Or else whoever watches would hold up a stop for as long as open requests are let end.
         let stop = self.stop.clone();
-        Ok(Response::new(Box::pin(mine.take_until(async move { stop.wait().await }))))
+        Ok(Response::new(Box::pin(notices.take_until(async move { stop.wait().await }))))
     }
 
     async fn enroll(
@@ -268,16 +265,6 @@ fn may_send(peer: &PeerIdentity, envelope: &Envelope) -> bool {
     let header = envelope.header();
     header.tenant == peer.holder.tenant
         && (peer.holder.role == Role::Relay || header.endpoint.as_str() == peer.holder.id)
-}
-
-fn concerns(notice: &v1::Notice, peer: &PeerIdentity) -> bool {
-    match &notice.kind {
-        Some(Kind::Published(_)) => true,
-        Some(Kind::CheckNow(id) | Kind::Resync(id)) => {
-            id.is_empty() || *id == peer.holder.id || peer.holder.role == Role::Relay
-        }
-        None => false,
-    }
 }
 
 /// Tree nodes from the mirror, payloads through [`Payloads`].

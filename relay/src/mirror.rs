@@ -39,6 +39,10 @@ pub struct Head {
     pub expires: Option<Timestamp>,
     /// Serials of revoked certificates, lower-case hex.
     pub revoked: BTreeSet<String>,
+    /// The newest version here with which something came that is worth a check of every computer, as the
+    /// tier above says.
+    #[serde(default)]
+    pub news: u64,
 }
 
 /// The mirrored metadata; cheap to clone.

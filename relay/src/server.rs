@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -22,6 +22,7 @@ use tierway_common::{
         tasks::{Board, TaskError, Tasks, Wake},
     },
     id::EndpointId,
+    notices::{Audience, Event, Notice, Order},
     schedule,
     store::{Store, StoreError, sled_store::SledStore},
     transport::{
@@ -36,10 +37,11 @@ use tierway_common::{
 use tierway_proto::{
     blob_stream::BlobStreams,
     joining::{self, JoinError},
+    notices::{self, ANSWERED_MAX, Notices},
     upstream::Upstream,
-    v1::{self, notice::Kind, upstream_server::UpstreamServer},
+    v1::{self, upstream_server::UpstreamServer},
 };
-use tokio::{net::TcpListener, sync::broadcast};
+use tokio::net::TcpListener;
 use tracing::{info, warn};
 
 use crate::{
@@ -63,10 +65,14 @@ const REQUEST_BYTES_MAX: usize = (1 << 20) + (64 << 10);
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// Bytes of the mirrored trees: ten times what all of Debian takes; what is published is pinned.
 const TREE_BYTES_MAX: u64 = 2 << 30;
-/// Endpoints that are asked to check during one sync; beyond that all are.
-const CHECKS_MAX: usize = 4_096;
-/// Notices a slow watcher may be behind.
-const NOTICES: usize = 1_024;
+/// Orders that wait for a sync; what does not fit is sent again.
+const ORDERS_MAX: usize = 256;
+/// Wake-ups are read no faster: they are rare, and a flood of them then waits with who sends it.
+const NOTICES_APART: Duration = Duration::from_millis(10);
+/// Syncs are at least so far apart: what is called for meanwhile is one more.
+const SYNCS_APART: Duration = Duration::from_millis(250);
+/// How often it is looked whether somebody must be told again.
+const RESEND_LOOK_EVERY: SignedDuration = SignedDuration::from_mins(1);
 /// First and longest wait before trying the tier above again.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
 /// How often the outbox is looked at without being told.
@@ -124,6 +130,8 @@ pub struct Running {
     pub outbox: Outbox,
     /// Its payloads.
     pub payloads: Payloads,
+    /// Who watches.
+    pub notices: Notices,
     tasks: Tasks,
 }
 
@@ -164,7 +172,8 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
     let payloads = Payloads::new(payload_blobs, upstream.clone());
     let sync =
         Sync::open(&joined.trust_dir, &holder.tenant, upstream.clone(), trees.clone(), mirror.clone())?;
-    let (notices, _) = broadcast::channel(NOTICES);
+    let notices = Notices::new(clock.clone());
+    notices.published(mirror.head().news, Audience::Everybody);
     let seen = Arc::new(Seen::default());
 
     let listener = TcpListener::bind(config.listen)
@@ -185,8 +194,10 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
         payloads: payloads.clone(),
         seen: seen.clone(),
         gauge: gauge.clone(),
-        checks: Arc::default(),
+        orders: Arc::default(),
+        mirror: mirror.clone(),
         failures: Arc::default(),
+        answers: Arc::default(),
     };
 
     let offset = schedule::offset(&holder.id, config.sync_interval);
@@ -253,6 +264,20 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
     // It may have expired while this relay was off.
     renew_wake.wake();
 
+    let (resending, looking) = (notices.clone(), notices.clone());
+    tasks.periodic(
+        "notices",
+        Wake::default(),
+        move |now| looking.next_due().into_iter().chain(now.checked_add(RESEND_LOOK_EVERY).ok()).min(),
+        move || {
+            let notices = resending.clone();
+            async move {
+                notices.send_due();
+                Ok(())
+            }
+        },
+    );
+
     tasks.spawn("watch", watch(up, sync_wake, stop.clone()));
 
     let service = UpstreamServer::new(Downstream {
@@ -262,7 +287,7 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
         outbox: outbox.clone(),
         resync,
         upstream,
-        notices,
+        notices: notices.clone(),
         forward: forward_wake,
         stage: stage_wake,
         seen,
@@ -275,7 +300,7 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
     let answer = BlobStreams::new(served, service);
     tasks.spawn("serve", accept::serve(listener, joined.identity, answer, config.limits, gauge, stop));
     info!(%address, relay = %holder, upstream = route.server, "serving");
-    Ok(Running { address, board: tasks.board(), mirror, outbox, payloads, tasks })
+    Ok(Running { address, board: tasks.board(), mirror, outbox, payloads, notices, tasks })
 }
 
 async fn renew(
@@ -295,35 +320,42 @@ struct Up {
     upstream: Upstream,
     outbox: Outbox,
     resync: Resync,
-    notices: broadcast::Sender<v1::Notice>,
+    notices: Notices,
     payloads: Payloads,
+    mirror: Mirror,
     seen: Arc<Seen>,
     gauge: Gauge,
-    /// Endpoints that shall check once this relay has what is published.
-    checks: Arc<Mutex<BTreeSet<String>>>,
+    /// Orders that are passed on once this relay has what is published.
+    orders: Arc<Mutex<Vec<Arc<Order>>>>,
+    /// Ids of notices that the next check-in answers.
+    answers: Arc<Mutex<BTreeSet<u64>>>,
     /// Forwards that failed in a row.
     failures: Arc<AtomicU32>,
 }
 
 impl Up {
-    /// Notes that an endpoint shall check when the next sync has ended.
-    fn asked(&self, id: String) {
-        let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
-        if checks.len() >= CHECKS_MAX {
-            checks.clear();
-            // No name stands for everyone.
-            checks.insert(String::new());
+    /// Notes an order: whoever checks now shall see what was decided before.
+    fn asked(&self, id: u64, order: Arc<Order>) {
+        let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        if !orders.contains(&order) {
+            if orders.len() >= ORDERS_MAX {
+                return;
+            }
+            orders.push(order);
         }
-        checks.insert(id);
+        drop(orders);
+        self.answer(id);
     }
 
     async fn sync(&self, sync: &mut Sync, now: jiff::Timestamp) -> Result<(), TaskError> {
-        // Who is asked while this runs is told by the run after it.
-        let checks = std::mem::take(&mut *self.checks.lock().unwrap_or_else(PoisonError::into_inner));
+        let begun = tokio::time::Instant::now();
+        // What is asked for while this runs is passed on by the run after it.
+        let orders = std::mem::take(&mut *self.orders.lock().unwrap_or_else(PoisonError::into_inner));
         let result = self.bring(sync, now).await;
-        for id in checks {
-            let _ = self.notices.send(v1::Notice { id: 0, kind: Some(Kind::CheckNow(id)) });
+        for order in orders {
+            self.notices.order(&order);
         }
+        tokio::time::sleep_until(begun + SYNCS_APART).await;
         result
     }
 
@@ -342,9 +374,12 @@ impl Up {
         };
         let answer = self.check_in(sync.head_version(), health).await?;
         let synced = sync.run(answer.timestamp.as_deref(), now).await?;
+        // Endpoints hear of it when it is here.
+        if sync.note_news(answer.news)? {
+            self.notices.published(answer.news, Audience::Everybody);
+        }
         if let Some(version) = synced {
-            // Nobody may be watching.
-            let _ = self.notices.send(v1::Notice { id: 0, kind: Some(Kind::Published(version)) });
+            self.notices.published(version, Audience::Relays);
             // Or else it would look at central as if this had not come until the next check.
             self.check_in(version, health).await?;
         }
@@ -356,15 +391,24 @@ impl Up {
         timestamp_version: u64,
         health: v1::RelayHealth,
     ) -> Result<v1::CheckInResponse, TaskError> {
+        let answered: Vec<u64> = self.answers().iter().copied().collect();
         let request = v1::CheckInRequest {
             timestamp_version,
             agent_version: VERSION.to_owned(),
             wanted: Vec::new(),
             relay: Some(health),
+            answered: answered.clone(),
         };
         let answer = self.upstream.check_in(request).await?;
+        for id in answered {
+            self.answers().remove(&id);
+        }
         self.ask_again(&answer.resync_endpoints)?;
         Ok(answer)
+    }
+
+    fn answers(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Hands up everything that waits, a batch at a time.
@@ -414,24 +458,33 @@ impl Up {
         let ids: Vec<EndpointId> = endpoints.iter().filter_map(|id| id.parse().ok()).collect();
         self.resync.add(ids.iter())?;
         for id in ids {
-            let _ = self.notices.send(v1::Notice { id: 0, kind: Some(Kind::Resync(id.to_string())) });
+            self.notices.resync(&id);
         }
         Ok(())
     }
 
-    fn notice(&self, notice: &v1::Notice, sync: &Wake) -> Result<(), TaskError> {
-        match &notice.kind {
-            // Endpoints hear of it when it is here.
-            Some(Kind::Published(_)) => sync.wake(),
-            Some(Kind::Resync(id)) => self.ask_again(std::slice::from_ref(id))?,
-            // Whoever checks now shall see what was decided before.
-            Some(Kind::CheckNow(id)) => {
-                self.asked(id.clone());
-                sync.wake();
+    /// Follows a notice from the tier above, and answers it by a sync.
+    fn notice(&self, notice: v1::Notice, sync: &Wake) -> Result<(), TaskError> {
+        let Some(Notice { id, event }) = notices::read(notice) else { return Ok(()) };
+        match event {
+            // Also one that is here already: whether it is worth a check is said at the check-in.
+            Event::Published(_) => {}
+            Event::Check(order) => self.asked(id, order),
+            Event::Resync(endpoint) => {
+                self.ask_again(&[endpoint.to_string()])?;
+                self.answer(id);
             }
-            None => {}
         }
+        sync.wake();
         Ok(())
+    }
+
+    fn answer(&self, id: u64) {
+        let mut answers = self.answers();
+        // What does not fit is sent again and answered then.
+        if answers.len() < ANSWERED_MAX {
+            answers.insert(id);
+        }
     }
 }
 
@@ -440,12 +493,13 @@ async fn watch(up: Up, sync: Wake, stop: Stop) {
     let mut failures = 0;
     while !stop.requested() {
         let watched = async {
-            let mut stream = up.upstream.watch().await?;
+            let mut stream = up.upstream.watch(up.mirror.head().timestamp_version).await?;
             // Whatever was missed while nobody watched.
             sync.wake();
             failures = 0;
             while let Some(notice) = stream.message().await? {
-                up.notice(&notice, &sync)?;
+                up.notice(notice, &sync)?;
+                tokio::time::sleep(NOTICES_APART).await;
             }
             Ok::<_, TaskError>(())
         };

@@ -167,6 +167,22 @@ impl Sync {
         Ok(Some(trusted.timestamp_version))
     }
 
+    /// Notes what the tier above calls news; false when that is not here yet, or no news.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be kept.
+    pub fn note_news(&self, news: u64) -> Result<bool, SyncError> {
+        let head = self.mirror.head();
+        if news <= head.news || news > head.timestamp_version {
+            return Ok(false);
+        }
+        self.mirror
+            .set_head(Head { news, ..Head::clone(&head) })
+            .map_err(|source| SyncError::File { file: "head.json".to_owned(), source })?;
+        Ok(true)
+    }
+
     /// Puts the verified files where they are served from.
     fn publish(&self, trusted: &Trusted) -> Result<Head, SyncError> {
         for role in ["root", "targets", "snapshot"] {
@@ -196,6 +212,7 @@ impl Sync {
             timestamp: self.verified("timestamp")?,
             expires: Some(trusted.timestamp_expires),
             revoked,
+            news: self.mirror.head().news,
         })
     }
 

@@ -53,6 +53,7 @@ fn request() -> v1::CheckInRequest {
         agent_version: tierway_endpoint::agent::VERSION.to_owned(),
         wanted: Vec::new(),
         relay: None,
+        answered: Vec::new(),
     }
 }
 

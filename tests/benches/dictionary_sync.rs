@@ -63,6 +63,7 @@ impl Endpoint {
             agent_version: tierway_endpoint::agent::VERSION.to_owned(),
             wanted: Vec::new(),
             relay: None,
+            answered: Vec::new(),
         };
         let answer = self.upstream.check_in(request).await.expect("an answer");
         if answer.timestamp.is_some() {

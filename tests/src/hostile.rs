@@ -169,6 +169,8 @@ struct Shared {
     asked: Mutex<BTreeMap<Digest, u64>>,
     check_ins: AtomicU64,
     notices: AtomicU64,
+    /// Whom [`Attack::CallWithoutEnd`] names; unset: who listens.
+    named: Mutex<Option<String>>,
     bent: AtomicU64,
 }
 
@@ -203,6 +205,7 @@ impl Hostile {
             asked: Mutex::default(),
             check_ins: AtomicU64::new(0),
             notices: AtomicU64::new(0),
+            named: Mutex::default(),
             bent: AtomicU64::new(0),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -254,6 +257,11 @@ impl Hostile {
     #[must_use]
     pub fn notices(&self) -> u64 {
         self.shared.notices.load(Ordering::SeqCst)
+    }
+
+    /// Whom the calls without end name, instead of who listens.
+    pub fn name(&self, endpoint: &str) {
+        *self.shared.named.lock().unwrap() = Some(endpoint.to_owned());
     }
 
     /// What came of attempts to use a token that was seen.
@@ -549,12 +557,27 @@ impl upstream_server::Upstream for Service {
         if self.0.now_attacking() == Attack::CallWithoutEnd {
             let shared = self.0.clone();
             let calls = stream::repeat_with(move || {
-                let id = shared.notices.fetch_add(1, Ordering::SeqCst);
-                let kind = if id.is_multiple_of(2) {
-                    Kind::CheckNow(String::new())
-                } else {
-                    Kind::Resync(peer.holder.id.clone())
+                let number = shared.notices.fetch_add(1, Ordering::SeqCst);
+                let order = |endpoints| {
+                    let (report_inventory, include_roaming, include_offline) = (true, true, true);
+                    let crowd = false;
+                    v1::CheckNow { endpoints, report_inventory, include_roaming, include_offline, crowd }
                 };
+                let own = peer.holder.id.clone();
+                let named = shared.named.lock().unwrap().clone();
+                // A long one is as long as sixty others: they come now and then, or the stream is full of them.
+                let kind = match if number % 60 < 6 { number % 60 } else { number % 3 } {
+                    0 => Kind::CheckNow(order(vec![named.unwrap_or(own)])),
+                    1 => Kind::Resync(named.unwrap_or(own)),
+                    // Newer than anything there will ever be.
+                    2 => Kind::Published(u64::MAX),
+                    3 => Kind::CheckNow(order((0..1_024).map(|n| format!("{number}-{n}")).collect())),
+                    // More than may be named, and what is no name.
+                    4 => Kind::CheckNow(order((0..2_000).map(|n| format!("{n}")).collect())),
+                    _ => Kind::Resync("../../etc/passwd".to_owned()),
+                };
+                // Ids that come again and again, and such as nobody gave.
+                let id = if number.is_multiple_of(2) { number % 8 } else { number };
                 Ok(v1::Notice { id, kind: Some(kind) })
             });
             return Ok(Response::new(Box::pin(calls)));

@@ -10,6 +10,7 @@
 
 pub mod archive;
 pub mod bench;
+pub mod crowd;
 pub mod fleet;
 pub mod heard;
 pub mod hostile;

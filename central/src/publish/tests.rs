@@ -153,13 +153,42 @@ fn a_timestamp_signed_again_has_a_later_version_and_end_and_the_same_targets() {
     assert_eq!(publisher.refresh().unwrap(), 0, "nothing is published yet");
     publisher.publish().unwrap();
     let targets = publisher.metadata("targets", None);
-    let mut watched = publisher.versions();
-    watched.mark_unchanged();
+    let mut news = publisher.news();
+    news.mark_unchanged();
     press.bench.clock.advance(SignedDuration::from_hours(1));
     assert_eq!(publisher.refresh().unwrap(), 2);
     assert_eq!(publisher.metadata("targets", None), targets);
-    assert!(watched.has_changed().unwrap());
     assert_eq!(publisher.publish().unwrap(), Outcome::Unchanged);
+    assert!(!news.has_changed().unwrap(), "nobody is called for it");
+}
+
+#[test]
+fn updates_and_decisions_are_of_note_and_what_concerns_single_computers_is_not_also_after_a_restart() {
+    let press = Press::new();
+    let publisher = press.open();
+    press.bench.apply(&[update("a", "1")]);
+    publisher.publish().unwrap();
+    let news = |publisher: &Publisher| {
+        let News { changed, of_note } = *publisher.news().borrow();
+        (changed, of_note)
+    };
+    assert_eq!(news(&publisher), (1, 1));
+    press.change(|change| {
+        let row = tables::PendingPolicy { tenant: press.bench.state.tenant(), key: "timing/debian-12/a_1" };
+        table::put(&mut change.batch, &row, &Some("{}".to_owned())).unwrap();
+    });
+    publisher.publish().unwrap();
+    assert_eq!(news(&publisher), (2, 1));
+    press.approve("a_1");
+    publisher.publish().unwrap();
+    assert_eq!(news(&publisher), (3, 3));
+    press.bench.apply(&[update("a", "2")]);
+    publisher.publish().unwrap();
+    assert_eq!(news(&publisher), (4, 4));
+    publisher.refresh().unwrap();
+    assert_eq!(news(&publisher), (4, 4), "what was signed again is no news");
+    drop(publisher);
+    assert_eq!(news(&press.open()), (5, 4), "relays look, and nobody else");
 }
 
 #[test]

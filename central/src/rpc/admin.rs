@@ -18,10 +18,10 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use self::convert::{endpoint, patch, patch_endpoint, relay, times};
+use self::convert::{call, endpoint, patch, patch_endpoint, relay, times};
 use super::{ToStatus, blocking, gate::Gate, millis, millis_of_seconds};
 use crate::{
-    audit,
+    audit, calls,
     decide::{
         self, About, Conditions, PassedOn, Verb,
         groups::{self, Membership},
@@ -37,7 +37,7 @@ use crate::{
         why,
     },
     leases, plan,
-    server::{Central, Notice},
+    server::Central,
     sources::payloads::Which,
     store::tables::AutoApprovalRecord,
 };
@@ -191,26 +191,12 @@ impl admin_server::Admin for AdminService {
     async fn check_endpoint_now(
         &self,
         request: Request<v1::CheckEndpointNowRequest>,
-    ) -> Result<Response<v1::Change>, Status> {
+    ) -> Result<Response<v1::CheckEndpointNowResponse>, Status> {
         let actor = self.actor(&request)?;
-        let v1::CheckEndpointNowRequest { name_or_id } = request.into_inner();
-        let change = self
-            .change(move |central| {
-                let id = fleet::endpoint(&central.state.model(), &name_or_id)?.id.clone();
-                let (_, sequence) = central.state.change(|_, change| {
-                    change.audit(&actor, "check now", format!("endpoint:{id}"), String::new());
-                    Ok::<_, fleet::AskError>(())
-                })?;
-                // What was decided before shall be seen; should that fail, the next publication brings it.
-                if let Err(error) = central.publisher.publish() {
-                    tracing::warn!(error = %Chain(&error), "could not publish before a check");
-                }
-                // Nobody may be watching; then the endpoint comes at its time.
-                let _ = central.notices.send(Notice::CheckNow(id.to_string()));
-                Ok::<_, fleet::AskError>(sequence)
-            })
-            .await?;
-        Ok(change)
+        let (whom, wish) = call(request.into_inner())?;
+        let work = move |central: &Central| calls::call(central, &actor, &whom, wish);
+        let (endpoints, audit_sequence) = blocking(&self.central, work).await?;
+        Ok(Response::new(v1::CheckEndpointNowResponse { audit_sequence, endpoints }))
     }
 
     async fn revoke_endpoint(

@@ -20,7 +20,7 @@ use tierway_common::{
 use tierway_proto::{
     joining,
     upstream::Upstream,
-    v1::{self, admin_client::AdminClient},
+    v1::{self, admin_client::AdminClient, notice::Kind},
 };
 use tonic::{Code, Request, transport::Channel};
 use tonic_prost::ProstCodec;
@@ -290,15 +290,17 @@ async fn whoever_watches_hears_of_publications_and_of_checks_for_him() {
     let relay = live.join("relay", "relay-1").await;
     let mut watches = Vec::new();
     for identity in [&one, &other, &relay] {
-        watches.push(Upstream::new(live.channel(identity)).watch().await.unwrap());
+        watches.push(Upstream::new(live.channel(identity)).watch(0).await.unwrap());
     }
     let kind = |notice: Option<v1::Notice>| notice.and_then(|notice| notice.kind);
     for watch in &mut watches {
         let first = kind(watch.message().await.unwrap());
-        assert!(matches!(first, Some(v1::notice::Kind::Published(version)) if version > 0));
+        assert!(matches!(first, Some(Kind::Published(version)) if version > 0));
     }
     let name_or_id = "one".to_owned();
-    live.admin().check_endpoint_now(v1::CheckEndpointNowRequest { name_or_id }).await.unwrap();
+    let call = v1::CheckEndpointNowRequest { name_or_id, report_inventory: true, ..Default::default() };
+    let told = live.admin().check_endpoint_now(call).await.unwrap().into_inner();
+    assert_eq!(told.endpoints, 1);
     let group = v1::Group { name: "late".to_owned(), everyone: true, ..Default::default() };
     live.admin().set_group(v1::SetGroupRequest { group: Some(group) }).await.unwrap();
     let mut heard = Vec::new();
@@ -306,12 +308,13 @@ async fn whoever_watches_hears_of_publications_and_of_checks_for_him() {
         let mut checks = 0;
         loop {
             match kind(watch.message().await.unwrap()) {
-                Some(v1::notice::Kind::CheckNow(id)) => {
-                    assert_eq!(id, one.own().holder.id);
+                Some(Kind::CheckNow(order)) => {
+                    assert_eq!(order.endpoints, [one.own().holder.id]);
+                    assert!(order.report_inventory && order.include_roaming && !order.crowd);
                     checks += 1;
                 }
                 // The group went out a second after everything before.
-                Some(v1::notice::Kind::Published(version)) => {
+                Some(Kind::Published(version)) => {
                     let published = live.central().publisher.published();
                     if version == published.timestamp_version && published.roots.len() == 1 {
                         break;
@@ -322,7 +325,22 @@ async fn whoever_watches_hears_of_publications_and_of_checks_for_him() {
         }
         heard.push(checks);
     }
-    assert_eq!(heard[1], 0, "not for the other");
+    assert_eq!(heard, [1, 0, 0], "for him alone, and not by a relay, since he watches himself");
+    for (whom, code) in [
+        (v1::CheckEndpointNowRequest::default(), Code::InvalidArgument),
+        (
+            v1::CheckEndpointNowRequest { site: Some("nowhere".to_owned()), ..Default::default() },
+            Code::NotFound,
+        ),
+        (
+            v1::CheckEndpointNowRequest { group: Some("none".to_owned()), ..Default::default() },
+            Code::NotFound,
+        ),
+    ] {
+        assert_eq!(live.admin().check_endpoint_now(whom).await.unwrap_err().code(), code);
+    }
+    let whom = v1::CheckEndpointNowRequest { everyone: true, include_offline: true, ..Default::default() };
+    assert_eq!(live.admin().check_endpoint_now(whom).await.unwrap().into_inner().endpoints, 2);
     live.end().await;
 }
 

@@ -1,14 +1,8 @@
 //! `Upstream` at central: what relays ask, and endpoints that have no relay.
 
-use std::{
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::{pin::Pin, sync::Arc};
 
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{Stream, StreamExt};
 use tierway_common::{
     blobs::Reader,
     id::EndpointId,
@@ -17,10 +11,10 @@ use tierway_common::{
 };
 use tierway_proto::{
     blob_stream::BlobSource,
-    v1::{self, notice::Kind, upstream_server},
+    notices::ANSWERED_MAX,
+    v1::{self, upstream_server},
 };
 use tokio::sync::Semaphore;
-use tokio_stream::wrappers::{BroadcastStream, WatchStream};
 use tonic::{Request, Response, Status};
 
 use super::{blocking, gate::Gate};
@@ -29,7 +23,7 @@ use crate::{
     inventory::{Outcome, Submission},
     leases::Answer,
     model::{Model, Write},
-    server::{Central, Notice},
+    server::Central,
     store::tables::{RelayHealth, RelayRecord},
     text::clean,
 };
@@ -56,7 +50,6 @@ pub struct UpstreamService {
     gate: Gate,
     enrolling: Arc<Semaphore>,
     leasing: Arc<Semaphore>,
-    notices: Arc<AtomicU64>,
 }
 
 impl UpstreamService {
@@ -65,7 +58,7 @@ impl UpstreamService {
     pub fn new(central: Arc<Central>, gate: Gate) -> Self {
         let enrolling = Arc::new(Semaphore::new(ENROLLING_MAX));
         let leasing = Arc::new(Semaphore::new(LEASING_MAX));
-        Self { central, gate, enrolling, leasing, notices: Arc::default() }
+        Self { central, gate, enrolling, leasing }
     }
 
     fn peer<T>(&self, request: &Request<T>) -> Result<Arc<PeerIdentity>, Status> {
@@ -115,10 +108,15 @@ impl upstream_server::Upstream for UpstreamService {
         request: Request<v1::CheckInRequest>,
     ) -> Result<Response<v1::CheckInResponse>, Status> {
         let peer = self.peer(&request)?;
-        let v1::CheckInRequest { timestamp_version, agent_version, wanted, relay } = request.into_inner();
+        let v1::CheckInRequest { timestamp_version, agent_version, wanted, relay, answered } =
+            request.into_inner();
         if wanted.len() > WANTED_MAX {
             return Err(Status::invalid_argument("more than 256 payloads are announced at once"));
         }
+        if answered.len() > ANSWERED_MAX {
+            return Err(Status::invalid_argument("more than 256 notices are answered at once"));
+        }
+        self.central.notices.answered(&peer, &answered);
         let wanted: Vec<_> =
             wanted.iter().filter_map(|digest| Digest::try_from(digest.as_slice()).ok()).collect();
         if !wanted.is_empty() {
@@ -141,6 +139,7 @@ impl upstream_server::Upstream for UpstreamService {
             timestamp: (version > timestamp_version).then(|| timestamp.to_vec()),
             resync,
             resync_endpoints: resync_behind(&model, &peer),
+            news: self.central.publisher.news().borrow().of_note,
         }))
     }
 
@@ -175,27 +174,11 @@ impl upstream_server::Upstream for UpstreamService {
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let peer = self.peer(&request)?;
-        // The present version comes first, so that nobody misses what is published while connecting.
-        let versions = WatchStream::new(self.central.publisher.versions());
-        let versions =
-            versions.filter(|version| std::future::ready(*version > 0)).map(Kind::Published).boxed();
-        let notices = BroadcastStream::new(self.central.notices.subscribe());
-        let notices = notices.filter_map(move |notice| {
-            std::future::ready(match notice {
-                Ok(Notice::CheckNow(id)) => {
-                    (peer.holder.role == Role::Relay || peer.holder.id == id).then_some(Kind::CheckNow(id))
-                }
-                // It lagged behind: whoever reads this looks at everything.
-                Err(_) => Some(Kind::CheckNow(String::new())),
-            })
-        });
-        let ids = self.notices.clone();
-        let number =
-            move |kind| Ok(v1::Notice { id: ids.fetch_add(1, Ordering::Relaxed) + 1, kind: Some(kind) });
+        let v1::WatchRequest { timestamp_version } = request.into_inner();
+        let notices = self.central.notices.watch(&peer, timestamp_version).map(Ok);
         // A stream without end would hold up whoever wants to stop.
         let stop = self.central.stop.clone();
-        let stopped = async move { stop.wait().await };
-        Ok(Response::new(Box::pin(stream::select(versions, notices.boxed()).map(number).take_until(stopped))))
+        Ok(Response::new(Box::pin(notices.take_until(async move { stop.wait().await }))))
     }
 
     async fn enroll(

@@ -14,6 +14,7 @@ use tierway_common::{
     },
     enrollment::Applicant,
     id::SourceId,
+    notices::Audience,
     transport::{identity::Role, tls::Identity},
 };
 use tokio::time::Instant;
@@ -21,8 +22,16 @@ use tracing::{info, warn};
 
 use super::{Central, Feed};
 use crate::{
-    audit, catalog::Applied, decide, enroll::ca::validity, exposure, init::CENTRAL_SITE, layout::Layout,
-    publish::Outcome, roots, sources::schedule::next_daily,
+    audit,
+    catalog::Applied,
+    decide,
+    enroll::ca::validity,
+    exposure,
+    init::CENTRAL_SITE,
+    layout::Layout,
+    publish::{News, Outcome},
+    roots,
+    sources::schedule::next_daily,
 };
 
 /// Publications are at least so far apart; what changes meanwhile goes into the next.
@@ -39,6 +48,8 @@ const ROLLOUTS_EVERY: SignedDuration = SignedDuration::from_mins(1);
 const IDENTITY_EVERY: SignedDuration = SignedDuration::from_hours(6);
 /// Without being woken, publication is looked at this often.
 const PUBLISH_AT_LEAST: SignedDuration = SignedDuration::from_mins(5);
+/// How often it is looked whether somebody must be told again.
+const RESEND_LOOK_EVERY: SignedDuration = SignedDuration::from_mins(1);
 /// Before the root metadata ends somebody must bring its key back.
 const ROOT_WARNING: SignedDuration = SignedDuration::from_hours(24 * 60);
 
@@ -112,6 +123,21 @@ pub(super) fn begin(tasks: &mut Tasks, central: &Arc<Central>, identity: &Identi
         },
     );
 
+    let (this, notices) = (central.clone(), central.notices.clone());
+    tasks.periodic(
+        "notices",
+        Wake::default(),
+        move |now| notices.next_due().into_iter().chain(now.checked_add(RESEND_LOOK_EVERY).ok()).min(),
+        move || {
+            let central = this.clone();
+            async move {
+                central.notices.send_due();
+                Ok(())
+            }
+        },
+    );
+    tasks.spawn("news", tell_news(central.clone()));
+
     let this = central.clone();
     tasks.periodic("retain", Wake::default(), every(RETAIN_EVERY), move || {
         let central = this.clone();
@@ -125,6 +151,23 @@ pub(super) fn begin(tasks: &mut Tasks, central: &Arc<Central>, identity: &Identi
         async move { central.renew_identity(&identity).await }
     });
     wake.wake();
+}
+
+/// Tells relays of whatever is published, and everybody else of what is worth a check.
+async fn tell_news(central: Arc<Central>) {
+    let mut news = central.publisher.news();
+    let notices = central.notices.clone();
+    let stop = central.stop.clone();
+    drop(central);
+    loop {
+        let News { changed, of_note } = *news.borrow_and_update();
+        notices.published(of_note, Audience::Everybody);
+        notices.published(changed, Audience::Relays);
+        tokio::select! {
+            () = stop.wait() => return,
+            change = news.changed() => if change.is_err() { return },
+        }
+    }
 }
 
 async fn blocking<T: Send + 'static>(

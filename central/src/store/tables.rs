@@ -578,6 +578,9 @@ pub struct PublishedRecord {
     pub timestamp_version: u64,
     /// When the targets last changed.
     pub changed: Option<Timestamp>,
+    /// Version of the timestamp metadata that came with the last change worth a check of every computer.
+    #[serde(default)]
+    pub news: u64,
     /// Root of each published catalogue.
     pub roots: BTreeMap<CatalogueId, Digest>,
     /// Roots that were published before, newest first: endpoints may still be fetching from them.

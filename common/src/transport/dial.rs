@@ -1,6 +1,13 @@
 //! Channels upward: TLS, optional HTTP proxy, HTTP/2 settings.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
@@ -58,25 +65,44 @@ pub fn channel(route: Route, identity: &Identity) -> Channel {
 /// The same by the first of `routes` that leads somewhere, in their order each time it connects.
 #[must_use]
 pub fn channel_by_any(routes: Vec<Route>, identity: &Identity) -> Channel {
+    channel_noting_route(routes, identity, RouteTaken::default())
+}
+
+/// The same; `taken` tells from then on by which of the routes the last connection was made.
+#[must_use]
+pub fn channel_noting_route(routes: Vec<Route>, identity: &Identity, taken: RouteTaken) -> Channel {
     let identity = identity.clone();
-    connecting(routes, move || identity.client())
+    connecting(routes, taken, move || identity.client())
+}
+
+/// By which of several routes the last connection was made; cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct RouteTaken(Arc<AtomicUsize>);
+
+impl RouteTaken {
+    /// Whether it was the first one; also before there was any.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
+    }
 }
 
 /// The same without showing a certificate; see [`Identity::nameless_client`].
 #[must_use]
 pub fn nameless_channel(routes: Vec<Route>, identity: &Identity) -> Channel {
     let identity = identity.clone();
-    connecting(routes, move || identity.nameless_client())
+    connecting(routes, RouteTaken::default(), move || identity.nameless_client())
 }
 
 /// A channel for a machine without identity; see [`super::tls::enrolling`].
 #[must_use]
 pub fn enrolling_channel(route: Route, config: Arc<ClientConfig>) -> Channel {
-    connecting(vec![route], move || config.clone())
+    connecting(vec![route], RouteTaken::default(), move || config.clone())
 }
 
 fn connecting(
     routes: Vec<Route>,
+    taken: RouteTaken,
     config: impl Fn() -> Arc<ClientConfig> + Clone + Send + Sync + 'static,
 ) -> Channel {
     // The name is the one in the certificates; where to connect is the connector's affair. The scheme
@@ -89,18 +115,25 @@ fn connecting(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .connect_with_connector_lazy(tower::service_fn(move |_| {
-            let (routes, config) = (routes.clone(), config());
-            async move { connect_by_any(&routes, config).await.map(TokioIo::new) }
+            let (routes, taken, config) = (routes.clone(), taken.clone(), config());
+            async move { connect_by_any(&routes, &taken, config).await.map(TokioIo::new) }
         }))
 }
 
 /// By the first route that leads somewhere; when none does, what was wrong with each.
-async fn connect_by_any(routes: &[Route], config: Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
+async fn connect_by_any(
+    routes: &[Route],
+    taken: &RouteTaken,
+    config: Arc<ClientConfig>,
+) -> io::Result<TlsStream<TcpStream>> {
     let mut failed = Vec::new();
     let mut kind = io::ErrorKind::NotFound;
-    for route in routes {
+    for (place, route) in routes.iter().enumerate() {
         match timeout(CONNECT_TIMEOUT, connect(route, config.clone())).await {
-            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Ok(stream)) => {
+                taken.0.store(place, Ordering::Relaxed);
+                return Ok(stream);
+            }
             Ok(Err(error)) => {
                 kind = error.kind();
                 failed.push(error.to_string());

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 
 use super::place;
 
@@ -123,6 +123,16 @@ impl Drop for Server {
             let _ = kill_process(worker, Signal::KILL);
         }
     }
+}
+
+/// Lets this process have so many files and sockets open.
+pub fn allow_descriptors(count: u64) {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= count) {
+        return;
+    }
+    setrlimit(Resource::Nofile, Rlimit { current: Some(count), ..limit })
+        .expect("the limit of open files can be raised so far: see `ulimit -Hn`");
 }
 
 /// A figure from the text of `/proc/<pid>/status`, KiB.

@@ -18,7 +18,9 @@ use tierway_common::{
     tree::{self, Root},
     trust::tuf::{metadata::Target, writer::Repository},
 };
-use tierway_proto::{blob_stream::BlobStreams, upstream::Upstream, v1::upstream_server::UpstreamServer};
+use tierway_proto::{
+    blob_stream::BlobStreams, notices::Notices, upstream::Upstream, v1::upstream_server::UpstreamServer,
+};
 use tierway_relay::{
     downstream::{Downstream, Gate, Served},
     mirror::{Head, Mirror},
@@ -26,7 +28,7 @@ use tierway_relay::{
     payloads::Payloads,
     resync::Resync,
 };
-use tokio::{net::TcpListener, sync::broadcast};
+use tokio::net::TcpListener;
 
 use super::{
     site::{self, Site},
@@ -73,7 +75,7 @@ impl Publisher {
             outbox: Outbox::open(store.clone(), OUTBOX_BYTES).expect("an outbox"),
             resync: Resync::new(store),
             upstream,
-            notices: broadcast::channel(16).0,
+            notices: Notices::new(clock.clone()),
             forward: Wake::default(),
             stage: Wake::default(),
             seen: Arc::default(),

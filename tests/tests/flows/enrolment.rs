@@ -86,7 +86,8 @@ async fn an_endpoint_enrols_at_central_through_a_relay_and_through_a_relay_behin
     let checked = || endpoints.iter().map(|one| one.status().last_check).collect::<Vec<_>>();
     for told in (0..endpoints.len()).rev() {
         let before = checked();
-        let request = v1::CheckEndpointNowRequest { name_or_id: endpoints[told].id.clone() };
+        let request =
+            v1::CheckEndpointNowRequest { name_or_id: endpoints[told].id.clone(), ..Default::default() };
         until("the endpoint checks because it was told to", async || {
             // Again, as whoever is not yet watching misses it.
             admin.check_endpoint_now(request.clone()).await.unwrap();
@@ -110,7 +111,7 @@ async fn who_is_told_to_check_through_a_relay_finds_there_what_was_decided_just_
         let identity = joining::load(&endpoint.config.data_dir).unwrap().identity;
         let route = dial::Route::direct(&relay.address.to_string());
         let upstream = Upstream::new(dial::channel(route, &identity));
-        watching.push((upstream.watch().await.unwrap(), endpoint.id));
+        watching.push((upstream.watch(0).await.unwrap(), endpoint.id));
     }
     let mut admin = fleet.admin().await;
     let is_check = |notice: &v1::Notice| matches!(notice.kind, Some(v1::notice::Kind::CheckNow(_)));
@@ -118,7 +119,10 @@ async fn who_is_told_to_check_through_a_relay_finds_there_what_was_decided_just_
     let (mut stream, id) = watching.remove(0);
     let heard = tokio::spawn(async move { while !is_check(&stream.message().await.unwrap().unwrap()) {} });
     until("the relay passes on what it is told", async || {
-        admin.check_endpoint_now(v1::CheckEndpointNowRequest { name_or_id: id.clone() }).await.unwrap();
+        admin
+            .check_endpoint_now(v1::CheckEndpointNowRequest { name_or_id: id.clone(), ..Default::default() })
+            .await
+            .unwrap();
         heard.is_finished()
     })
     .await;
@@ -127,7 +131,10 @@ async fn who_is_told_to_check_through_a_relay_finds_there_what_was_decided_just_
     for verb in ["approve", "clear", "approve", "clear", "approve"] {
         let before = publisher.timestamp().0;
         admin.decide_patches(decision(verb, PATCH, "everyone")).await.unwrap();
-        admin.check_endpoint_now(v1::CheckEndpointNowRequest { name_or_id: id.clone() }).await.unwrap();
+        admin
+            .check_endpoint_now(v1::CheckEndpointNowRequest { name_or_id: id.clone(), ..Default::default() })
+            .await
+            .unwrap();
         let wanted = publisher.timestamp().0;
         assert!(wanted > before, "{verb} was not published before the call was answered");
         while !is_check(&stream.message().await.unwrap().unwrap()) {}

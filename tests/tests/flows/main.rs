@@ -12,6 +12,8 @@ mod kill;
 #[cfg(test)]
 mod leases;
 #[cfg(test)]
+mod notices;
+#[cfg(test)]
 mod outage;
 #[cfg(test)]
 mod real_archive;

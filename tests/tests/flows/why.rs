@@ -214,7 +214,7 @@ async fn a_name_or_a_part_of_one_does_wherever_an_id_does_and_one_that_names_sev
         (why.verdict.as_str(), why.summary.as_str()),
         ("unknown", "lone.example has not reported its facts yet")
     );
-    let check = v1::CheckEndpointNowRequest { name_or_id: "yo-1".to_owned() };
+    let check = v1::CheckEndpointNowRequest { name_or_id: "yo-1".to_owned(), ..Default::default() };
     assert!(admin.check_endpoint_now(check).await.unwrap().into_inner().audit_sequence > 0);
     let decide = v1::DecidePatchesRequest {
         patches: vec!["lack".to_owned()],

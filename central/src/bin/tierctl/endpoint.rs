@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use tierway_proto::v1;
 
 use crate::{
@@ -32,11 +32,8 @@ pub(crate) enum EndpointCommand {
         /// Id of a patch, or a part of it
         patch: Option<String>,
     },
-    /// Tells one to check in now
-    CheckNow {
-        /// Name or id
-        endpoint: String,
-    },
+    /// Tells one, or many, to check now: to scan, and to install what is due
+    CheckNow(CheckNowArgs),
     /// Gives one tags, by which groups choose
     Tag(TagArgs),
     /// Takes tags from one
@@ -45,6 +42,34 @@ pub(crate) enum EndpointCommand {
     Token(TokenArgs),
     /// Refuses one from now on; it must enrol again
     Revoke(RevokeArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(group(
+    ArgGroup::new("whom").required(true).multiple(true).args(["endpoint", "site", "group", "everyone"])
+))]
+pub(crate) struct CheckNowArgs {
+    /// Name or id; it is told also when it is on the road, and when it comes if it is not connected
+    #[arg(conflicts_with_all = ["site", "group", "everyone"])]
+    endpoint: Option<String>,
+    /// Those of this site
+    #[arg(long, value_name = "NAME")]
+    site: Option<String>,
+    /// Those of this group
+    #[arg(long, value_name = "NAME")]
+    group: Option<String>,
+    /// All of them
+    #[arg(long, conflicts_with_all = ["site", "group"])]
+    everyone: bool,
+    /// They report all facts and states, not only what changed
+    #[arg(long)]
+    report_inventory: bool,
+    /// Also those on the road, that is not behind the relay of their site
+    #[arg(long)]
+    include_roaming: bool,
+    /// Also those that are not connected, when they come
+    #[arg(long)]
+    include_offline: bool,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -204,7 +229,7 @@ pub(crate) async fn run(
         EndpointCommand::Show { endpoint, patch: Some(patch) } => {
             steps(screen, central, endpoint, &patch).await
         }
-        EndpointCommand::CheckNow { endpoint } => check_now(screen, central, endpoint).await,
+        EndpointCommand::CheckNow(args) => check_now(screen, central, args).await,
         EndpointCommand::Tag(args) => tag(screen, central, args, Tagging::Add).await,
         EndpointCommand::Untag(args) => tag(screen, central, args, Tagging::Remove).await,
         EndpointCommand::Token(args) => token(screen, central, args).await,
@@ -352,15 +377,31 @@ async fn steps(
     Ok(Exit::Ok)
 }
 
-async fn check_now(screen: &mut Screen<'_>, central: &mut Central, name: String) -> Result<Exit, Failure> {
-    let request = v1::CheckEndpointNowRequest { name_or_id: name.clone() };
-    let change = central
-        .check_endpoint_now(request)
-        .await
-        .map_err(Failure::call(format!("have endpoint `{name}` check now")))?
-        .into_inner();
-    let sentence = format!("told `{name}` to check now");
-    changed(screen, &sentence, [("endpoint", Value::Text(name))], change.audit_sequence)?;
+async fn check_now(
+    screen: &mut Screen<'_>,
+    central: &mut Central,
+    args: CheckNowArgs,
+) -> Result<Exit, Failure> {
+    let CheckNowArgs { endpoint, site, group, everyone, report_inventory, include_roaming, include_offline } =
+        args;
+    let one = endpoint.as_ref().map(|name| format!("endpoint `{name}`"));
+    let request = v1::CheckEndpointNowRequest {
+        name_or_id: endpoint.clone().unwrap_or_default(),
+        site,
+        group,
+        everyone,
+        report_inventory,
+        include_roaming,
+        include_offline,
+    };
+    let what = format!("have {} check now", one.as_deref().unwrap_or("endpoints"));
+    let v1::CheckEndpointNowResponse { audit_sequence, endpoints } =
+        central.check_endpoint_now(request).await.map_err(Failure::call(what))?.into_inner();
+    let (sentence, told) = match endpoint {
+        Some(name) => (format!("told `{name}` to check now"), ("endpoint", Value::Text(name))),
+        None => (format!("told {endpoints} endpoints to check now"), ("endpoints", Value::Count(endpoints))),
+    };
+    changed(screen, &sentence, [told], audit_sequence)?;
     Ok(Exit::Ok)
 }
 

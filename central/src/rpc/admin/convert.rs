@@ -8,10 +8,12 @@ use tierway_common::{
     service::{Origin, Settings},
 };
 use tierway_proto::v1;
+use tonic::Status;
 
 use super::{millis, millis_of_seconds, named_members, patch_times};
 use crate::{
     audit,
+    calls::{Whom, Wish},
     download::Progress,
     fleet::{
         endpoints::{EndpointPatch, EndpointRow},
@@ -28,6 +30,25 @@ use crate::{
     sources::{SourceConfig, payloads::Which},
     store::tables::{AutoApprovalRecord, EndpointRecord, LeaseRecord, RelayRecord},
 };
+
+/// Whom an operator wants to check now, and what else he wants of them.
+pub(super) fn call(request: v1::CheckEndpointNowRequest) -> Result<(Whom, Wish), Status> {
+    let v1::CheckEndpointNowRequest {
+        name_or_id,
+        site,
+        group,
+        everyone,
+        report_inventory,
+        include_roaming,
+        include_offline,
+    } = request;
+    let whom = match (name_or_id.is_empty(), everyone || site.is_some() || group.is_some()) {
+        (false, false) => Whom::One(name_or_id),
+        (true, true) => Whom::Many { site, group },
+        _ => return Err(Status::invalid_argument("name one endpoint, or a site, a group or everyone")),
+    };
+    Ok((whom, Wish { report_inventory, roaming: include_roaming, offline: include_offline }))
+}
 
 pub(super) fn times(detected: i64, authorized: i64, applied: i64) -> v1::PatchTimes {
     v1::PatchTimes { detected, authorized, applied }

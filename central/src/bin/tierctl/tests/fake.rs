@@ -272,9 +272,10 @@ impl Admin for Fake {
     async fn check_endpoint_now(
         &self,
         r: Request<v1::CheckEndpointNowRequest>,
-    ) -> Result<Response<v1::Change>, Status> {
+    ) -> Result<Response<v1::CheckEndpointNowResponse>, Status> {
         self.note(r)?;
-        self.change()
+        let v1::Change { audit_sequence } = self.change()?.into_inner();
+        Ok(Response::new(v1::CheckEndpointNowResponse { audit_sequence, endpoints: 37 }))
     }
 
     async fn tag_endpoint(&self, r: Request<v1::TagEndpointRequest>) -> Result<Response<v1::Change>, Status> {
