@@ -233,7 +233,6 @@ fn record(number: u32, key: &SigningKey, now: Timestamp) -> EndpointRecord {
         estimated_for: 0,
         reboot_pending: false,
         machine_class: String::new(),
-        uncovered: false,
         problems: Vec::new(),
         facts: None,
     }
