@@ -249,9 +249,8 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
     let (mut feeds, mut fetches) = (BTreeMap::new(), BTreeMap::<CatalogueId, HttpFetch>::new());
     for config in &config.sources {
         let source = Source::new(config.clone(), &layout.cache())?;
-        let SourceConfig::Debian(debian) = config;
-        let fetch = HttpFetch::new(debian.proxy.as_deref(), debian.timeout)
-            .map_err(|source| StartError::Fetch { name: config.name().clone(), source })?;
+        let fetch =
+            config.client().map_err(|source| StartError::Fetch { name: config.name().clone(), source })?;
         fetches.insert(config.catalogue().clone(), fetch);
         let feed = Feed { config: config.clone(), source, reading: tokio::sync::Mutex::default() };
         feeds.insert(config.name().clone(), feed);

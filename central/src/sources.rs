@@ -1,6 +1,6 @@
 //! Where updates come from: each source reads its vendor's own metadata and lowers it to documents.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -17,10 +17,15 @@ use self::{
         signature::{Keyring, KeyringError},
     },
     fetch::{FetchError, HttpFetch, Retry},
+    sdp::Sdp,
 };
 
 // Vendors.
 pub mod debian;
+pub mod sdp;
+
+// What those for Windows share.
+pub mod windows;
 
 // What they share.
 pub mod fetch;
@@ -37,21 +42,27 @@ pub mod testing;
 pub enum SourceConfig {
     /// A security suite of a Debian archive.
     Debian(debian::Config),
+    /// A vendor's catalogue of packages for Windows.
+    Sdp(sdp::Config),
 }
 
 impl SourceConfig {
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &SourceId {
-        let Self::Debian(config) = self;
-        &config.name
+        match self {
+            Self::Debian(config) => &config.name,
+            Self::Sdp(config) => &config.name,
+        }
     }
 
     /// The catalogue of its updates.
     #[must_use]
     pub fn catalogue(&self) -> &CatalogueId {
-        let Self::Debian(config) = self;
-        &config.catalogue
+        match self {
+            Self::Debian(config) => &config.catalogue,
+            Self::Sdp(config) => &config.catalogue,
+        }
     }
 
     /// The catalogue of what its updates may need besides.
@@ -66,8 +77,50 @@ impl SourceConfig {
     /// The computers that its catalogues are for.
     #[must_use]
     pub fn fits(&self) -> Expr {
-        let Self::Debian(config) = self;
-        config.fits()
+        match self {
+            Self::Debian(config) => config.fits(),
+            Self::Sdp(config) => config.fits(),
+        }
+    }
+
+    /// Its kind, as written.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Debian(_) => "debian",
+            Self::Sdp(_) => "sdp",
+        }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        match self {
+            Self::Debian(config) => &config.url,
+            Self::Sdp(config) => &config.url,
+        }
+    }
+
+    /// Suites of the archives that it reads.
+    #[must_use]
+    pub fn suites(&self) -> Vec<String> {
+        match self {
+            Self::Debian(config) => config.archives().into_iter().map(|archive| archive.suite).collect(),
+            Self::Sdp(_) => Vec::new(),
+        }
+    }
+
+    /// How it is fetched.
+    ///
+    /// # Errors
+    ///
+    /// [`FetchError::Client`].
+    pub fn client(&self) -> Result<HttpFetch, FetchError> {
+        let (proxy, timeout): (_, Duration) = match self {
+            Self::Debian(config) => (&config.proxy, config.timeout),
+            Self::Sdp(config) => (&config.proxy, config.timeout),
+        };
+        HttpFetch::new(proxy.as_deref(), timeout)
     }
 }
 
@@ -98,6 +151,14 @@ pub enum SourceError {
         /// Why.
         source: Box<SyncError>,
     },
+    /// The same of a vendor's catalogue.
+    #[error("could not read the source `{name}`")]
+    Sdp {
+        /// Which source.
+        name: SourceId,
+        /// Why.
+        source: Box<sdp::SyncError>,
+    },
 }
 
 /// A vendor's updates over the network.
@@ -105,6 +166,8 @@ pub enum SourceError {
 pub enum Source {
     /// A security suite of a Debian archive.
     Debian(Box<Debian<HttpFetch>>),
+    /// A vendor's catalogue of packages for Windows.
+    Sdp(Box<Sdp<HttpFetch>>),
 }
 
 /// What any source remembers from one sync to the next; kept by the caller.
@@ -116,6 +179,8 @@ pub enum State {
     New,
     /// Of a source of kind `debian`.
     Debian(debian::State),
+    /// Of a source of kind `sdp`.
+    Sdp(sdp::State),
 }
 
 /// What a sync gives.
@@ -149,6 +214,12 @@ pub struct Stats {
 }
 
 impl<S> Synced<S> {
+    /// The same with its state as one of any source.
+    fn map<T>(self, state: impl FnOnce(S) -> T) -> Synced<T> {
+        let Self { unchanged, catalogue, pool, state: own, archive_date, stats } = self;
+        Synced { unchanged, catalogue, pool, state: state(own), archive_date, stats }
+    }
+
     /// A sync that found nothing new.
     fn unchanged(state: S, archive_date: Timestamp) -> Self {
         Self {
@@ -170,13 +241,23 @@ impl Source {
     ///
     /// [`SourceError::Keyring`], [`SourceError::Client`].
     pub fn new(config: SourceConfig, cache: &Path) -> Result<Self, SourceError> {
-        let SourceConfig::Debian(config) = config;
-        let keyring = Keyring::read(&config.keyrings)
-            .map_err(|source| SourceError::Keyring { name: config.name.clone(), source })?;
-        let fetch = HttpFetch::new(config.proxy.as_deref(), config.timeout)
-            .map_err(|source| SourceError::Client { name: config.name.clone(), source })?;
-        let cache = cache.join(config.name.as_str());
-        Ok(Self::Debian(Box::new(Debian::new(config, keyring, cache, fetch, Retry::default()))))
+        let fetch =
+            config.client().map_err(|source| SourceError::Client { name: config.name().clone(), source })?;
+        match config {
+            SourceConfig::Debian(config) => {
+                let keyring = Keyring::read(&config.keyrings)
+                    .map_err(|source| SourceError::Keyring { name: config.name.clone(), source })?;
+                let cache = cache.join(config.name.as_str());
+                Ok(Self::Debian(Box::new(Debian::new(config, keyring, cache, fetch, Retry::default()))))
+            }
+            SourceConfig::Sdp(config) => {
+                config.check().map_err(|source| SourceError::Sdp {
+                    name: config.name.clone(),
+                    source: Box::new(source),
+                })?;
+                Ok(Self::Sdp(Box::new(Sdp::new(config, fetch, Retry::default()))))
+            }
+        }
     }
 
     /// Reads the vendor's metadata. `catalogue` are the documents that the previous sync gave, for the
@@ -191,17 +272,25 @@ impl Source {
         catalogue: &BTreeMap<String, Bytes>,
         now: Timestamp,
     ) -> Result<Synced, SourceError> {
-        let Self::Debian(source) = self;
-        let none = debian::State::default();
-        let previous = match previous {
-            State::New => &none,
-            State::Debian(state) => state,
-        };
-        let synced = source.sync(previous, catalogue, now).await.map_err(|error| SourceError::Sync {
-            name: source.config().name.clone(),
-            source: Box::new(error),
-        })?;
-        let Synced { unchanged, catalogue, pool, state, archive_date, stats } = synced;
-        Ok(Synced { unchanged, catalogue, pool, state: State::Debian(state), archive_date, stats })
+        match self {
+            Self::Debian(source) => {
+                let none = debian::State::default();
+                let previous = if let State::Debian(state) = previous { state } else { &none };
+                let synced = source.sync(previous, catalogue, now).await;
+                synced.map(|synced| synced.map(State::Debian)).map_err(|error| SourceError::Sync {
+                    name: source.config().name.clone(),
+                    source: Box::new(error),
+                })
+            }
+            Self::Sdp(source) => {
+                let none = sdp::State::default();
+                let previous = if let State::Sdp(state) = previous { state } else { &none };
+                let synced = source.sync(previous, catalogue, now).await;
+                synced.map(|synced| synced.map(State::Sdp)).map_err(|error| SourceError::Sdp {
+                    name: source.config().name.clone(),
+                    source: Box::new(error),
+                })
+            }
+        }
     }
 }

@@ -262,7 +262,7 @@ fn a_source_that_gives_another_catalogue_is_read_from_the_beginning() {
     let synced = Synced { state: remembered.clone(), ..bench.synced(&[update("a", "1")]) };
     bench.catalog.apply(&bench.source, synced).unwrap();
     assert_eq!(bench.catalog.memory(&bench.source).unwrap(), remembered);
-    let SourceConfig::Debian(config) = bench.source.clone();
+    let SourceConfig::Debian(config) = bench.source.clone() else { panic!("another kind of source") };
     let renamed = SourceConfig::Debian(crate::sources::debian::Config {
         catalogue: "bookworm".parse().unwrap(),
         ..config

@@ -17,6 +17,9 @@ pub const NODES_MAX: usize = 10_000;
 /// Longest text in a rule, in bytes: Linux's longest path.
 pub const TEXT_BYTES_MAX: usize = 4096;
 
+/// Longest query in a rule, in bytes: vendors list hundreds of devices in one, the longest seen has 6,000.
+pub const QUERY_BYTES_MAX: usize = 16 << 10;
+
 /// A rule that is too big.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LimitError {
@@ -26,9 +29,11 @@ pub enum LimitError {
     /// See [`NODES_MAX`].
     #[error("the rule has more than 10000 nodes")]
     Nodes,
-    /// See [`TEXT_BYTES_MAX`].
-    #[error("the rule has a text of {bytes} bytes, which begins `{begins}`; at most 4096 are allowed")]
+    /// See [`TEXT_BYTES_MAX`] and [`QUERY_BYTES_MAX`].
+    #[error("the rule has a text of {bytes} bytes, which begins `{begins}`; at most {most} are allowed")]
     Text {
+        /// The limit.
+        most: usize,
         /// Its length.
         bytes: usize,
         /// Its first characters.
@@ -107,7 +112,7 @@ fn check_texts(leaf: &Expr) -> Result<(), LimitError> {
         }
         Expr::Wmi(WmiTest { namespace, query }) => {
             check_text(namespace)?;
-            check_text(query)
+            check_length(query, QUERY_BYTES_MAX)
         }
         Expr::Unknown(test) => check_text(&test.reason),
     }
@@ -136,8 +141,12 @@ fn right_side(compare: &Compare) -> &str {
 }
 
 fn check_text(text: &str) -> Result<(), LimitError> {
-    if text.len() > TEXT_BYTES_MAX {
-        return Err(LimitError::Text { bytes: text.len(), begins: text.chars().take(40).collect() });
+    check_length(text, TEXT_BYTES_MAX)
+}
+
+fn check_length(text: &str, most: usize) -> Result<(), LimitError> {
+    if text.len() > most {
+        return Err(LimitError::Text { most, bytes: text.len(), begins: text.chars().take(40).collect() });
     }
     Ok(())
 }
@@ -161,7 +170,7 @@ mod tests {
         assert_eq!(check(&flag(TEXT_BYTES_MAX)), Ok(()));
         assert_eq!(
             check(&flag(TEXT_BYTES_MAX + 1)),
-            Err(LimitError::Text { bytes: TEXT_BYTES_MAX + 1, begins: "x".repeat(40) })
+            Err(LimitError::Text { most: TEXT_BYTES_MAX, bytes: TEXT_BYTES_MAX + 1, begins: "x".repeat(40) })
         );
     }
 

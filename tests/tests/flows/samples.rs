@@ -73,18 +73,39 @@ fn check_keys<T: DeserializeOwned + std::fmt::Debug>(file: &str, sections: &[(&s
     }
 }
 
+/// Every kind of source, ascending.
+const KINDS: [&str; 2] = ["debian", "sdp"];
+
+/// Keys of central's sources by kind, which chooses them and is none of them.
+fn sources(sample: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut kind = None;
+    for line in sample.lines().filter_map(setting) {
+        match line.split_once(" = ") {
+            None => kind = None,
+            Some(("kind", name)) => kind = Some(name.trim_matches('"').to_owned()),
+            Some((key, _)) => {
+                if let Some(kind) = &kind {
+                    found.entry(kind.clone()).or_default().insert(key.to_owned());
+                }
+            }
+        }
+    }
+    found
+}
+
 const LOG: (&str, &str) = ("log", "[log]\n");
 
 #[test]
 fn a_sample_configuration_mentions_every_key_and_all_its_examples_are_valid() {
     let download = ("download", "[download]\n");
-    let source = ("source", "[[source]]\nkind = \"debian\"\n");
     let sample = text_of("deploy/config/central.toml");
-    // The kind of a source chooses its keys and is none of them.
-    let without_kind: String =
-        sample.lines().filter(|line| !line.starts_with("kind = ")).map(|line| format!("{line}\n")).collect();
-    let keys = known_keys::<CentralConfig>(source.1);
-    assert_eq!(mentioned(&without_kind).get("source"), Some(&keys), "central.toml: [source]");
+    let sources = sources(&sample);
+    assert_eq!(sources.keys().map(String::as_str).collect::<Vec<_>>(), KINDS);
+    for (kind, keys) in sources {
+        let known = known_keys::<CentralConfig>(&format!("[[source]]\nkind = \"{kind}\"\n"));
+        assert_eq!(keys, known, "central.toml: [source] of kind `{kind}`");
+    }
     let base = known_keys::<CentralConfig>("[[source]]\nkind = \"debian\"\n[[source.base]]\n");
     for key in base {
         let given =

@@ -27,7 +27,7 @@ use crate::{
     model::Model,
     plan::{Applied, PlanRecord},
     server::{DownloadSettings, Feed},
-    sources::{SourceConfig, payloads::Which},
+    sources::payloads::Which,
     store::tables::{AutoApprovalRecord, EndpointRecord, LeaseRecord, RelayRecord},
 };
 
@@ -433,17 +433,17 @@ pub(super) fn rule(rule: &AutoApprovalRecord) -> v1::AutoApproval {
 }
 
 pub(super) fn source(model: &Model, feed: &Feed) -> v1::Source {
-    let SourceConfig::Debian(config) = &feed.config;
-    let record = model.sources().get(&config.name).cloned().unwrap_or_default();
+    let config = &feed.config;
+    let record = model.sources().get(config.name()).cloned().unwrap_or_default();
     v1::Source {
-        name: config.name.to_string(),
-        kind: "debian".to_owned(),
-        url: config.url.clone(),
+        name: config.name().to_string(),
+        kind: config.kind().to_owned(),
+        url: config.url().to_owned(),
         last_sync: millis(record.last_sync),
         last_error: record.last_error,
         updates: record.updates,
         archive_date: millis(record.archive_date),
-        suites: config.archives().into_iter().map(|archive| archive.suite).collect(),
+        suites: config.suites(),
     }
 }
 

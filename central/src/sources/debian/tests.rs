@@ -550,7 +550,10 @@ fn a_configuration_is_read_with_its_defaults_and_an_unknown_key_is_named() {
     let base = "[[base]]\nurl = \"http://deb.debian.org/debian\"\nsuite = \"bookworm\"\n";
     let read = |text: &str| toml::from_str::<crate::sources::SourceConfig>(text);
     let crate::sources::SourceConfig::Debian(config) =
-        read(&format!("{text}timeout = \"5s\"\n{base}")).unwrap();
+        read(&format!("{text}timeout = \"5s\"\n{base}")).unwrap()
+    else {
+        panic!()
+    };
     assert_eq!(config.keyrings, [Path::new("/usr/share/keyrings/debian-archive-keyring.gpg")]);
     assert_eq!((config.timeout, config.expired), (Duration::from_secs(5), Expiry::Refuse));
     assert_eq!(config.archives().len(), 2);
@@ -576,7 +579,7 @@ async fn the_real_security_archive_is_read() {
         assert!(std::env::var_os("TIERWAY_REQUIRE").is_none(), "required: {reason}");
         println!("skipped: {reason}");
     };
-    let crate::sources::SourceConfig::Debian(debian) = &config;
+    let crate::sources::SourceConfig::Debian(debian) = &config else { panic!("{config:?}") };
     if !debian.keyrings[0].exists() {
         return skip("no keyring of the Debian archive here");
     }
