@@ -436,16 +436,18 @@ async fn where_dpkgs_database_cannot_be_read_nothing_is_called_needed_or_install
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payload_of_the_wrong_size_or_digest_is_named_and_not_kept() {
     let fleet = fleet_with_hello(Clock::system()).await;
-    let (relay, mut endpoint) = site(&fleet).await;
-    endpoint.start().await;
-    assert_eq!(endpoint.check().await.needed, 1);
-    relay.forwarded().await;
-    fleet.until_state(&endpoint.id, PATCH, "needed").await;
     let pool = "/security/pool/hello_2.0_amd64.deb";
     let good = fleet.archive.server().file(pool);
     let digest = Digest::of(&good);
     let mut other = good.to_vec();
     *other.last_mut().unwrap() ^= 1;
+    // From the beginning: what an endpoint needs may be fetched ahead as soon as it says so.
+    fleet.archive.server().put(pool, other.clone());
+    let (relay, mut endpoint) = site(&fleet).await;
+    endpoint.start().await;
+    assert_eq!(endpoint.check().await.needed, 1);
+    relay.forwarded().await;
+    fleet.until_state(&endpoint.id, PATCH, "needed").await;
     let longer = [&good[..], b"more"].concat();
     let payloads = fleet.central.as_ref().unwrap().running.central.payloads.blobs().clone();
     let cases: [(&[u8], &str); 3] = [
