@@ -231,6 +231,14 @@ impl Catalogues {
         self.fitting.len()
     }
 
+    /// Whether updates are published, and none of them for this computer.
+    #[must_use]
+    pub fn for_others_only(&self) -> bool {
+        let trusted = self.trusted.iter().flat_map(|trusted| trusted.targets.values());
+        let mut published = trusted.filter_map(|target| info(target.custom.as_ref()));
+        self.fitting.is_empty() && published.any(|info| info.kind == CatalogueKind::Updates)
+    }
+
     /// Gives back the memory of what is on disk, until it is asked again.
     pub fn rest(&mut self) {
         self.rules = None;

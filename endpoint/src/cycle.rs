@@ -339,7 +339,7 @@ impl Cycle {
         let changed = ledger::latest(changed);
         self.release_leases(key, clock).await;
 
-        if self.catalogues.fitting() == 0 {
+        if self.catalogues.for_others_only() {
             problems.push(format!("no catalogue of updates is published for {}", os_name(&os)));
         }
         problems.truncate(PROBLEMS_MAX);
