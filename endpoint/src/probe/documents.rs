@@ -23,7 +23,7 @@ const ENTRIES_MAX: usize = 20_000;
 /// Documents told of; one is enough to hold a reboot back.
 const DOCUMENTS_MAX: usize = 32;
 
-/// Documents open below `homes`, ascending by path, at most [`DOCUMENTS_MAX`]. Locks from before the system
+/// Documents open below `homes`, ascending by path, at most `DOCUMENTS_MAX`. Locks from before the system
 /// `booted` are not believed.
 #[must_use]
 pub fn open<'a>(
