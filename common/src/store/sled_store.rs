@@ -24,6 +24,7 @@ use std::{
         mpsc,
     },
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use super::{Batch, Row, Store, StoreError};
@@ -35,6 +36,9 @@ pub const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 const QUEUE_BATCHES_MAX: usize = 1024;
 /// Batches that share one fsync: 1,000 small ones take about 2.5 ms, and a waiting reader not much longer.
 const GROUP_BATCHES_MAX: usize = 1024;
+/// How often, and how far apart, opening is tried while a thread of sled's closes what was open before: five seconds.
+const CLOSING_TRIES: u32 = 500;
+const CLOSING_WAIT: Duration = Duration::from_millis(10);
 
 /// A store in a directory of its own, open in one process at a time.
 pub struct SledStore {
@@ -349,7 +353,22 @@ fn create(dir: &Path, path: &Path) -> Result<(), StoreError> {
 
 fn open_database(dir: &Path, path: &Path) -> Result<::sled::Db, StoreError> {
     let config = ::sled::Config::new().path(path).cache_capacity(CACHE_BYTES);
-    abort_on_panic(|| config.open()).map_err(|error| backend(dir, error))
+    let mut tries = 0;
+    loop {
+        match abort_on_panic(|| config.open()) {
+            // Nobody else has it, as our own lock is held: a thread of sled's still closes the one opened before.
+            Err(::sled::Error::Io(error)) if is_lock(&error) && tries < CLOSING_TRIES => {
+                tries += 1;
+                thread::sleep(CLOSING_WAIT);
+            }
+            opened => return opened.map_err(|error| backend(dir, error)),
+        }
+    }
+}
+
+/// Whether another handle holds sled's own lock, which sled only says in words.
+fn is_lock(error: &io::Error) -> bool {
+    error.to_string().starts_with("could not acquire lock")
 }
 
 fn backend(dir: &Path, error: ::sled::Error) -> StoreError {
@@ -489,7 +508,7 @@ mod tests {
             }
         });
         let together = start.elapsed();
-        let rate = |took: std::time::Duration| f64::from(THREADS * EACH) / took.as_secs_f64();
+        let rate = |took: Duration| f64::from(THREADS * EACH) / took.as_secs_f64();
         println!("durable batches/s: {:.0} one by one, {:.0} from 16 threads", rate(alone), rate(together));
         let rows: BTreeSet<_> =
             store.scan(b"g", None, 10_000).unwrap().into_iter().map(|row| row.key).collect();
