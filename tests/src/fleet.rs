@@ -103,16 +103,22 @@ impl Fleet {
 
     /// The same by another clock.
     pub async fn start_at(clock: Clock) -> Self {
-        Self::begin(clock, None).await
+        Self::begin(tempfile::tempdir().unwrap(), clock, None).await
+    }
+
+    /// The same with everything in memory where the system has a place for that.
+    pub async fn start_in_memory(clock: Clock) -> Self {
+        let memory = Path::new("/dev/shm");
+        let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+        Self::begin(dir.unwrap(), clock, None).await
     }
 
     /// A central that reads what `source`, a part of its configuration, names instead of the archive.
     pub async fn start_with(source: &str) -> Self {
-        Self::begin(Clock::system(), Some(source.to_owned())).await
+        Self::begin(tempfile::tempdir().unwrap(), Clock::system(), Some(source.to_owned())).await
     }
 
-    async fn begin(clock: Clock, source: Option<String>) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+    async fn begin(dir: TempDir, clock: Clock, source: Option<String>) -> Self {
         let archive = Archive::start().await;
         let central = dir.path().join("central");
         let layout = Layout::new(&central);

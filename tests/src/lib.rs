@@ -17,5 +17,6 @@ pub mod hostile;
 pub mod processes;
 pub mod programs;
 pub mod roots;
+pub mod simulation;
 pub mod skip;
 pub mod small_disk;

@@ -24,6 +24,8 @@ mod rollouts;
 #[cfg(test)]
 mod samples;
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod standing;
 #[cfg(test)]
 mod tuf_interop;

@@ -1,0 +1,39 @@
+//! A month of a fleet, and each of its promises broken on purpose.
+//!
+//! One thread for all of it: what is asked is answered without waiting for another one to wake.
+
+use tierway_tests::simulation::{self, Options, Sabotage, checks::Promise};
+
+#[tokio::test]
+async fn in_a_month_of_a_fleet_every_promise_holds() {
+    let options = Options::month();
+    let whole = options.days == 30 && options.endpoints >= 120;
+    let outcome = simulation::run(options).await;
+    println!("{outcome}");
+    assert_eq!(outcome.broken, None, "{outcome}");
+    if whole {
+        let unchecked: Vec<_> =
+            Promise::ALL.into_iter().filter(|promise| !outcome.counts.contains_key(promise)).collect();
+        assert_eq!(unchecked, [], "{outcome}");
+        assert!(outcome.tally.warned > 0 && outcome.forecast.is_some(), "{outcome}");
+    }
+}
+
+#[tokio::test]
+async fn each_promise_broken_on_purpose_is_noticed() {
+    for sabotage in Sabotage::ALL {
+        let outcome = simulation::run(Options::broken(sabotage)).await;
+        println!("{sabotage:?}: {outcome}");
+        let broken = outcome.broken.as_ref().map(|broken| broken.promise);
+        assert_eq!(broken, Some(sabotage.breaks()), "{sabotage:?}: {outcome}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "enrols 2,100 endpoints, which takes minutes"]
+async fn a_bad_update_reaches_less_than_a_hundredth_of_a_fleet() {
+    let outcome = simulation::run(Options::rollout()).await;
+    println!("{outcome}");
+    assert_eq!((outcome.broken.clone(), outcome.exposed > 0), (None, true), "{outcome}");
+    assert!(outcome.exposed * 100 < outcome.endpoints, "{outcome}");
+}
