@@ -57,6 +57,8 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Checks that the plan asks for are so far apart: what it names may have come while it was carried out.
 const WAKES_APART: SignedDuration = SignedDuration::from_secs(5);
+/// How often the clock is looked at while nothing happens.
+const LOOK_EVERY: Duration = Duration::from_secs(5 * 60);
 /// What a running cycle gets to end at a stop; systemd must wait longer.
 const GRACE: Duration = Duration::from_secs(60);
 
@@ -250,13 +252,14 @@ impl Agent {
 
     /// Cycles until told to stop. A cycle is never dropped halfway.
     async fn run(mut self, mut asks: mpsc::Receiver<Ask>, stop: Stop) {
-        let id = self.joined.identity.own().holder.id;
-        let mut due = self.clock.now();
+        let mut last = self.clock.now();
+        let mut due = Some(last);
         let ears = self.ears.clone();
         self.tell(None, due);
         loop {
-            let next = ears.calls().due().map_or(due, |called| called.min(due));
+            let next = ears.calls().due().into_iter().chain(due).min().unwrap_or(Timestamp::MAX);
             let wait = u64::try_from(next.as_millisecond() - self.clock.now().as_millisecond()).unwrap_or(0);
+            let wait = Duration::from_millis(wait);
             let ask = tokio::select! {
                 () = stop.wait() => return,
                 ask = asks.recv() => match ask {
@@ -265,7 +268,13 @@ impl Agent {
                 },
                 // When the check is due that was called for is looked at anew.
                 () = ears.heard() => continue,
-                () = tokio::time::sleep(Duration::from_millis(wait)) => None,
+                // A computer that was suspended has missed some time: the clock is looked at now and then.
+                () = tokio::time::sleep(wait.min(LOOK_EVERY)) => {
+                    if wait > LOOK_EVERY {
+                        continue;
+                    }
+                    None
+                }
             };
             let reply = match ask {
                 Some(Ask::Why(patch, reply)) => {
@@ -287,6 +296,12 @@ impl Agent {
                     let decides = granted.is_ok() && !matches!(wish, Wish::Scheduled(_));
                     self.show(now);
                     let _ = reply.send(granted);
+                    if matches!(wish, Wish::Scheduled(_)) {
+                        due = self.next(last, now);
+                        let next_check = due.map_or(0, Timestamp::as_millisecond);
+                        let status = v1::LocalStatus { next_check, ..(**self.status.borrow()).clone() };
+                        self.status.send_replace(Arc::new(status));
+                    }
                     if !decides {
                         continue;
                     }
@@ -297,21 +312,20 @@ impl Agent {
             };
             let done = self.check().await;
             let now = self.clock.now();
-            let (period, place) = if self.cycle.unfinished() {
-                (self.config.retry_interval, schedule::offset(&id, self.config.retry_interval))
-            } else {
-                (self.config.check_interval, schedule::offset(&id, self.config.check_interval))
-            };
-            due = schedule::next(now, period, place);
-            // A window may open before, a countdown end, a time come that somebody picked.
-            if let Some(wakes) = self.cycle.wakes() {
-                due = due.min(wakes.max(now.checked_add(WAKES_APART).unwrap_or(now)));
-            }
+            last = now;
+            due = self.next(last, now);
             self.tell(done.problems.first(), due);
             if let Some(reply) = reply {
                 let _ = reply.send(done);
             }
         }
+    }
+
+    /// When it checks next, unless somebody calls.
+    fn next(&self, last: Timestamp, now: Timestamp) -> Option<Timestamp> {
+        // A window may open before, a countdown end, a time come that somebody picked.
+        let wakes = self.cycle.wakes().map(|at| at.max(now.checked_add(WAKES_APART).unwrap_or(now)));
+        wakes.into_iter().chain(self.cycle.next_check(&self.config, last, now)).min()
     }
 
     async fn check(&mut self) -> v1::LocalCheckNowResponse {
@@ -357,14 +371,14 @@ impl Agent {
     }
 
     /// What `status` shows from now on.
-    fn tell(&self, error: Option<&String>, next: Timestamp) {
+    fn tell(&self, error: Option<&String>, next: Option<Timestamp>) {
         let own = self.joined.identity.own();
         let status = v1::LocalStatus {
             endpoint: own.holder.id.clone(),
             name: host_name(),
             site: own.holder.site.to_string(),
             upstream: self.config.upstream.first().unwrap_or(&self.joined.route).server.clone(),
-            next_check: next.as_millisecond(),
+            next_check: next.map_or(0, Timestamp::as_millisecond),
             last_error: error.cloned().unwrap_or_default(),
             certificate_expires: own.not_after.as_millisecond(),
             ..self.cycle.status()

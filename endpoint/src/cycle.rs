@@ -50,6 +50,7 @@ use crate::{
     probe::{Seen, Surroundings},
     reboot,
     report::{ReportError, Spool},
+    rhythm::Rhythm,
     scan::{self, Asked},
     terms::Terms,
 };
@@ -236,6 +237,20 @@ impl Cycle {
     #[must_use]
     pub fn phases(&self) -> watch::Receiver<Phase> {
         self.moved.subscribe()
+    }
+
+    /// When it checks next by itself after a check that ended at `last`.
+    #[must_use]
+    pub fn next_check(&self, config: &Config, last: Timestamp, now: Timestamp) -> Option<Timestamp> {
+        let rhythm = Rhythm {
+            settings: &self.here.settings,
+            unscheduled: self.ledger.book().wishes().unscheduled,
+            check_interval: config.check_interval,
+            retry_interval: config.retry_interval,
+            identity: self.endpoint.as_str(),
+            zone: &self.zone,
+        };
+        rhythm.next(last, self.unfinished(), now)
     }
 
     /// Whether the service level has a computer on the road follow notices.

@@ -14,6 +14,7 @@ pub mod phase;
 pub mod plan;
 pub mod policy;
 pub mod remind;
+pub mod rhythm;
 pub mod terms;
 pub mod wishes;
 

@@ -11,9 +11,13 @@ use tierway_common::{
         tls::{Identity, IdentityFiles},
     },
 };
+use tierway_endpoint::{
+    local::Ask,
+    wishes::{Caller, Wish},
+};
 use tierway_proto::{
     upstream::Upstream,
-    v1::{self, notice::Kind},
+    v1::{self, notice::Kind, policies_client::PoliciesClient},
 };
 use tierway_tests::{
     archive::Package,
@@ -21,6 +25,7 @@ use tierway_tests::{
     fleet::{Endpoint, Fleet, Relay, until},
     roots::made_up,
 };
+use tokio::sync::oneshot;
 
 const PATCH: &str = "debian-12/hello_2.0";
 /// Of the crowd; the benchmark `notices` takes 5,000.
@@ -201,4 +206,67 @@ async fn a_relay_that_was_away_brings_what_came_out_meanwhile_and_calls_those_wh
     let head = relay.running().mirror.head();
     assert!(told.iter().all(|heard| heard.notice.event == Event::Published(head.news)), "{told:?}");
     assert!(before < head.news && head.news < head.timestamp_version, "{head:?}");
+}
+
+/// The service level of every computer is this from now on.
+async fn level(fleet: &Fleet, json: &str) {
+    let operator = IdentityFiles::in_dir(&fleet.folder("central").join("operator"));
+    let identity = Identity::load(&operator).unwrap();
+    let route = Route::direct(&fleet.address.to_string());
+    let mut policies = PoliciesClient::new(dial::channel(route, &identity));
+    let new = v1::NewPolicy { kind: "level".to_owned(), json: json.to_owned() };
+    let request = v1::SetPoliciesRequest { policies: vec![new], dry_run: false };
+    policies.set_policies(request).await.unwrap();
+    let group = v1::Group {
+        name: "all".to_owned(),
+        everyone: true,
+        priority: 1,
+        level: Some("own".to_owned()),
+        ..Default::default()
+    };
+    fleet.admin().await.set_group(v1::SetGroupRequest { group: Some(group) }).await.unwrap();
+    fleet.published().await;
+}
+
+async fn wish(endpoint: &Endpoint, wish: Wish) -> bool {
+    let (reply, granted) = oneshot::channel();
+    let asks = &endpoint.node.as_ref().unwrap().running.asks;
+    asks.send(Ask::Wish(Caller::Person(1000), wish, reply)).await.unwrap();
+    granted.await.unwrap().is_ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_privilege_an_endpoint_checks_when_it_is_called_and_not_by_schedule() {
+    let (fleet, relay) = fleet_and_relay(Clock::system()).await;
+    let mut endpoint = needing(&fleet, &relay, "web1").await;
+    endpoint.config.roaming = true;
+    endpoint.start().await;
+    endpoint.check().await;
+    assert!(endpoint.status().next_check > 0);
+    assert!(!wish(&endpoint, Wish::Scheduled(false)).await, "nobody may switch it off");
+
+    let optional = r#"{"id":"own","roaming":"include","schedule_optional":true}"#;
+    level(&fleet, optional).await;
+    relay.caught_up(&fleet).await;
+    endpoint.check().await;
+    for (on, next) in [(false, false), (true, true), (false, false)] {
+        assert!(wish(&endpoint, Wish::Scheduled(on)).await);
+        let what = format!("scheduled {on} shows in {:?}", endpoint.status());
+        until(&what, async || (endpoint.status().next_check > 0) == next).await;
+    }
+    endpoint.stop().await;
+    endpoint.start().await;
+    endpoint.check().await;
+    assert_eq!(endpoint.status().next_check, 0, "the switch stays over a restart");
+
+    // What is approved is told all the same, on the road too, as the level includes it.
+    until("it listens", async || relay.running().notices.is_watching(&endpoint.id)).await;
+    fleet.approve(&[PATCH]).await;
+    until("it knows", async || endpoint.status().patches.iter().any(|patch| patch.approved)).await;
+
+    level(&fleet, r#"{"id":"own","scheduled":false}"#).await;
+    relay.caught_up(&fleet).await;
+    endpoint.check().await;
+    assert!(!wish(&endpoint, Wish::Scheduled(true)).await, "nor switch on what is not given");
+    assert_eq!(endpoint.status().next_check, 0);
 }
