@@ -33,7 +33,6 @@ use tierway_proto::{
     upstream::{Upstream, UpstreamError},
     v1,
 };
-use tokio::sync::watch;
 use tracing::{info, warn};
 
 use self::deciding::Found;
@@ -144,7 +143,6 @@ pub struct Cycle {
     /// Up to which it was counted, as [`Clock::awake`] tells it.
     counted: Duration,
     phase: Phase,
-    moved: watch::Sender<Phase>,
     /// The tier above answered in the last check.
     reachable: bool,
     /// Why payloads of updates could not be fetched.
@@ -212,7 +210,6 @@ impl Cycle {
             countdown: None,
             counted: Duration::ZERO,
             phase: Phase::default(),
-            moved: watch::Sender::new(Phase::default()),
             reachable: false,
             unfetched: BTreeMap::new(),
             leases: BTreeMap::new(),
@@ -231,12 +228,6 @@ impl Cycle {
     #[must_use]
     pub fn wakes(&self) -> Option<Timestamp> {
         [self.plan.next, self.reboot.until()].into_iter().flatten().min()
-    }
-
-    /// What it does, whenever that changes.
-    #[must_use]
-    pub fn phases(&self) -> watch::Receiver<Phase> {
-        self.moved.subscribe()
     }
 
     /// When it checks next by itself after a check that ended at `last`.

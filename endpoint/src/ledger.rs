@@ -500,7 +500,6 @@ mod tests {
                 Event::Waits { update: id("a"), waits: Some(waits) },
                 Event::Wished { wish: Wish::Install(at(30)), at: at(3) },
                 Event::CountdownBegan { purpose: Purpose::Install, at: at(4) },
-                Event::Checked { at: at(5) },
             ])
             .unwrap();
         assert_eq!(entries.len(), 1);

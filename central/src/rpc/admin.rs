@@ -63,12 +63,6 @@ impl AdminService {
         Self { central, gate }
     }
 
-    /// `operator:<name>`; only operators may call.
-    fn actor<T>(&self, request: &Request<T>) -> Result<String, Status> {
-        let peer = self.gate.admit(request.extensions(), &[Role::Operator])?;
-        Ok(format!("operator:{}", peer.holder.id))
-    }
-
     async fn change<E: ToStatus + Send + 'static>(
         &self,
         work: impl FnOnce(&Central) -> Result<u64, E> + Send + 'static,
@@ -128,7 +122,7 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::FleetStatus>, Status> {
-        self.actor(&request)?;
+        self.gate.operator(request.extensions())?;
         let v1::GetStatusRequest { site, group, severity } = request.into_inner();
         let filter = filter(site.as_ref(), group.as_ref(), severity.as_ref())?;
         let status = blocking(&self.central, move |central| {
@@ -140,7 +134,7 @@ impl admin_server::Admin for AdminService {
     }
 
     async fn why(&self, request: Request<v1::WhyRequest>) -> Result<Response<v1::WhyResponse>, Status> {
-        self.actor(&request)?;
+        self.gate.operator(request.extensions())?;
         let v1::WhyRequest { endpoint, patch } = request.into_inner();
         let why = blocking(&self.central, move |central| {
             why::why(&central.state, &central.trees, &endpoint, &patch)
@@ -153,7 +147,7 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<v1::ListEndpointsRequest>,
     ) -> Result<Response<v1::ListEndpointsResponse>, Status> {
-        self.actor(&request)?;
+        self.gate.operator(request.extensions())?;
         let v1::ListEndpointsRequest { site, group, name, needing, limit, after } = request.into_inner();
         let wanted = EndpointFilter {
             filter: filter(site.as_ref(), group.as_ref(), None)?,
@@ -173,7 +167,7 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<v1::GetEndpointRequest>,
     ) -> Result<Response<v1::EndpointDetail>, Status> {
-        self.actor(&request)?;
+        self.gate.operator(request.extensions())?;
         let v1::GetEndpointRequest { name_or_id } = request.into_inner();
         let (row, patches, settings) = blocking(&self.central, move |central| {
             let record = fleet::endpoint(&central.state.model(), &name_or_id)?.clone();
@@ -192,7 +186,7 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<v1::CheckEndpointNowRequest>,
     ) -> Result<Response<v1::CheckEndpointNowResponse>, Status> {
-        let actor = self.actor(&request)?;
+        let actor = self.gate.operator(request.extensions())?;
         let (whom, wish) = call(request.into_inner())?;
         let work = move |central: &Central| calls::call(central, &actor, &whom, wish);
         let (endpoints, audit_sequence) = blocking(&self.central, work).await?;
@@ -203,7 +197,7 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<v1::RevokeEndpointRequest>,
     ) -> Result<Response<v1::Change>, Status> {
-        let actor = self.actor(&request)?;
+        let actor = self.gate.operator(request.extensions())?;
         let v1::RevokeEndpointRequest { name_or_id, reason } = request.into_inner();
         self.change(move |central| {
             let relay = convert::relay_by_name(&central.state.model(), &name_or_id);
@@ -221,7 +215,7 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<v1::CreateTokenRequest>,
     ) -> Result<Response<v1::CreateTokenResponse>, Status> {
-        let actor = self.actor(&request)?;
+        let actor = self.gate.operator(request.extensions())?;
         let v1::CreateTokenRequest { role, site, uses, valid_seconds, server, groups } = request.into_inner();
         let role = match role.as_str() {
             "endpoint" => Role::Endpoint,
@@ -257,7 +251,7 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<v1::TagEndpointRequest>,
     ) -> Result<Response<v1::Change>, Status> {
-        let actor = self.actor(&request)?;
+        let actor = self.gate.operator(request.extensions())?;
         let v1::TagEndpointRequest { name_or_id, add, remove } = request.into_inner();
         if add.len() + remove.len() > NAMES_MAX || add.len() + remove.len() == 0 {
             return Err(Status::invalid_argument("give 1 to 5,000 tags"));
@@ -272,7 +266,7 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<v1::ListPatchesRequest>,
     ) -> Result<Response<v1::ListPatchesResponse>, Status> {
-        self.actor(&request)?;
+        self.gate.operator(request.extensions())?;
         let v1::ListPatchesRequest { name, severity, state, limit, after } = request.into_inner();
         let wanted = PatchFilter {
             name,
@@ -295,7 +289,7 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<v1::GetPatchRequest>,
     ) -> Result<Response<v1::PatchDetail>, Status> {
-        self.actor(&request)?;
+        self.gate.operator(request.extensions())?;
         let v1::GetPatchRequest { name_or_id } = request.into_inner();
         let (row, document, document_json, timing) = blocking(&self.central, move |central| {
             let record = fleet::update(&central.state.model(), &name_or_id)?.clone();
@@ -318,7 +312,7 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<v1::DecidePatchesRequest>,
     ) -> Result<Response<v1::DecidePatchesResponse>, Status> {
-        let actor = self.actor(&request)?;
+        let actor = self.gate.operator(request.extensions())?;
         let v1::DecidePatchesRequest { patches, all_needed, group, decision, rings, passed_on, successes } =
             request.into_inner();
         if patches.len() > NAMES_MAX || all_needed != patches.is_empty() {
@@ -342,7 +336,7 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<v1::ListPatchEndpointsRequest>,
     ) -> Result<Response<v1::ListPatchEndpointsResponse>, Status> {
-        self.actor(&request)?;
+        self.gate.operator(request.extensions())?;
         let v1::ListPatchEndpointsRequest { patch, state } = request.into_inner();
         let state: Option<UpdateState> =
             state.map(|text| fleet::state(&text)).transpose().map_err(|error| error.to_status())?;
@@ -359,7 +353,7 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<v1::PlanApprovalRequest>,
     ) -> Result<Response<v1::PlanApprovalResponse>, Status> {
-        self.actor(&request)?;
+        self.gate.operator(request.extensions())?;
         let v1::PlanApprovalRequest { patches, group, rings } = request.into_inner();
         let (group, rings) = (parse::<GroupId>(&group)?, parse_optional(rings.as_ref())?);
         let answer = blocking(&self.central, move |central| {
@@ -375,7 +369,7 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<v1::ApplyPlanRequest>,
     ) -> Result<Response<v1::ApplyPlanResponse>, Status> {
-        let actor = self.actor(&request)?;
+        let actor = self.gate.operator(request.extensions())?;
         let v1::ApplyPlanRequest { plan } = request.into_inner();
         let applied = blocking(&self.central, move |central| {
             let Central { state, trees, .. } = central;
@@ -389,7 +383,7 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<v1::TimeToPatchRequest>,
     ) -> Result<Response<v1::TimeToPatchResponse>, Status> {
-        self.actor(&request)?;
+        self.gate.operator(request.extensions())?;
         let v1::TimeToPatchRequest { by, since } = request.into_inner();
         let by = By::parse(&by).map_err(|error| error.to_status())?;
         let since = (since > 0).then(|| jiff::Timestamp::from_millisecond(since));
@@ -403,7 +397,7 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<v1::ListLeasesRequest>,
     ) -> Result<Response<v1::ListLeasesResponse>, Status> {
-        self.actor(&request)?;
+        self.gate.operator(request.extensions())?;
         let v1::ListLeasesRequest { window } = request.into_inner();
         let window = parse_optional(window.as_ref())?;
         let (model, now) = (self.central.state.model(), self.central.state.now());
@@ -416,7 +410,7 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<v1::ListRelaysRequest>,
     ) -> Result<Response<v1::ListRelaysResponse>, Status> {
-        self.actor(&request)?;
+        self.gate.operator(request.extensions())?;
         let v1::ListRelaysRequest {} = request.into_inner();
         let model = self.central.state.model();
         let mut relays: Vec<_> = model.relays().values().map(relay).collect();
@@ -428,7 +422,7 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<v1::ListGroupsRequest>,
     ) -> Result<Response<v1::ListGroupsResponse>, Status> {
-        self.actor(&request)?;
+        self.gate.operator(request.extensions())?;
         let v1::ListGroupsRequest {} = request.into_inner();
         let model = self.central.state.model();
         let groups = model.policy().groups().values().map(|group| convert::group(&model, group)).collect();
@@ -436,7 +430,7 @@ impl admin_server::Admin for AdminService {
     }
 
     async fn set_group(&self, request: Request<v1::SetGroupRequest>) -> Result<Response<v1::Change>, Status> {
-        let actor = self.actor(&request)?;
+        let actor = self.gate.operator(request.extensions())?;
         let v1::SetGroupRequest { group } = request.into_inner();
         let v1::Group { name, priority, endpoints, rule_json, site, everyone, members: _, tag, level } =
             group.ok_or_else(|| Status::invalid_argument("there is no group in the request"))?;
@@ -470,7 +464,7 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<v1::DeleteGroupRequest>,
     ) -> Result<Response<v1::Change>, Status> {
-        let actor = self.actor(&request)?;
+        let actor = self.gate.operator(request.extensions())?;
         let v1::DeleteGroupRequest { name } = request.into_inner();
         let id = parse::<GroupId>(&name)?;
         self.change(move |central| groups::delete_group(&central.state, &id, &actor)).await
@@ -480,7 +474,7 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<v1::ListAutoApprovalsRequest>,
     ) -> Result<Response<v1::ListAutoApprovalsResponse>, Status> {
-        self.actor(&request)?;
+        self.gate.operator(request.extensions())?;
         let v1::ListAutoApprovalsRequest {} = request.into_inner();
         let model = self.central.state.model();
         let rules = model.policy().rules().values().map(convert::rule).collect();
@@ -491,7 +485,7 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<v1::SetAutoApprovalRequest>,
     ) -> Result<Response<v1::Change>, Status> {
-        let actor = self.actor(&request)?;
+        let actor = self.gate.operator(request.extensions())?;
         let v1::SetAutoApprovalRequest { rule } = request.into_inner();
         let v1::AutoApproval {
             name,
@@ -520,7 +514,7 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<v1::DeleteAutoApprovalRequest>,
     ) -> Result<Response<v1::Change>, Status> {
-        let actor = self.actor(&request)?;
+        let actor = self.gate.operator(request.extensions())?;
         let v1::DeleteAutoApprovalRequest { name } = request.into_inner();
         self.change(move |central| decide::delete_rule(&central.state, &name, &actor)).await
     }
@@ -529,7 +523,7 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<v1::ListSourcesRequest>,
     ) -> Result<Response<v1::ListSourcesResponse>, Status> {
-        self.actor(&request)?;
+        self.gate.operator(request.extensions())?;
         let v1::ListSourcesRequest {} = request.into_inner();
         let settings = self.central.download_settings();
         let (here, all) =
@@ -544,7 +538,7 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<v1::SetDownloadRequest>,
     ) -> Result<Response<v1::Change>, Status> {
-        let actor = self.actor(&request)?;
+        let actor = self.gate.operator(request.extensions())?;
         let v1::SetDownloadRequest { enabled, at, what } = request.into_inner();
         let at: Option<Time> = at
             .map(|text| text.parse())
@@ -564,7 +558,7 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<v1::SyncSourceRequest>,
     ) -> Result<Response<ProgressStream>, Status> {
-        self.actor(&request)?;
+        self.gate.operator(request.extensions())?;
         let v1::SyncSourceRequest { name } = request.into_inner();
         let names: Vec<SourceId> = match name {
             Some(name) => {
@@ -608,7 +602,7 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<v1::DownloadPayloadsRequest>,
     ) -> Result<Response<ProgressStream>, Status> {
-        self.actor(&request)?;
+        self.gate.operator(request.extensions())?;
         let v1::DownloadPayloadsRequest {} = request.into_inner();
         let central = self.central.clone();
         let watched = central.downloading.subscribe();
@@ -619,7 +613,7 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<v1::ListTasksRequest>,
     ) -> Result<Response<v1::ListTasksResponse>, Status> {
-        self.actor(&request)?;
+        self.gate.operator(request.extensions())?;
         let v1::ListTasksRequest {} = request.into_inner();
         let statuses = self.central.board.statuses();
         let tasks = statuses.into_iter().map(|(name, status)| convert::task(name, status)).collect();
@@ -630,7 +624,7 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<v1::ListAuditRequest>,
     ) -> Result<Response<v1::ListAuditResponse>, Status> {
-        self.actor(&request)?;
+        self.gate.operator(request.extensions())?;
         let v1::ListAuditRequest { limit, before } = request.into_inner();
         let records = blocking(&self.central, move |central| {
             audit::list(central.state.store(), central.state.tenant(), before, fleet::limit(limit))
@@ -644,7 +638,7 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<v1::VerifyAuditRequest>,
     ) -> Result<Response<v1::VerifyAuditResponse>, Status> {
-        self.actor(&request)?;
+        self.gate.operator(request.extensions())?;
         let v1::VerifyAuditRequest {} = request.into_inner();
         let audit::Verified { records, head, broken } =
             blocking(&self.central, |central| audit::verify(central.state.store(), central.state.tenant()))

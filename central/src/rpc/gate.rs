@@ -58,4 +58,13 @@ impl Gate {
         }
         Ok(peer.clone())
     }
+
+    /// As whom an operator acts, `operator:<name>`; nobody else may call.
+    ///
+    /// # Errors
+    ///
+    /// As [`Gate::admit`].
+    pub fn operator(&self, extensions: &Extensions) -> Result<String, Status> {
+        Ok(format!("operator:{}", self.admit(extensions, &[Role::Operator])?.holder.id))
+    }
 }

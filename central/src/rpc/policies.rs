@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use tierway_common::{
-    id::{GroupId, RingPlanId, TemplateId},
-    transport::identity::Role,
-};
+use tierway_common::id::{GroupId, RingPlanId, TemplateId};
 use tierway_proto::v1::{self, policies_server};
 use tonic::{Request, Response, Status};
 
@@ -49,12 +46,6 @@ impl PoliciesService {
     #[must_use]
     pub fn new(central: Arc<Central>, gate: Gate) -> Self {
         Self { central, gate }
-    }
-
-    /// `operator:<name>`; only operators may call.
-    fn actor<T>(&self, request: &Request<T>) -> Result<String, Status> {
-        let peer = self.gate.admit(request.extensions(), &[Role::Operator])?;
-        Ok(format!("operator:{}", peer.holder.id))
     }
 
     async fn change(
@@ -170,7 +161,7 @@ impl policies_server::Policies for PoliciesService {
         &self,
         request: Request<v1::ListPoliciesRequest>,
     ) -> Result<Response<v1::ListPoliciesResponse>, Status> {
-        self.actor(&request)?;
+        self.gate.operator(request.extensions())?;
         let v1::ListPoliciesRequest { kind: of } = request.into_inner();
         let kinds = match of {
             Some(of) => vec![kind(&of)?],
@@ -186,7 +177,7 @@ impl policies_server::Policies for PoliciesService {
         &self,
         request: Request<v1::SetPoliciesRequest>,
     ) -> Result<Response<v1::SetPoliciesResponse>, Status> {
-        let actor = self.actor(&request)?;
+        let actor = self.gate.operator(request.extensions())?;
         let v1::SetPoliciesRequest { policies, dry_run } = request.into_inner();
         if policies.is_empty() || policies.len() > DOCUMENTS_AT_ONCE_MAX {
             return Err(Status::invalid_argument("give 1 to 1,000 policies"));
@@ -211,7 +202,7 @@ impl policies_server::Policies for PoliciesService {
         &self,
         request: Request<v1::DeletePolicyRequest>,
     ) -> Result<Response<v1::Change>, Status> {
-        let actor = self.actor(&request)?;
+        let actor = self.gate.operator(request.extensions())?;
         let v1::DeletePolicyRequest { kind: of, name } = request.into_inner();
         let kind = kind(&of)?;
         self.change(move |central| documents::delete(&central.state, kind, &name, &actor)).await
@@ -221,7 +212,7 @@ impl policies_server::Policies for PoliciesService {
         &self,
         request: Request<v1::ListRolloutsRequest>,
     ) -> Result<Response<v1::ListRolloutsResponse>, Status> {
-        self.actor(&request)?;
+        self.gate.operator(request.extensions())?;
         let v1::ListRolloutsRequest { plan } = request.into_inner();
         let plan: Option<RingPlanId> = parse_optional(plan.as_ref())?;
         let standings = blocking(&self.central, move |central| {
@@ -237,7 +228,7 @@ impl policies_server::Policies for PoliciesService {
         &self,
         request: Request<v1::ControlRolloutRequest>,
     ) -> Result<Response<v1::Change>, Status> {
-        let actor = self.actor(&request)?;
+        let actor = self.gate.operator(request.extensions())?;
         let v1::ControlRolloutRequest { plan, patch, verb } = request.into_inner();
         let (plan, hand) = (parse::<RingPlanId>(&plan)?, hand(&verb)?);
         self.change(move |central| {
@@ -251,7 +242,7 @@ impl policies_server::Policies for PoliciesService {
         &self,
         request: Request<v1::ListUntrustedRequest>,
     ) -> Result<Response<v1::ListUntrustedResponse>, Status> {
-        self.actor(&request)?;
+        self.gate.operator(request.extensions())?;
         let v1::ListUntrustedRequest {} = request.into_inner();
         let (rows, testers, trusted) = blocking(&self.central, |central| {
             let rows = trust::list(&central.state)?;
@@ -268,7 +259,7 @@ impl policies_server::Policies for PoliciesService {
         &self,
         request: Request<v1::TrustPatchesRequest>,
     ) -> Result<Response<v1::TrustPatchesResponse>, Status> {
-        let actor = self.actor(&request)?;
+        let actor = self.gate.operator(request.extensions())?;
         let v1::TrustPatchesRequest { patches } = request.into_inner();
         if patches.is_empty() || patches.len() > PATCHES_MAX {
             return Err(Status::invalid_argument("give the names of 1 to 5,000 patches"));
@@ -283,7 +274,7 @@ impl policies_server::Policies for PoliciesService {
         &self,
         request: Request<v1::CaptureTemplateRequest>,
     ) -> Result<Response<v1::CaptureTemplateResponse>, Status> {
-        let actor = self.actor(&request)?;
+        let actor = self.gate.operator(request.extensions())?;
         let v1::CaptureTemplateRequest { name, endpoint } = request.into_inner();
         let id = parse::<TemplateId>(&name)?;
         let (patches, audit_sequence) = blocking(&self.central, move |central| {
@@ -297,7 +288,7 @@ impl policies_server::Policies for PoliciesService {
         &self,
         request: Request<v1::ListTemplatesRequest>,
     ) -> Result<Response<v1::ListTemplatesResponse>, Status> {
-        self.actor(&request)?;
+        self.gate.operator(request.extensions())?;
         let v1::ListTemplatesRequest {} = request.into_inner();
         let model = self.central.state.model();
         let templates = model.policy().templates().values().map(|record| template(&model, record)).collect();
@@ -308,7 +299,7 @@ impl policies_server::Policies for PoliciesService {
         &self,
         request: Request<v1::GetTemplateRequest>,
     ) -> Result<Response<v1::TemplateDetail>, Status> {
-        self.actor(&request)?;
+        self.gate.operator(request.extensions())?;
         let v1::GetTemplateRequest { name } = request.into_inner();
         let id = parse::<TemplateId>(&name)?;
         let model = self.central.state.model();
@@ -321,7 +312,7 @@ impl policies_server::Policies for PoliciesService {
         &self,
         request: Request<v1::DiffTemplateRequest>,
     ) -> Result<Response<v1::DiffTemplateResponse>, Status> {
-        self.actor(&request)?;
+        self.gate.operator(request.extensions())?;
         let v1::DiffTemplateRequest { name, endpoint } = request.into_inner();
         let id = parse::<TemplateId>(&name)?;
         let differences =
@@ -339,7 +330,7 @@ impl policies_server::Policies for PoliciesService {
         &self,
         request: Request<v1::ApplyTemplateRequest>,
     ) -> Result<Response<v1::DecidePatchesResponse>, Status> {
-        let actor = self.actor(&request)?;
+        let actor = self.gate.operator(request.extensions())?;
         let v1::ApplyTemplateRequest { name, group, rings, passed_on, successes } = request.into_inner();
         let (id, group) = (parse::<TemplateId>(&name)?, parse::<GroupId>(&group)?);
         let conditions = conditions(rings.as_ref(), passed_on.as_ref(), successes)?;
@@ -355,7 +346,7 @@ impl policies_server::Policies for PoliciesService {
         &self,
         request: Request<v1::DeleteTemplateRequest>,
     ) -> Result<Response<v1::Change>, Status> {
-        let actor = self.actor(&request)?;
+        let actor = self.gate.operator(request.extensions())?;
         let v1::DeleteTemplateRequest { name } = request.into_inner();
         let id = parse::<TemplateId>(&name)?;
         self.change(move |central| templates::delete(&central.state, &id, &actor)).await

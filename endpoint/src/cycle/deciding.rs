@@ -484,10 +484,7 @@ impl Cycle {
     /// Moves to the phase where an event leads.
     pub(super) fn step(&mut self, event: phase::Event) {
         match phase::next(self.phase, event) {
-            Some((phase, _)) => {
-                self.phase = phase;
-                self.moved.send_replace(phase);
-            }
+            Some((phase, _)) => self.phase = phase,
             None => warn!(phase = %self.phase, ?event, "an event came that cannot come in this phase"),
         }
     }

@@ -231,11 +231,6 @@ pub enum Event {
         /// Seen when.
         at: Timestamp,
     },
-    /// A check by schedule began.
-    Checked {
-        /// When.
-        at: Timestamp,
-    },
     /// What is to be done after installations was done.
     FollowedUp {
         /// When.
@@ -268,9 +263,6 @@ pub struct Book {
     /// What is known of boots.
     #[serde(default)]
     boots: Boots,
-    /// When a check by schedule last began.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    checked: Option<Timestamp>,
     /// Since when something was installed after which follow-up actions are still to be done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     to_follow_up: Option<Timestamp>,
@@ -309,12 +301,6 @@ impl Book {
     #[must_use]
     pub fn boots(&self) -> &Boots {
         &self.boots
-    }
-
-    /// When a check by schedule last began.
-    #[must_use]
-    pub fn checked(&self) -> Option<Timestamp> {
-        self.checked
     }
 
     /// Since when something was installed after which follow-up actions are still to be done.
@@ -396,10 +382,6 @@ impl Book {
                     (self.boots.installed, self.boots.ordered, self.countdown) = (None, None, None);
                 }
                 self.boots.current = Some((boot, at));
-                None
-            }
-            Event::Checked { at } => {
-                self.checked = Some(at);
                 None
             }
             Event::FollowedUp { at: _ } => {
