@@ -7,8 +7,10 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tierway_common::notices::{Event, Notice};
+
+use crate::consent::signed;
 
 /// A check that was called for is followed by the next such at the earliest after this: who asks twice waits a
 /// moment,
@@ -122,8 +124,7 @@ impl Calls {
 }
 
 fn after(at: Timestamp, wait: Duration) -> Timestamp {
-    let wait = SignedDuration::try_from(wait).unwrap_or(SignedDuration::MAX);
-    at.checked_add(wait).unwrap_or(Timestamp::MAX)
+    at.checked_add(signed(wait)).unwrap_or(Timestamp::MAX)
 }
 
 fn apart(in_a_row: u32) -> Duration {

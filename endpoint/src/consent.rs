@@ -106,6 +106,17 @@ impl Terms {
     }
 }
 
+/// What each of `terms` allows: offered with the last of them, its ends with the first. `None` of none.
+#[must_use]
+pub fn tightest<'a>(terms: impl IntoIterator<Item = &'a Terms>) -> Option<Terms> {
+    let tighter = |one: Terms, other: Terms| Terms {
+        offered: one.offered.max(other.offered),
+        grace_ends: one.grace_ends.min(other.grace_ends),
+        deadline: one.deadline.min(other.deadline),
+    };
+    terms.into_iter().copied().reduce(tighter)
+}
+
 /// What people have to do with the installation of an update now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Consent {
@@ -240,7 +251,7 @@ pub(crate) mod tests {
         };
         let mut held = Wishes::default();
         for (wish, asked) in wishes {
-            held.apply(*wish, hour(*asked));
+            held.apply(*wish, Some(1000), hour(*asked));
         }
         let countdown = countdown_minutes.map(|minutes| Countdown {
             purpose: Purpose::Install,

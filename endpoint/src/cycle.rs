@@ -235,7 +235,7 @@ impl Cycle {
     pub fn next_check(&self, config: &Config, last: Timestamp, now: Timestamp) -> Option<Timestamp> {
         let rhythm = Rhythm {
             settings: &self.here.settings,
-            unscheduled: self.ledger.book().wishes().unscheduled,
+            wishes: self.ledger.book().wishes(),
             check_interval: config.check_interval,
             retry_interval: config.retry_interval,
             identity: self.endpoint.as_str(),

@@ -498,7 +498,7 @@ mod tests {
                 Event::Offered { update: id("a"), at: at(1) },
                 Event::Downloaded { update: id("a"), at: at(2) },
                 Event::Waits { update: id("a"), waits: Some(waits) },
-                Event::Wished { wish: Wish::Install(at(30)), at: at(3) },
+                Event::Wished { wish: Wish::Install(at(30)), by: Some(1000), at: at(3) },
                 Event::CountdownBegan { purpose: Purpose::Install, at: at(4) },
             ])
             .unwrap();

@@ -148,8 +148,8 @@ impl Service {
         Err(Status::permission_denied("only root and those who are logged in are answered"))
     }
 
-    fn due(&self) -> v1::LocalDue {
-        convert::due(&self.answers.due.borrow(), self.answers.clock.now())
+    fn due(&self, caller: Caller) -> v1::LocalDue {
+        convert::due(&self.answers.due.borrow(), caller, self.answers.clock.now())
     }
 }
 
@@ -200,8 +200,8 @@ impl Local for Service {
     }
 
     async fn due(&self, request: Request<v1::LocalDueRequest>) -> Result<Response<v1::LocalDue>, Status> {
-        self.caller(&request).await?;
-        Ok(Response::new(Self::due(self)))
+        let caller = self.caller(&request).await?;
+        Ok(Response::new(Self::due(self, caller)))
     }
 
     async fn wish(&self, request: Request<v1::LocalWishRequest>) -> Result<Response<v1::LocalDue>, Status> {
@@ -209,7 +209,7 @@ impl Local for Service {
         let due = self.answers.due.borrow().clone();
         let wish = convert::wish(&request.into_inner(), &due, self.answers.clock.now())?;
         match self.ask(|reply| Ask::Wish(caller, wish, reply)).await? {
-            Ok(()) => Ok(Response::new(Self::due(self))),
+            Ok(()) => Ok(Response::new(Self::due(self, caller))),
             Err(error @ WishError::Refused(_)) => Err(Status::failed_precondition(error.to_string())),
             Err(error) => Err(Status::internal(error.to_string())),
         }
@@ -221,10 +221,10 @@ impl Local for Service {
         &self,
         request: Request<v1::LocalWatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        self.caller(&request).await?;
+        let caller = self.caller(&request).await?;
         let place = self.watchers.clone().try_acquire_owned();
         let place = place.map_err(|_| Status::resource_exhausted("too many watch already"))?;
-        let watcher = Watcher::new(&self.answers, self.stop.clone());
+        let watcher = Watcher::new(&self.answers, caller, self.stop.clone());
         let shows = stream::unfold((watcher, place), |(mut watcher, place)| async {
             let show = watcher.next().await?;
             Some((Ok(show), (watcher, place)))
@@ -235,6 +235,7 @@ impl Local for Service {
 
 /// One who watches.
 struct Watcher {
+    caller: Caller,
     due: watch::Receiver<Arc<Due>>,
     clock: Clock,
     zone: TimeZone,
@@ -244,8 +245,9 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn new(answers: &Answers, stop: Stop) -> Self {
+    fn new(answers: &Answers, caller: Caller, stop: Stop) -> Self {
         Self {
+            caller,
             due: answers.due.clone(),
             clock: answers.clock.clone(),
             zone: TimeZone::system(),
@@ -261,7 +263,7 @@ impl Watcher {
             let due = self.due.borrow_and_update().clone();
             let now = self.clock.now();
             let (prompt, again) = remind::decide(&due, &mut self.shown, &self.zone, now);
-            let due = convert::due(&due, now);
+            let due = convert::due(&due, self.caller, now);
             if prompt.is_some() || self.told.as_ref() != Some(&due) {
                 self.told = Some(due.clone());
                 return Some(v1::LocalShow { due: Some(due), prompt: prompt.as_ref().map(convert::prompt) });
@@ -280,7 +282,8 @@ impl Watcher {
 
 /// Warns everybody at a terminal of what is urgent: who does not look at a desktop sees no notification.
 async fn warn_terminals(answers: &Answers, stop: Stop) {
-    let mut watcher = Watcher::new(answers, stop);
+    // What a prompt says is for everybody.
+    let mut watcher = Watcher::new(answers, Caller::Root, stop);
     while let Some(show) = watcher.next().await {
         let Some(v1::LocalPrompt { title, text, urgent: true, .. }) = show.prompt else { continue };
         let text = format!("{title}.\n{text}\nTo choose: tierway-endpoint user");

@@ -6,6 +6,8 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::wishes::Caller;
+
 /// Somebody who has done nothing for so long is idle, where the session itself does not say.
 pub const IDLE_AFTER: SignedDuration = SignedDuration::from_mins(10);
 
@@ -72,6 +74,17 @@ pub struct Document {
     pub uid: u32,
 }
 
+/// One thing that speaks against a reboot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Against {
+    /// User id of the person whose it is; `None` when that is not known.
+    pub whose: Option<u32>,
+    /// For everybody at the computer, and for reports: it names no document.
+    pub sentence: String,
+    /// Path of the document that is open.
+    pub document: Option<String>,
+}
+
 impl People {
     /// Nobody is here and nothing is open: a server at night, or a simulation.
     #[must_use]
@@ -85,26 +98,48 @@ impl People {
         self.sessions.as_ref().is_none_or(|sessions| !sessions.is_empty())
     }
 
-    /// What speaks against a reboot at `now`, in sentences for people: who works, who asked, what is open.
-    /// Empty when nothing does. A login that is locked or idle does not.
+    /// Whether everybody who is logged in is the user `uid`. False when it is not known, or nobody is.
     #[must_use]
-    pub fn against_reboot(&self, now: Timestamp) -> Vec<String> {
+    pub fn are_only(&self, uid: u32) -> bool {
+        let mut sessions = self.sessions.iter().flatten().peekable();
+        sessions.peek().is_some() && sessions.all(|session| session.uid == uid)
+    }
+
+    /// What speaks against a reboot at `now`: who works, who asked, what is open. Empty when nothing does. A login
+    /// that is locked or idle does not.
+    #[must_use]
+    pub fn against_reboot(&self, now: Timestamp) -> Vec<Against> {
         let mut reasons = Vec::new();
+        let mut add = |whose, sentence, document| reasons.push(Against { whose, sentence, document });
         match &self.sessions {
-            None => reasons.push("who is logged in could not be read".to_owned()),
+            None => add(None, "who is logged in could not be read".to_owned(), None),
             Some(sessions) => {
                 for session in sessions.iter().filter(|session| session.works(now)) {
-                    reasons.push(format!("`{}` is at work (session {})", session.user, session.id));
+                    let sentence = format!("`{}` is at work (session {})", session.user, session.id);
+                    add(Some(session.uid), sentence, None);
                 }
             }
         }
-        for Inhibitor { who, why, uid: _ } in &self.inhibitors {
-            reasons.push(format!("`{who}` asked not to shut down: {why}"));
+        for Inhibitor { who, why, uid } in &self.inhibitors {
+            add(Some(*uid), format!("`{who}` asked not to shut down: {why}"), None);
         }
-        for Document { path, program, uid: _ } in &self.documents {
-            reasons.push(format!("`{path}` is open in {program}"));
+        for Document { path, program, uid } in &self.documents {
+            let user = self.sessions.iter().flatten().find(|session| session.uid == *uid);
+            let user = user.map_or_else(|| uid.to_string(), |session| session.user.clone());
+            add(Some(*uid), format!("`{user}` has a document open in {program}"), Some(path.clone()));
         }
         reasons
+    }
+}
+
+impl Against {
+    /// As a sentence for `caller`: which document is open is told to its owner and to root only.
+    #[must_use]
+    pub fn told_to(&self, caller: Caller) -> String {
+        match (&self.document, self.whose) {
+            (Some(path), Some(whose)) if caller.may_see(whose) => format!("{}: `{path}`", self.sentence),
+            _ => self.sentence.clone(),
+        }
     }
 }
 
@@ -135,6 +170,10 @@ mod tests {
         "2026-11-24T10:00:00Z".parse().unwrap()
     }
 
+    fn told(people: &People, caller: Caller) -> Vec<String> {
+        people.against_reboot(now()).iter().map(|against| against.told_to(caller)).collect()
+    }
+
     #[test]
     fn who_is_idle_or_away_is_warned_and_does_not_hold_a_reboot_back() {
         for (session, holds) in [
@@ -152,13 +191,13 @@ mod tests {
     #[test]
     fn what_could_not_be_read_counts_as_somebody() {
         assert!(People::default().logged_in());
-        assert_eq!(People::default().against_reboot(now()), ["who is logged in could not be read"]);
+        assert_eq!(told(&People::default(), Caller::Root), ["who is logged in could not be read"]);
         assert!(!People::nobody().logged_in());
         assert!(People::nobody().against_reboot(now()).is_empty());
     }
 
     #[test]
-    fn whatever_holds_a_reboot_back_is_named() {
+    fn whatever_holds_a_reboot_back_is_named_and_a_document_to_its_owner_and_root_only() {
         let people = People {
             sessions: Some(vec![session(None, false)]),
             inhibitors: vec![Inhibitor {
@@ -172,13 +211,21 @@ mod tests {
                 uid: 1000,
             }],
         };
-        assert_eq!(
-            people.against_reboot(now()),
-            [
-                "`ann` is at work (session 3)",
-                "`brasero` asked not to shut down: burning a disc",
-                "`/home/ann/offer.odt` is open in LibreOffice",
-            ]
-        );
+        let sentences = [
+            "`ann` is at work (session 3)",
+            "`brasero` asked not to shut down: burning a disc",
+            "`ann` has a document open in LibreOffice",
+        ];
+        assert_eq!(told(&people, Caller::Person(1001)), sentences);
+        let reported = people.against_reboot(now());
+        assert_eq!(reported.iter().map(|against| &against.sentence).collect::<Vec<_>>(), sentences);
+        for caller in [Caller::Person(1000), Caller::Root] {
+            assert_eq!(
+                told(&people, caller)[2],
+                "`ann` has a document open in LibreOffice: `/home/ann/offer.odt`"
+            );
+        }
+        assert!(people.are_only(1000) && !people.are_only(1001) && !People::nobody().are_only(1000));
+        assert!(!People::default().are_only(1000), "it is not known");
     }
 }

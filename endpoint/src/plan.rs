@@ -17,7 +17,7 @@ use tierway_common::{
     facts::Facts,
     id::{UpdateId, WindowId},
     rules::Verdict,
-    schema::{Decision, Update},
+    schema::{Decision, Severity, Update},
 };
 
 use self::{fit::Room, replaced::replacements};
@@ -206,10 +206,7 @@ pub fn plan(findings: &[Finding<'_>], here: &Here, book: &Book, now: &Now<'_>) -
         .collect();
     let replacements = replacements(findings, &needed);
     let mut order: Vec<&Finding<'_>> = needed.values().copied().collect();
-    order.sort_by_key(|finding| {
-        let update = finding.update;
-        (Reverse(update.severity), update.released, &update.id)
-    });
+    order.sort_by_key(|finding| place(finding.update));
     let mut plan = Plan::default();
     let mut begin = Begin::default();
     for finding in order {
@@ -226,6 +223,12 @@ pub fn plan(findings: &[Finding<'_>], here: &Here, book: &Book, now: &Now<'_>) -
         }
     }
     plan
+}
+
+/// The place of an update in the order of installations: the most severe first, then the oldest.
+#[must_use]
+pub fn place(update: &Update) -> (Reverse<Severity>, Timestamp, &UpdateId) {
+    (Reverse(update.severity), update.released, &update.id)
 }
 
 /// Needed, or there in the right version but left half installed by an attempt of ours.

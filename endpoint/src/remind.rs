@@ -10,13 +10,13 @@ use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use tierway_common::schema::policy::CountdownDefault;
 
 use crate::{
-    consent::Purpose,
+    consent::{Purpose, signed},
     due::Due,
     wishes::{Choice, Wishes},
 };
 
 /// Somebody who must reboot is told so often, once the choice of the time has ended.
-const ANNOY_EVERY: Duration = Duration::from_secs(15 * 60);
+const ANNOY_EVERY: SignedDuration = SignedDuration::from_mins(15);
 
 /// Moments before the end of a countdown at which it is shown once more.
 const LAST_CALLS: [SignedDuration; 2] = [SignedDuration::from_mins(5), SignedDuration::from_mins(1)];
@@ -157,7 +157,7 @@ fn chosen(due: &Due, now: Timestamp) -> Option<Timestamp> {
     let mut until = Vec::new();
     if due.asks() {
         let choice = later([install, postponed])?;
-        if due.items.iter().any(|item| item.offered.is_none_or(|offered| offered > choice.asked)) {
+        if due.items.iter().any(|item| item.terms.offered > choice.asked) {
             return None;
         }
         until.push(choice.at);
@@ -170,10 +170,9 @@ fn chosen(due: &Due, now: Timestamp) -> Option<Timestamp> {
 
 /// How often a person is told, and as what.
 fn rhythm(due: &Due, now: Timestamp) -> (SignedDuration, Occasion) {
-    let every = SignedDuration::try_from(due.settings.remind_every).unwrap_or(SignedDuration::MAX);
-    let annoy = SignedDuration::try_from(ANNOY_EVERY).unwrap_or(SignedDuration::MAX);
+    let every = signed(due.settings.remind_every);
     if due.asks_for_reboot() && !may_postpone(due, now) {
-        (every.min(annoy), Occasion::Annoyance)
+        (every.min(ANNOY_EVERY), Occasion::Annoyance)
     } else {
         (every.max(SignedDuration::from_mins(1)), Occasion::Reminder)
     }
@@ -188,15 +187,16 @@ fn next(due: &Due, shown: &Shown, now: Timestamp) -> Option<Timestamp> {
     let again = last.checked_add(rhythm(due, now).0).ok();
     let again = again.map(|again| chosen(due, now).map_or(again, |chosen| again.max(chosen)));
     // Where the choice ends the rhythm changes.
-    let ends = due.items.iter().filter_map(|item| item.grace_ends).filter(|ends| *ends > now).min();
+    let reboot = due.reboot.as_ref().and_then(|reboot| reboot.due.ok()).map(|due| due.terms);
+    let terms = due.items.iter().map(|item| item.terms).chain(reboot);
+    let ends = terms.map(|terms| terms.grace_ends).filter(|ends| *ends > now).min();
     [again, ends].into_iter().flatten().min()
 }
 
-/// Whether what is due can still be put off.
+/// Whether what a person is asked about can still be put off.
 fn may_postpone(due: &Due, now: Timestamp) -> bool {
-    let reboot = due.reboot.as_ref().and_then(|reboot| reboot.by);
-    let mut ends = due.items.iter().map(|item| item.grace_ends.unwrap_or(now)).chain(reboot).peekable();
-    ends.peek().is_some() && ends.all(|ends| ends > now)
+    let about = if due.asks_for_reboot() { Purpose::Reboot } else { Purpose::Install };
+    due.may_postpone(about, now)
 }
 
 fn prompt(due: &Due, occasion: Occasion, zone: &TimeZone, now: Timestamp) -> Prompt {
@@ -236,7 +236,8 @@ fn prompt(due: &Due, occasion: Occasion, zone: &TimeZone, now: Timestamp) -> Pro
         for sign in due.reboot.iter().flat_map(|reboot| reboot.signs.first()) {
             line(format!("{sign}."));
         }
-        if let Some(by) = due.reboot.as_ref().and_then(|reboot| reboot.by) {
+        if let Some(by) = due.reboot.as_ref().and_then(|reboot| reboot.due.ok()).map(|due| due.terms.deadline)
+        {
             line(format!("{who} asks for it by {}.", when(by, zone)));
         }
         answers.push(Answer::RebootNow);
@@ -286,7 +287,9 @@ mod tests {
 
     use super::*;
     use crate::{
+        consent::Terms,
         due::{Countdown, Item, RebootDue},
+        reboot::decide::{self as reboot, NotDue},
         wishes::Wish,
     };
 
@@ -302,9 +305,7 @@ mod tests {
                 title: "openssl".to_owned(),
                 severity: Severity::Important,
                 waiting: None,
-                offered: Some(at(0)),
-                grace_ends: Some(at(600)),
-                deadline: Some(at(1200)),
+                terms: Terms { offered: at(0), grace_ends: at(600), deadline: at(1200) },
                 begins: None,
                 detail: String::new(),
             }],
@@ -349,13 +350,13 @@ mod tests {
     fn who_has_chosen_a_time_is_reminded_when_it_comes_and_of_what_came_later() {
         use Occasion::{Logon, Reminder};
         let mut chose = due();
-        chose.wishes.apply(Wish::Postpone(at(300)), at(0));
+        chose.wishes.apply(Wish::Postpone(at(300)), Some(1000), at(0));
         assert_eq!(shown(&chose, 590), [(0, Logon), (300, Reminder), (540, Reminder)]);
-        chose.items[0].offered = Some(at(1));
+        chose.items[0].terms.offered = at(1);
         assert_eq!(shown(&chose, 300), [(0, Logon), (240, Reminder)]);
         // Somebody else logs on: to him it is news.
-        chose.items[0].offered = Some(at(0));
-        chose.wishes.apply(Wish::Install(at(500)), at(0));
+        chose.items[0].terms.offered = at(0);
+        chose.wishes.apply(Wish::Install(at(500)), Some(1000), at(0));
         assert_eq!(shown(&chose, 499), [(0, Logon)]);
     }
 
@@ -380,23 +381,30 @@ mod tests {
 
     #[test]
     fn a_reboot_that_cannot_be_put_off_any_more_is_asked_for_every_quarter_of_an_hour() {
+        let terms = Terms { offered: at(-100), grace_ends: at(30), deadline: at(60) };
         let needed = RebootDue {
             signs: vec!["a kernel was replaced".to_owned()],
             begins: None,
-            by: Some(at(30)),
+            due: Ok(reboot::Due { since: at(0), terms, hold_until: at(60) }),
             held_by: Vec::new(),
         };
         let mut pending = Due { items: Vec::new(), reboot: Some(needed), ..due() };
         let (prompt, _) = decide(&pending, &mut Shown::default(), &TimeZone::UTC, at(0));
         let prompt = prompt.unwrap();
         assert_eq!((prompt.answers, prompt.urgent), (vec![Answer::RebootNow, Answer::Postpone], false));
-        pending.reboot.as_mut().unwrap().by = Some(at(0));
-        let every = [0, 15, 30, 45];
+        // The choice ends before the deadline.
+        let every = |told: Vec<(i64, Occasion)>| told.iter().map(|told| told.0).collect::<Vec<_>>();
         let told = shown(&pending, 50);
-        assert_eq!(told.iter().map(|told| told.0).collect::<Vec<_>>(), every);
+        assert_eq!(every(told.clone()), [0, 30, 45]);
         assert_eq!(told[1].1, Occasion::Annoyance);
-        pending.settings.reboot = Reboot::Suppress;
-        assert_eq!(shown(&pending, 50), []);
+        // An update that can be put off changes nothing about that.
+        pending.items = due().items;
+        assert_eq!(shown(&pending, 50), told);
+        for others in [NotDue::Suppressed, NotDue::NotNeeded] {
+            let mut left = Due { items: Vec::new(), ..pending.clone() };
+            left.reboot.as_mut().unwrap().due = Err(others);
+            assert_eq!(shown(&left, 50), []);
+        }
     }
 
     #[test]

@@ -10,13 +10,15 @@ use std::time::Duration;
 use jiff::{Timestamp, tz::TimeZone};
 use tierway_common::{calendar::timetable, schema::policy::Schedule, service::Settings};
 
+use crate::wishes::Wishes;
+
 /// What decides.
 #[derive(Clone, Copy, Debug)]
 pub struct Rhythm<'a> {
     /// Of the service levels.
     pub settings: &'a Settings,
-    /// The person at the machine has switched updates by schedule off.
-    pub unscheduled: bool,
+    /// Of people at the machine, who may have switched updates by schedule off.
+    pub wishes: &'a Wishes,
     /// How often it is checked where no level says it.
     pub check_interval: Duration,
     /// The same while something approved is not installed.
@@ -28,17 +30,11 @@ pub struct Rhythm<'a> {
 }
 
 impl Rhythm<'_> {
-    /// Whether it checks by schedule at all.
-    #[must_use]
-    pub fn is_scheduled(&self) -> bool {
-        self.settings.scheduled && !(self.unscheduled && self.settings.schedule_optional)
-    }
-
     /// When it checks next by itself after a check at `last`; `now` when a time was missed since, and `None`
     /// without the privilege. `unfinished`: something approved is not installed.
     #[must_use]
     pub fn next(&self, last: Timestamp, unfinished: bool, now: Timestamp) -> Option<Timestamp> {
-        if !self.is_scheduled() {
+        if !self.wishes.scheduled(self.settings) {
             return None;
         }
         let from_level = |name| self.settings.origins.contains_key(name);
@@ -73,7 +69,7 @@ mod tests {
         let settings = Settings::merge([(&group, &level)]);
         let rhythm = Rhythm {
             settings: &settings,
-            unscheduled,
+            wishes: &Wishes { unscheduled, ..Wishes::default() },
             check_interval: 6 * HOUR,
             retry_interval: 2 * HOUR,
             identity: "web",

@@ -7,9 +7,11 @@ use std::fmt;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tierway_common::{
-    schema::policy::{Experience, Reboot},
-    service::Settings,
+use tierway_common::{schema::policy::Experience, service::Settings};
+
+use crate::{
+    consent::Terms,
+    reboot::decide::{Due, NotDue},
 };
 
 /// One wish.
@@ -37,6 +39,17 @@ pub struct Choice {
     pub asked: Timestamp,
     /// The time that was chosen.
     pub at: Timestamp,
+    /// User id of who chose; `None` for an unanswered countdown, and for what older versions wrote down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<u32>,
+}
+
+impl Choice {
+    /// Whether it says "now", or did when it was made.
+    #[must_use]
+    pub fn is_at_once(&self) -> bool {
+        self.at <= self.asked
+    }
 }
 
 /// The wishes that hold, the latest of each kind.
@@ -63,9 +76,10 @@ pub struct Wishes {
 }
 
 impl Wishes {
-    /// Takes in a wish that was granted. Choosing a time takes back what was put off, and the other way round.
-    pub fn apply(&mut self, wish: Wish, now: Timestamp) {
-        let choice = |at| Some(Choice { asked: now, at });
+    /// Takes in a wish of user `by` that was granted. Choosing a time takes back what was put off, and the other
+    /// way round.
+    pub fn apply(&mut self, wish: Wish, by: Option<u32>, now: Timestamp) {
+        let choice = |at| Some(Choice { asked: now, at, by });
         match wish {
             Wish::Install(at) => (self.install, self.postponed) = (choice(at), None),
             Wish::Postpone(at) => (self.install, self.postponed) = (None, choice(at)),
@@ -74,6 +88,13 @@ impl Wishes {
             Wish::Acknowledge => self.acknowledged = Some(now),
             Wish::Scheduled(on) => self.unscheduled = !on,
         }
+    }
+
+    /// Whether this computer updates by schedule: the level's privilege, which people may switch off where it is
+    /// optional.
+    #[must_use]
+    pub fn scheduled(&self, settings: &Settings) -> bool {
+        settings.scheduled && !(self.unscheduled && settings.schedule_optional)
     }
 
     /// Takes in that the computer has booted: what was wished about reboots is done with.
@@ -91,6 +112,23 @@ pub enum Caller {
     Person(u32),
 }
 
+impl Caller {
+    /// His user id.
+    #[must_use]
+    pub fn uid(self) -> u32 {
+        match self {
+            Self::Root => 0,
+            Self::Person(uid) => uid,
+        }
+    }
+
+    /// Whether he is told what belongs to the user `whose`, and to nobody else but root.
+    #[must_use]
+    pub fn may_see(self, whose: u32) -> bool {
+        self == Self::Root || self.uid() == whose
+    }
+}
+
 /// What a wish is measured by.
 #[derive(Clone, Copy, Debug)]
 pub struct Standing<'a> {
@@ -98,12 +136,12 @@ pub struct Standing<'a> {
     pub settings: &'a Settings,
     /// Now.
     pub now: Timestamp,
-    /// When the last moment of choice of what is due ends: the earliest end of grace. `None` without anything due.
-    pub grace_ends: Option<Timestamp>,
-    /// The earliest deadline of what is due.
-    pub deadline: Option<Timestamp>,
-    /// The latest time of a reboot that is needed; `None` when none is.
-    pub reboot_by: Option<Timestamp>,
+    /// The tightest terms of what is on offer: what they allow each of its updates allows. `None` without any.
+    pub updates: Option<Terms>,
+    /// The reboot that is due, or why none is.
+    pub reboot: Result<Due, NotDue>,
+    /// A countdown is shown.
+    pub warned: bool,
 }
 
 /// Why a wish is not granted.
@@ -112,9 +150,15 @@ pub enum Refused {
     /// Nothing is there that could be installed or put off.
     #[error("nothing is due")]
     NothingDue,
-    /// No reboot is needed.
-    #[error("no reboot is needed")]
+    /// No reboot is needed, or not by what Tierway installed.
+    #[error("no reboot is due that Tierway would do")]
     NoReboot,
+    /// It was ordered again and again.
+    #[error("a reboot was ordered {0} times and did not come: somebody must look at this computer")]
+    InVain(u32),
+    /// Nobody is warned of anything.
+    #[error("no warning is shown")]
+    NoWarning,
     /// The level leaves people out of it.
     #[error("updates of this computer are installed without asking, as its service level says")]
     Silent,
@@ -127,6 +171,9 @@ pub enum Refused {
     /// Before now.
     #[error("`{0}` is over")]
     Past(Timestamp),
+    /// The clock was set back.
+    #[error("the clock of this computer is behind: what is due came at {0}")]
+    ClockBehind(Timestamp),
     /// Reboots are somebody else's affair.
     #[error("this computer is not rebooted by Tierway, as its service level says")]
     RebootSuppressed,
@@ -135,59 +182,100 @@ pub enum Refused {
     ScheduleFixed,
 }
 
-/// Whether `wish` is granted.
+impl From<NotDue> for Refused {
+    fn from(why: NotDue) -> Self {
+        match why {
+            NotDue::NotNeeded => Self::NoReboot,
+            NotDue::Suppressed => Self::RebootSuppressed,
+            NotDue::InVain(times) => Self::InVain(times),
+        }
+    }
+}
+
+/// Whether `wish` is granted. What is granted is followed: [`crate::consent::decide`] and
+/// [`crate::reboot::decide::decide`] do at that time what was wished, or wait for a window, a lease, a time of day, a
+/// warning or somebody else's work.
 ///
 /// | wish | granted to |
 /// |---|---|
-/// | install | everybody, up to the deadline; people not where the experience is `silent` |
-/// | postpone | everybody during grace, up to its end; people not where the experience is `silent` |
-/// | reboot | everybody when one is needed, up to the latest time for it; nobody where reboots are suppressed |
-/// | postpone a reboot | everybody, while grace lasts |
-/// | acknowledge | everybody |
+/// | install now | everybody; people not where the experience is `silent` |
+/// | install later | the same during grace, up to the deadline |
+/// | postpone | the same during grace, up to its end |
+/// | reboot now | everybody when one is due; nobody where reboots are suppressed |
+/// | reboot later | the same during grace of what was installed, for as long as work may hold a reboot back |
+/// | postpone a reboot | the same during grace of what was installed, up to its end |
+/// | acknowledge | everybody while a warning is shown |
 /// | schedule | everybody where the level makes it optional; root always switches it on |
 ///
 /// # Errors
 ///
 /// [`Refused`].
 pub fn permit(wish: Wish, caller: Caller, standing: &Standing<'_>) -> Result<(), Refused> {
-    let Standing { settings, now, grace_ends, deadline, reboot_by } = *standing;
+    let Standing { settings, now, updates, reboot, warned } = *standing;
     let person = matches!(caller, Caller::Person(_));
     let silent = person && settings.experience == Experience::Silent;
-    let until = |at: Timestamp, latest: Timestamp| {
-        // A little past is "now" as it was said.
-        if at < now - jiff::SignedDuration::from_mins(1) {
-            Err(Refused::Past(at))
-        } else if at > latest {
-            Err(Refused::TooLate(at, latest))
-        } else {
-            Ok(())
-        }
-    };
-    let grace = |at: Timestamp| {
-        let ends = grace_ends.ok_or(Refused::NothingDue)?;
-        if ends <= now { Err(Refused::GraceOver(ends)) } else { until(at, ends) }
-    };
+    let updates = || updates.ok_or(Refused::NothingDue);
     match wish {
         Wish::Install(_) | Wish::Postpone(_) if silent => Err(Refused::Silent),
-        // Past the deadline there is no later choice, but "now" is always one.
-        Wish::Install(at) => until(at, deadline.ok_or(Refused::NothingDue)?.max(now)),
-        Wish::Postpone(at) => grace(at),
-        Wish::Reboot(_) | Wish::PostponeReboot(_) if settings.reboot == Reboot::Suppress => {
-            Err(Refused::RebootSuppressed)
+        Wish::Install(at) => {
+            let terms = updates()?;
+            choose(at, &terms, terms.offered, terms.deadline, now)
         }
-        Wish::Reboot(at) => until(at, reboot_by.ok_or(Refused::NoReboot)?.max(now)),
+        Wish::Postpone(at) => put_off(at, &updates()?, now),
+        Wish::Reboot(at) => {
+            let due = reboot?;
+            choose(at, &due.terms, due.since, due.hold_until, now)
+        }
         Wish::PostponeReboot(at) => {
-            let latest = reboot_by.ok_or(Refused::NoReboot)?;
-            match grace_ends {
-                Some(ends) if ends <= now => Err(Refused::GraceOver(ends)),
-                _ if latest <= now => Err(Refused::GraceOver(latest)),
-                _ => until(at, latest),
-            }
+            let due = reboot?;
+            came(due.since, now).and_then(|()| put_off(at, &due.terms, now))
         }
-        Wish::Acknowledge => Ok(()),
+        Wish::Acknowledge if warned => Ok(()),
+        Wish::Acknowledge => Err(Refused::NoWarning),
         Wish::Scheduled(on) if settings.schedule_optional || on && !person => Ok(()),
         Wish::Scheduled(_) => Err(Refused::ScheduleFixed),
     }
+}
+
+/// Whether `at` may be chosen for something that came at `since`. Now may always be.
+fn choose(
+    at: Timestamp,
+    terms: &Terms,
+    since: Timestamp,
+    latest: Timestamp,
+    now: Timestamp,
+) -> Result<(), Refused> {
+    came(since, now)?;
+    // A little past is "now" as it was said.
+    if at < now - jiff::SignedDuration::from_mins(1) {
+        return Err(Refused::Past(at));
+    }
+    if at <= now {
+        return Ok(());
+    }
+    grace(terms, now)?;
+    if at > latest { Err(Refused::TooLate(at, latest)) } else { Ok(()) }
+}
+
+/// Whether something may be put off until `at`.
+fn put_off(at: Timestamp, terms: &Terms, now: Timestamp) -> Result<(), Refused> {
+    grace(terms, now)?;
+    if at <= now {
+        Err(Refused::Past(at))
+    } else if at > terms.grace_ends {
+        Err(Refused::TooLate(at, terms.grace_ends))
+    } else {
+        Ok(())
+    }
+}
+
+fn grace(terms: &Terms, now: Timestamp) -> Result<(), Refused> {
+    came(terms.offered, now)?;
+    if terms.in_grace(now) { Ok(()) } else { Err(Refused::GraceOver(terms.grace_ends)) }
+}
+
+fn came(since: Timestamp, now: Timestamp) -> Result<(), Refused> {
+    if now < since { Err(Refused::ClockBehind(since)) } else { Ok(()) }
 }
 
 impl fmt::Display for Wish {
@@ -205,106 +293,4 @@ impl fmt::Display for Wish {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(hour: i64) -> Timestamp {
-        Timestamp::from_second(1_800_000_000 + hour * 3600).unwrap()
-    }
-
-    fn check(
-        wish: Wish,
-        caller: Caller,
-        change: impl FnOnce(&mut Settings, &mut Standing<'_>),
-        expected: &str,
-    ) {
-        let mut settings =
-            Settings { experience: Experience::Consent, reboot: Reboot::IfNeeded, ..Settings::default() };
-        let fixed = settings.clone();
-        let mut standing = Standing {
-            settings: &fixed,
-            now: at(0),
-            grace_ends: Some(at(10)),
-            deadline: Some(at(20)),
-            reboot_by: Some(at(20)),
-        };
-        change(&mut settings, &mut standing);
-        let standing = Standing { settings: &settings, ..standing };
-        let said = match permit(wish, caller, &standing) {
-            Ok(()) => "yes".to_owned(),
-            Err(refused) => refused.to_string(),
-        };
-        assert!(said.starts_with(expected), "{wish}: {said}");
-    }
-
-    const ANN: Caller = Caller::Person(1000);
-
-    #[test]
-    fn nobody_puts_off_what_is_enforced_and_everybody_may_have_it_sooner() {
-        for caller in [ANN, Caller::Root] {
-            check(Wish::Postpone(at(4)), caller, |_, _| {}, "yes");
-            check(
-                Wish::Postpone(at(11)),
-                caller,
-                |_, _| {},
-                "`2027-01-15T19:00:00Z` is too late: it is due by",
-            );
-            check(Wish::Postpone(at(12)), caller, |_, s| s.now = at(10), "it cannot be put off any more");
-            check(Wish::PostponeReboot(at(12)), caller, |_, s| s.now = at(10), "it cannot be put off");
-            check(Wish::PostponeReboot(at(5)), caller, |_, _| {}, "yes");
-            check(Wish::Install(at(0)), caller, |_, s| s.now = at(10), "`2027-01-15T08:00:00Z` is over");
-            check(Wish::Install(at(11)), caller, |_, s| s.now = at(10), "yes");
-            check(Wish::Install(at(21)), caller, |_, _| {}, "`2027-01-16T05:00:00Z` is too late");
-            check(Wish::Install(at(30)), caller, |_, s| s.now = at(30), "yes");
-            check(Wish::Install(at(0)), caller, |_, s| s.deadline = None, "nothing is due");
-            check(Wish::Reboot(at(20)), caller, |_, _| {}, "yes");
-            check(Wish::Reboot(at(21)), caller, |_, _| {}, "`2027-01-16T05:00:00Z` is too late");
-            check(Wish::Reboot(at(0)), caller, |_, s| s.reboot_by = None, "no reboot is needed");
-        }
-    }
-
-    #[test]
-    fn where_updates_are_silent_people_are_left_out_and_root_is_not() {
-        let silent = |settings: &mut Settings, _: &mut Standing<'_>| settings.experience = Experience::Silent;
-        check(Wish::Install(at(0)), ANN, silent, "updates of this computer are installed without asking");
-        check(Wish::Postpone(at(1)), ANN, silent, "updates of this computer are installed without asking");
-        check(Wish::Install(at(0)), Caller::Root, silent, "yes");
-        check(Wish::Reboot(at(0)), ANN, silent, "yes");
-    }
-
-    #[test]
-    fn nobody_reboots_where_the_level_leaves_reboots_to_others() {
-        let suppressed = |settings: &mut Settings, _: &mut Standing<'_>| settings.reboot = Reboot::Suppress;
-        for caller in [ANN, Caller::Root] {
-            check(Wish::Reboot(at(0)), caller, suppressed, "this computer is not rebooted by Tierway");
-        }
-    }
-
-    #[test]
-    fn the_schedule_is_switched_only_where_the_level_lets_people() {
-        let optional = |settings: &mut Settings, _: &mut Standing<'_>| settings.schedule_optional = true;
-        for caller in [ANN, Caller::Root] {
-            check(Wish::Scheduled(false), caller, |_, _| {}, "whether this computer updates by schedule");
-            check(Wish::Scheduled(false), caller, optional, "yes");
-        }
-        check(Wish::Scheduled(true), Caller::Root, |_, _| {}, "yes");
-        check(Wish::Scheduled(true), ANN, |_, _| {}, "whether this computer updates by schedule");
-    }
-
-    #[test]
-    fn the_last_wish_of_a_kind_holds_until_it_is_done() {
-        let mut wishes = Wishes::default();
-        wishes.apply(Wish::Postpone(at(4)), at(0));
-        wishes.apply(Wish::Install(at(2)), at(1));
-        assert_eq!(wishes.postponed, None);
-        assert_eq!(wishes.install, Some(Choice { asked: at(1), at: at(2) }));
-        wishes.apply(Wish::Reboot(at(3)), at(1));
-        wishes.apply(Wish::PostponeReboot(at(5)), at(2));
-        assert_eq!((wishes.reboot, wishes.reboot_postponed.map(|choice| choice.at)), (None, Some(at(5))));
-        wishes.apply(Wish::Scheduled(false), at(2));
-        wishes.booted();
-        let json = serde_json::to_string(&wishes).unwrap();
-        assert_eq!(wishes, serde_json::from_str(&json).unwrap());
-        assert!(wishes.unscheduled && wishes.reboot_postponed.is_none() && wishes.install.is_some());
-    }
-}
+mod tests;

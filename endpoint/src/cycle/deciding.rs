@@ -346,7 +346,7 @@ impl Cycle {
             (None, Reboot::PutOff { until }) => Wish::PostponeReboot(*until),
             (None, _) => return None,
         };
-        Some(Event::Wished { wish, at: now })
+        Some(Event::Wished { wish, by: None, at: now })
     }
 
     /// Fetches what is to be installed. The first that the tier above does not have is waited for; with the

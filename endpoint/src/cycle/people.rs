@@ -1,17 +1,12 @@
 //! What a cycle has to do with people: what they are shown, what they wish, what is done for them afterwards.
 
 use jiff::Timestamp;
-use tierway_common::{
-    daemon::chain::Chain,
-    id::UpdateId,
-    schema::{Decision, policy::FollowUp},
-};
+use tierway_common::{daemon::chain::Chain, schema::policy::FollowUp};
 use tracing::info;
 
 use super::{Cycle, CycleError, flag};
 use crate::{
-    consent::{self, Purpose},
-    due::{self, Due, Item, RebootDue},
+    due::{self, Due, RebootDue},
     fetch::Fetcher,
     install::follow_up,
     ledger::Event,
@@ -57,7 +52,7 @@ impl Cycle {
     pub fn wish(&mut self, caller: Caller, wish: Wish, now: Timestamp) -> Result<(), WishError> {
         wishes::permit(wish, caller, &self.due(now).standing(now))?;
         info!(?caller, %wish, "a wish was granted");
-        let written = self.ledger.record(vec![Event::Wished { wish, at: now }]);
+        let written = self.ledger.record(vec![Event::Wished { wish, by: Some(caller.uid()), at: now }]);
         written.map(|_| ()).map_err(|error| WishError::Failed(Chain(&error).to_string()))
     }
 
@@ -65,52 +60,32 @@ impl Cycle {
     #[must_use]
     pub fn due(&self, now: Timestamp) -> Due {
         let settings = &self.here.settings;
-        let approved =
-            |id: &UpdateId| self.decisions.get(id).is_some_and(|d| d.decision == Decision::Approve);
         let book = self.ledger.book();
-        let ids = self.plan.install().chain(self.plan.left_out.keys()).filter(|id| approved(id));
-        let items = ids.filter_map(|id| {
-            let (update, record) = (self.catalogues.update(id).ok().flatten()?, book.record(id)?);
-            let terms = record.offered.map(|offered| consent::Terms::of(settings, offered));
-            let waits = record.waits.as_ref();
-            Some(Item {
-                update: id.clone(),
-                title: update.title,
-                severity: update.severity,
-                waiting: waits.map(|waits| waits.waiting),
-                offered: record.offered,
-                grace_ends: terms.map(|terms| terms.grace_ends),
-                deadline: terms.map(|terms| terms.deadline),
-                begins: waits.and_then(|waits| waits.until),
-                detail: self.plan.left_out.get(id).map(ToString::to_string).unwrap_or_default(),
-            })
-        });
-        let reboot = self.reboot_pending().then(|| RebootDue {
+        let due = reboot::decide::due(&self.seen.signs, &self.here, book);
+        let reboot = (self.reboot_pending() || due.is_ok()).then(|| RebootDue {
             signs: self.seen.signs.iter().map(|sign| sign.detail.clone()).collect(),
             begins: self.reboot.until().or_else(|| book.wishes().reboot.map(|choice| choice.at)),
-            by: reboot::decide::due(&self.seen.signs, &self.here, book).ok().map(|due| due.terms.deadline),
+            due,
             held_by: self.seen.people.against_reboot(now),
         });
-        Due {
+        let mut due = Due {
             department: settings.department.clone(),
             phase: self.phase().to_owned(),
-            items: items.collect(),
-            countdown: self.countdown.map(|shown| due::Countdown {
-                to: shown.purpose,
-                began: shown.began,
-                ends: now.checked_add(shown.left(settings)).unwrap_or(Timestamp::MAX),
-                postponable: match (shown.purpose, &self.reboot) {
-                    (Purpose::Reboot, reboot::decide::Decision::Warn { last, .. }) => !last,
-                    (Purpose::Reboot, _) => false,
-                    (Purpose::Install, _) => self.plan.due().is_some_and(|terms| terms.in_grace(now)),
-                },
-                unanswered: settings.countdown_default,
-            }),
+            items: due::items(&self.plan, book, |id| self.catalogues.update(id).ok().flatten()),
+            countdown: None,
             reboot,
             wishes: *book.wishes(),
             settings: settings.clone(),
             boot: self.seen.boot.clone(),
-        }
+        };
+        due.countdown = self.countdown.map(|shown| due::Countdown {
+            to: shown.purpose,
+            began: shown.began,
+            ends: now.checked_add(shown.left(settings)).unwrap_or(Timestamp::MAX),
+            postponable: due.may_postpone(shown.purpose, now),
+            unanswered: settings.countdown_default,
+        });
+        due
     }
 
     pub(super) fn phase(&self) -> &'static str {

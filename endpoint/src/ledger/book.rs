@@ -202,6 +202,9 @@ pub enum Event {
     Wished {
         /// What.
         wish: Wish,
+        /// User id of the person.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<u32>,
         /// When.
         at: Timestamp,
     },
@@ -358,8 +361,8 @@ impl Book {
             Event::Downloaded { update, at } => self.note(&update, |record| record.downloaded = Some(at)),
             Event::Verified { update, at } => self.note(&update, |record| record.verified = Some(at)),
             Event::Waits { update, waits } => self.note(&update, |record| record.waits = waits),
-            Event::Wished { wish, at } => {
-                self.wishes.apply(wish, at);
+            Event::Wished { wish, by, at } => {
+                self.wishes.apply(wish, by, at);
                 None
             }
             Event::CountdownBegan { purpose, at } => {

@@ -1,15 +1,15 @@
 //! What is due and what is wished, as messages.
 
-use jiff::{SignedDuration, Timestamp};
-use tierway_common::schema::policy::{CountdownDefault, Experience, Reboot};
+use jiff::Timestamp;
+use tierway_common::schema::policy::{CountdownDefault, Experience};
 use tierway_proto::v1::{self, local_wish_request};
 use tonic::Status;
 
 use crate::{
-    consent::Purpose,
+    consent::{Purpose, Terms, signed},
     due::{Countdown, Due, Item, RebootDue},
     remind::Prompt,
-    wishes::{Choice, Wish, Wishes},
+    wishes::{Caller, Choice, Wish, Wishes},
 };
 
 /// A time as a message has it.
@@ -17,10 +17,10 @@ fn millis(at: Option<Timestamp>) -> i64 {
     at.map_or(0, Timestamp::as_millisecond)
 }
 
-/// What is due at `now`.
-pub(super) fn due(due: &Due, now: Timestamp) -> v1::LocalDue {
+/// What is due at `now`, as `caller` is told it.
+pub(super) fn due(due: &Due, caller: Caller, now: Timestamp) -> v1::LocalDue {
     let Due { department, phase, items, countdown, reboot, wishes, settings, boot: _ } = due;
-    let Wishes { install, postponed, reboot: reboot_at, reboot_postponed, acknowledged: _, unscheduled } =
+    let Wishes { install, postponed, reboot: reboot_at, reboot_postponed, acknowledged: _, unscheduled: _ } =
         wishes;
     let chosen = |choice: &Option<Choice>| millis(choice.map(|choice| choice.at));
     v1::LocalDue {
@@ -28,29 +28,32 @@ pub(super) fn due(due: &Due, now: Timestamp) -> v1::LocalDue {
         phase: phase.clone(),
         items: items.iter().map(item).collect(),
         countdown: countdown.as_ref().map(counting),
-        reboot: reboot.as_ref().map(|reboot| rebooting(reboot, settings.reboot)),
+        reboot: reboot.as_ref().map(|reboot| rebooting(reboot, caller)),
         install_at: chosen(install),
         postponed_until: chosen(postponed),
         reboot_at: chosen(reboot_at),
         reboot_postponed_until: chosen(reboot_postponed),
-        scheduled: settings.scheduled && !unscheduled,
+        scheduled: wishes.scheduled(settings),
         schedule_optional: settings.schedule_optional,
         postpone_seconds: settings.postpone.as_secs(),
         asks: settings.experience != Experience::Silent,
-        postpone_latest: millis(due.standing(now).grace_ends.filter(|ends| *ends > now)),
+        postpone_latest: millis(
+            due.standing(now).updates.filter(|terms| terms.in_grace(now)).map(|terms| terms.grace_ends),
+        ),
     }
 }
 
 fn item(item: &Item) -> v1::LocalItem {
-    let Item { update, title, severity, waiting, offered, grace_ends, deadline, begins, detail } = item;
+    let Item { update, title, severity, waiting, terms, begins, detail } = item;
+    let Terms { offered, grace_ends, deadline } = *terms;
     v1::LocalItem {
         patch: update.to_string(),
         title: title.clone(),
         severity: severity.as_str().to_owned(),
         waiting: waiting.map(|waiting| waiting.as_str().to_owned()).unwrap_or_default(),
-        offered: millis(*offered),
-        grace_ends: millis(*grace_ends),
-        deadline: millis(*deadline),
+        offered: offered.as_millisecond(),
+        grace_ends: grace_ends.as_millisecond(),
+        deadline: deadline.as_millisecond(),
         begins: millis(*begins),
         detail: detail.clone(),
     }
@@ -67,14 +70,14 @@ fn counting(countdown: &Countdown) -> v1::LocalCountdown {
     }
 }
 
-fn rebooting(reboot: &RebootDue, policy: Reboot) -> v1::LocalReboot {
-    let RebootDue { signs, begins, by, held_by } = reboot;
+fn rebooting(reboot: &RebootDue, caller: Caller) -> v1::LocalReboot {
+    let RebootDue { signs, begins, due, held_by } = reboot;
     v1::LocalReboot {
         signs: signs.clone(),
         begins: millis(*begins),
-        by: millis(*by),
-        held_by: held_by.clone(),
-        suppressed: policy == Reboot::Suppress,
+        by: millis(due.ok().map(|due| due.terms.deadline)),
+        held_by: held_by.iter().map(|against| against.told_to(caller)).collect(),
+        suppressed: due.is_err(),
     }
 }
 
@@ -106,21 +109,23 @@ pub(super) fn wish(request: &v1::LocalWishRequest, due: &Due, now: Timestamp) ->
         Timestamp::from_millisecond(millis).map_err(|error| Status::invalid_argument(error.to_string()))
     };
     let at = |millis: i64| if millis == 0 { Ok(now) } else { time(millis) };
-    let length = SignedDuration::try_from(due.settings.postpone).unwrap_or(SignedDuration::MAX);
     let standing = due.standing(now);
-    let until = |millis: i64, latest: Option<Timestamp>| {
+    let until = |millis: i64, terms: Option<Terms>| {
         if millis != 0 {
             return time(millis);
         }
-        let until = now.checked_add(length).unwrap_or(Timestamp::MAX);
+        let until = now.checked_add(signed(due.settings.postpone)).unwrap_or(Timestamp::MAX);
         // The last one is as long as is left.
-        Ok(latest.filter(|latest| *latest > now).map_or(until, |latest| until.min(latest)))
+        let ends = terms.map(|terms| terms.grace_ends).filter(|ends| *ends > now);
+        Ok(ends.map_or(until, |ends| until.min(ends)))
     };
     match wish.as_ref().ok_or_else(|| Status::invalid_argument("nothing is wished"))? {
         Asked::Install(millis) => at(*millis).map(Wish::Install),
-        Asked::Postpone(millis) => until(*millis, standing.grace_ends).map(Wish::Postpone),
+        Asked::Postpone(millis) => until(*millis, standing.updates).map(Wish::Postpone),
         Asked::Reboot(millis) => at(*millis).map(Wish::Reboot),
-        Asked::PostponeReboot(millis) => until(*millis, standing.reboot_by).map(Wish::PostponeReboot),
+        Asked::PostponeReboot(millis) => {
+            until(*millis, standing.reboot.ok().map(|due| due.terms)).map(Wish::PostponeReboot)
+        }
         Asked::Acknowledge(v1::LocalAcknowledge {}) => Ok(Wish::Acknowledge),
         Asked::Scheduled(on) => Ok(Wish::Scheduled(*on)),
     }

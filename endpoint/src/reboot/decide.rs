@@ -24,10 +24,13 @@ use crate::{
     policy::here::Here,
     reboot::ORDER_AGAIN_AFTER,
     signs::{self, Sign},
+    wishes::Choice,
 };
 
 /// So many orders of one boot that came to nothing are enough: somebody must look.
 pub const ORDERS_MAX: u32 = 5;
+/// A reboot that a person orders is one without a warning for so long; later he may be about something else.
+const AT_ONCE_FOR: SignedDuration = SignedDuration::from_mins(10);
 /// A reboot at a time of day begins at the latest so long after it.
 const AT_LENGTH: SignedDuration = SignedDuration::from_hours(1);
 
@@ -205,10 +208,11 @@ pub fn decide(signs: &[Sign], here: &Here, book: &Book, plan: &Plan, now: &Now<'
     }
     let (wishes, warned) = (book.wishes(), now.people.logged_in());
     let countdown = now.countdown.filter(|found| found.purpose == Purpose::Reboot);
-    // Who asks for it now and is alone here need not be warned of it, nor asked what speaks against it.
-    let alone = now.people.sessions.as_ref().is_some_and(|sessions| sessions.len() <= 1);
     let asked = wishes.reboot.filter(|choice| choice.asked >= due.since);
-    let at_once = alone && asked.is_some_and(|choice| choice.at <= choice.asked);
+    // Who has just asked for it and is alone here need not be warned of it, nor asked what speaks against it.
+    let just = |choice: &Choice| choice.asked <= at && at.duration_since(choice.asked) < AT_ONCE_FOR;
+    let own = |choice: &Choice| choice.by.is_some_and(|by| now.people.are_only(by));
+    let at_once = asked.is_some_and(|choice| choice.is_at_once() && just(&choice) && own(&choice));
     let lead = match (warned, countdown) {
         (false, _) => SignedDuration::ZERO,
         _ if at_once => SignedDuration::ZERO,
@@ -234,7 +238,7 @@ pub fn decide(signs: &[Sign], here: &Here, book: &Book, plan: &Plan, now: &Now<'
         return Decision::Now;
     }
     if let Some(choice) = asked {
-        let later = choice.at > choice.asked && choice.asked < due.terms.grace_ends;
+        let later = !choice.is_at_once() && choice.asked < due.terms.grace_ends;
         let until = choice.at.min(due.hold_until);
         if later && until > at {
             return Decision::Wait { why: Why::Person(Asked::Picked), until: Some(until) };
@@ -250,9 +254,13 @@ pub fn decide(signs: &[Sign], here: &Here, book: &Book, plan: &Plan, now: &Now<'
         let until = Some(due.terms.grace_ends);
         return Decision::Wait { why: Why::Person(Asked::Agreement), until };
     }
-    let against = now.people.against_reboot(at);
+    // Who chose a time that has come holds it back no more; others do.
+    let chose = asked.filter(|choice| choice.at <= at).and_then(|choice| choice.by);
+    let mut against = now.people.against_reboot(at);
+    against.retain(|against| chose.is_none() || against.whose != chose);
     // A clock that was set back does not prolong it.
     if !against.is_empty() && due.since <= at && at < due.hold_until {
+        let against = against.into_iter().map(|against| against.sentence).collect();
         return Decision::Wait { why: Why::Held(against), until: Some(due.hold_until) };
     }
     if !warned {
@@ -260,7 +268,7 @@ pub fn decide(signs: &[Sign], here: &Here, book: &Book, plan: &Plan, now: &Now<'
     }
     match countdown {
         Some(found) if found.is_over(settings, wishes) => {
-            let answered = found.acknowledged(wishes) || wishes.reboot.is_some();
+            let answered = found.acknowledged(wishes) || asked.is_some();
             if grace && !answered && settings.countdown_default == CountdownDefault::Postpone {
                 let until = at.checked_add(signed(settings.postpone)).unwrap_or(Timestamp::MAX);
                 return Decision::PutOff { until: until.min(due.terms.grace_ends) };

@@ -15,10 +15,11 @@ use tierway_common::{
     service::Settings,
 };
 use tierway_endpoint::{
+    consent::Terms,
     due::{Due, Item, RebootDue},
     local::{self, Answers, Ask, WishError},
     probe::{Seen, Surroundings},
-    reboot::RebootError,
+    reboot::{RebootError, decide},
     wishes::{self, Caller, Wish, Wishes},
 };
 use tokio::sync::{mpsc, watch};
@@ -112,7 +113,7 @@ impl Machine {
                 if permitted.is_ok() {
                     shown.send_modify(|due| {
                         let mut changed = (**due).clone();
-                        changed.wishes.apply(wish, now);
+                        changed.wishes.apply(wish, Some(caller.uid()), now);
                         *due = Arc::new(changed);
                     });
                     wished.send_modify(|granted| granted.push((caller, wish)));
@@ -155,7 +156,8 @@ impl Drop for Machine {
 
 /// One update, due by tomorrow, and a reboot.
 pub(crate) fn due(now: Timestamp) -> Due {
-    let hours = |hours| Some(now + SignedDuration::from_hours(hours));
+    let hours = |hours| now + SignedDuration::from_hours(hours);
+    let terms = Terms { offered: now, grace_ends: hours(12), deadline: hours(24) };
     Due {
         department: "IT department".to_owned(),
         phase: "waiting for the user".to_owned(),
@@ -164,9 +166,7 @@ pub(crate) fn due(now: Timestamp) -> Due {
             title: "openssl".to_owned(),
             severity: Severity::Important,
             waiting: None,
-            offered: Some(now),
-            grace_ends: hours(12),
-            deadline: hours(24),
+            terms,
             begins: None,
             detail: String::new(),
         }],
@@ -174,7 +174,7 @@ pub(crate) fn due(now: Timestamp) -> Due {
         reboot: Some(RebootDue {
             signs: vec!["asked for by `libc6`".to_owned()],
             begins: None,
-            by: hours(24),
+            due: Ok(decide::Due { since: now, terms, hold_until: hours(24) }),
             held_by: Vec::new(),
         }),
         wishes: Wishes::default(),

@@ -13,7 +13,13 @@ mod terminal;
 use std::{process::Command, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
-use tierway_endpoint::{due::Due, local, wishes::Wish};
+use tierway_common::schema::policy::CountdownDefault;
+use tierway_endpoint::{
+    consent::Purpose,
+    due::{Countdown, Due},
+    local,
+    wishes::Wish,
+};
 use tierway_proto::v1::{self, local_wish_request};
 
 use machine::{LONG, Machine, due, skip};
@@ -41,6 +47,18 @@ async fn a_person_sees_what_is_due_and_what_he_wishes_is_granted_or_refused_with
     let four_hours = SignedDuration::from_hours(4);
     assert!(length >= four_hours && length < four_hours + SignedDuration::from_mins(2), "{length:?}");
 
+    let (ok, text) = machine.run(&["user", "acknowledge"]).await;
+    assert!(!ok && text.contains("no warning is shown"), "{text}");
+    machine.due.send_modify(|due| {
+        let countdown = Countdown {
+            to: Purpose::Install,
+            began: now,
+            ends: now + SignedDuration::from_mins(20),
+            postponable: true,
+            unanswered: CountdownDefault::Install,
+        };
+        *due = Arc::new(Due { countdown: Some(countdown), ..(**due).clone() });
+    });
     for (arguments, is) in [
         (&["user", "install-at", "+3h"][..], (|wish| matches!(wish, Wish::Install(_))) as fn(&Wish) -> bool),
         (&["user", "reboot-at", "+5h"], |wish| matches!(wish, Wish::Reboot(_))),

@@ -16,7 +16,7 @@ use tierway_common::{
     },
 };
 use tierway_endpoint::{
-    consent::Countdown,
+    consent::{Asked, Countdown, tightest},
     install::{
         codes::{Class, Outcome},
         failsafe::{Limit, Source},
@@ -54,10 +54,11 @@ pub(crate) enum Mutant {
     CountsByTheClock,
     KeepsAnOldWarning,
     WakesWithoutEnd,
+    IgnoresWishes,
 }
 
 impl Mutant {
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::RebootsWithoutWarning,
         Self::RebootsWhereSuppressed,
         Self::RebootsOutsideWindows,
@@ -75,6 +76,7 @@ impl Mutant {
         Self::CountsByTheClock,
         Self::KeepsAnOldWarning,
         Self::WakesWithoutEnd,
+        Self::IgnoresWishes,
     ];
 }
 
@@ -87,6 +89,7 @@ pub(crate) struct Seen {
     pub(crate) warned_reboots: u64,
     pub(crate) warned_installs: u64,
     pub(crate) windowed: u64,
+    pub(crate) granted: u64,
     pub(crate) waiting: BTreeMap<String, u64>,
     pub(crate) phases: BTreeSet<Phase>,
 }
@@ -100,6 +103,7 @@ impl Seen {
         self.warned_reboots += other.warned_reboots;
         self.warned_installs += other.warned_installs;
         self.windowed += other.windowed;
+        self.granted += other.granted;
         for (waiting, times) in &other.waiting {
             *self.waiting.entry(waiting.clone()).or_default() += times;
         }
@@ -114,6 +118,7 @@ impl Seen {
             self.warned_reboots,
             self.warned_installs,
             self.windowed,
+            self.granted,
         ];
         counts.iter().all(|count| *count > 50)
             && self.waiting.len() >= 8
@@ -186,6 +191,8 @@ pub(crate) struct World {
     phase: Phase,
     plan: Plan,
     reboot: RebootDecision,
+    /// A wish that was granted and that nothing was decided by yet.
+    granted: Option<(Caller, Wish)>,
     story: Vec<String>,
     pub(crate) seen: Seen,
 }
@@ -278,6 +285,7 @@ impl World {
             phase: Phase::default(),
             plan: Plan::default(),
             reboot: RebootDecision::No(reboot::NotDue::NotNeeded),
+            granted: None,
             story: vec![level],
             seen: Seen::default(),
         };
@@ -396,18 +404,69 @@ impl World {
             Wish::PostponeReboot(at),
             Wish::Acknowledge,
         ]);
-        let terms = self.plan.due();
-        let due = reboot::due(&self.signs(), &self.here, &self.book).ok();
+        let caller = self.random.pick(&[Caller::Root, Caller::Person(1000), Caller::Person(1001)]);
         let standing = Standing {
             settings: &self.here.settings,
             now: self.now,
-            grace_ends: terms.map(|terms| terms.grace_ends),
-            deadline: terms.map(|terms| terms.deadline),
-            reboot_by: due.map(|due| due.terms.deadline),
+            updates: tightest(self.plan.offered.values()),
+            reboot: reboot::due(&self.signs(), &self.here, &self.book),
+            warned: self.countdown.is_some(),
         };
-        if permit(wish, Caller::Root, &standing).is_ok() {
-            self.tell(&format!("somebody wishes: {wish}"));
-            self.book.apply(Event::Wished { wish, at: self.now });
+        if permit(wish, caller, &standing).is_ok() {
+            self.tell(&format!("{} wishes: {wish}", caller.uid()));
+            if !self.is(Mutant::IgnoresWishes) {
+                self.book.apply(Event::Wished { wish, by: Some(caller.uid()), at: self.now });
+            }
+            self.granted = Some((caller, wish));
+        }
+    }
+
+    /// What was granted is followed: at its time, or as soon as what a person has no say in lets it.
+    fn follows(&mut self) -> Result<(), String> {
+        let Some((caller, wish)) = self.granted.take() else { return Ok(()) };
+        self.seen.granted += 1;
+        let broken = |found: &str| Err(format!("at {} it was granted to {wish}, but {found}", self.now));
+        let install = |at: Timestamp, why: Option<Asked>| {
+            let asked = self.plan.left_out.iter().filter(|(id, _)| self.plan.offered.contains_key(*id));
+            for (id, reason) in asked {
+                let followed = match reason {
+                    // There is nothing yet to be asked about.
+                    Reason::Download(_) => true,
+                    Reason::Person { until, why: found } => Some(*found) == why && *until == at,
+                    Reason::Countdown { .. } => false,
+                    _ => why.is_none(),
+                };
+                if !followed {
+                    return broken(&format!("{id} is left out: {reason}"));
+                }
+            }
+            match (why, self.plan.install().next()) {
+                (Some(_), Some(id)) => broken(&format!("{id} is installed")),
+                _ => Ok(()),
+            }
+        };
+        let reboot = |at: Timestamp, asked: Option<Asked>| {
+            let followed = match &self.reboot {
+                RebootDecision::Wait { why: reboot::Why::Person(found), until } => {
+                    Some(*found) == asked && *until == Some(at)
+                }
+                RebootDecision::Wait { why: reboot::Why::Held(_), .. } => {
+                    asked.is_none()
+                        && (!self.people.are_only(caller.uid()) || !self.people.inhibitors.is_empty())
+                }
+                RebootDecision::Wait { .. } | RebootDecision::Lease(_) => true,
+                RebootDecision::Warn { .. } | RebootDecision::Now => asked.is_none(),
+                RebootDecision::No(_) | RebootDecision::PutOff { .. } => false,
+            };
+            if followed { Ok(()) } else { broken(&self.reboot.to_string()) }
+        };
+        let later = |at: Timestamp, asked| (at > self.now).then_some(asked);
+        match wish {
+            Wish::Install(at) => install(at, later(at, Asked::Picked)),
+            Wish::Postpone(at) => install(at, Some(Asked::PutOff)),
+            Wish::Reboot(at) => reboot(at, later(at, Asked::Picked)),
+            Wish::PostponeReboot(at) => reboot(at, Some(Asked::PutOff)),
+            Wish::Acknowledge | Wish::Scheduled(_) => Ok(()),
         }
     }
 
@@ -589,6 +648,7 @@ impl World {
         }
         self.show(shown, &planned, &decision);
         (self.plan, self.reboot) = (planned, decision);
+        self.follows()?;
         self.check()
     }
 
@@ -627,7 +687,7 @@ impl World {
             };
             if let Some(wish) = put_off.filter(|_| self.phase.rests()) {
                 self.tell(&format!("nobody answered: {wish}"));
-                self.book.apply(Event::Wished { wish, at: self.now });
+                self.book.apply(Event::Wished { wish, by: None, at: self.now });
                 (self.countdown, self.shown) = (None, None);
                 self.move_by(phase::Event::Woken)?;
                 continue;
@@ -814,10 +874,13 @@ impl World {
         if !self.in_window(Some(due.terms.deadline), SignedDuration::from_mins(5)) {
             return broken("outside of its windows");
         }
-        let alone = self.people.sessions.as_ref().is_some_and(|sessions| sessions.len() == 1);
-        let wished = self.book.wishes().reboot.is_some_and(|choice| choice.at <= choice.asked);
+        // Who ordered it himself, just now, and would warn nobody but himself.
+        let wished = self.book.wishes().reboot.is_some_and(|choice| {
+            let just = self.now.duration_since(choice.asked) < SignedDuration::from_mins(10);
+            choice.is_at_once() && just && choice.by.is_some_and(|by| self.people.are_only(by))
+        });
         let warned = self.warned(tierway_endpoint::consent::Purpose::Reboot);
-        if self.people.logged_in() && !warned && !(alone && wished) {
+        if self.people.logged_in() && !warned && !wished {
             return broken("somebody is logged in and was not warned");
         }
         self.seen.reboots += 1;

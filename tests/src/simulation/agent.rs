@@ -23,7 +23,7 @@ use tierway_common::{
 };
 use tierway_endpoint::{
     agent::VERSION,
-    consent::Countdown,
+    consent::{Countdown, tightest},
     install::{
         codes::{self, After, Outcome},
         failsafe::Limit,
@@ -392,7 +392,7 @@ impl Agent {
                 (None, _) => None,
             };
             if let Some(wish) = put_off {
-                self.record(vec![Event::Wished { wish, at: now }]);
+                self.record(vec![Event::Wished { wish, by: None, at: now }]);
                 self.countdown = None;
                 self.machine.show(None, now);
                 self.step(phase::Event::Woken);
@@ -530,22 +530,21 @@ impl Agent {
             (Outlook::Person, 3..=5) => Wish::Install(later),
             _ => return None,
         };
-        let terms = self.plan.due();
-        let due = reboot::due(&self.machine.signs(), &self.here, &self.book).ok();
         let standing = Standing {
             settings: &self.here.settings,
             now,
-            grace_ends: terms.map(|terms| terms.grace_ends),
-            deadline: terms.map(|terms| terms.deadline),
-            reboot_by: due.map(|due| due.terms.deadline),
+            updates: tightest(self.plan.offered.values()),
+            reboot: reboot::due(&self.machine.signs(), &self.here, &self.book),
+            warned: self.countdown.is_some(),
         };
-        permit(wish, Caller::Person(1000), &standing).ok()?;
+        let caller = Caller::Person(1000);
+        permit(wish, caller, &standing).ok()?;
         if wish == Wish::Acknowledge
             && let Some(screen) = &mut self.machine.screen
         {
             screen.acknowledged = true;
         }
-        self.record(vec![Event::Wished { wish, at: now }]);
+        self.record(vec![Event::Wished { wish, by: Some(caller.uid()), at: now }]);
         Some(wish)
     }
 

@@ -111,7 +111,7 @@ fn whoever_is_logged_in_is_warned_and_whoever_works_holds_it_back_for_a_while() 
     let held = decided(&level, &book(vec![]), &somebody(), Some(15), 16);
     assert!(matches!(&held, Decision::Wait { why: Why::Held(_), until } if *until == Some(minute(120))));
     assert_eq!(decided(&level, &book(vec![]), &somebody(), None, 120), warn(135));
-    let read = book(vec![Event::Wished { wish: Wish::Acknowledge, at: minute(5) }]);
+    let read = book(vec![Event::Wished { wish: Wish::Acknowledge, by: Some(1000), at: minute(5) }]);
     assert_eq!(decided(&level, &read, &idle(), Some(1), 5), Decision::Now);
     assert_eq!(decided(&level, &read, &idle(), Some(1), 7), warn(21), "an older warning was read");
 }
@@ -127,7 +127,7 @@ fn the_hold_ends_with_the_deadline_of_what_was_installed() {
 #[test]
 fn during_grace_a_person_picks_the_time_or_puts_it_off_and_not_after_it() {
     let level = here(r#""reboot":"if_needed","deadline":"1day","grace":"3h","experience":"consent""#, &[]);
-    let wished = |wish| book(vec![Event::Wished { wish, at: minute(10) }]);
+    let wished = |wish| book(vec![Event::Wished { wish, by: Some(1000), at: minute(10) }]);
     let person = |why, until| Decision::Wait { why: Why::Person(why), until: Some(minute(until)) };
     assert_eq!(decided(&level, &book(vec![]), &idle(), None, 10), person(Asked::Agreement, 120));
     assert_eq!(
@@ -140,6 +140,60 @@ fn during_grace_a_person_picks_the_time_or_puts_it_off_and_not_after_it() {
     assert_eq!(decided(&level, &postponed, &idle(), None, 20), person(Asked::PutOff, 120));
     assert!(matches!(decided(&level, &postponed, &idle(), None, 120), Decision::Warn { last: true, .. }));
     assert_eq!(decided(&level, &wished(Wish::Reboot(minute(10))), &somebody(), None, 10), Decision::Now);
+}
+
+#[test]
+fn who_orders_a_reboot_reboots_himself_at_once_and_warns_everybody_else() {
+    let level = here(IF_NEEDED, &[]);
+    let ordered = |by| book(vec![Event::Wished { wish: Wish::Reboot(minute(10)), by, at: minute(10) }]);
+    let somebody_else = |uid| {
+        let mut people = idle();
+        people.sessions.iter_mut().flatten().for_each(|session| session.uid = uid);
+        people
+    };
+    let both = || {
+        let sessions = [somebody_else(1000), idle(), somebody_else(1001)];
+        let sessions = sessions.into_iter().filter_map(|people| people.sessions).flatten().collect();
+        People { sessions: Some(sessions), ..People::default() }
+    };
+    let twice = || {
+        let sessions = [somebody(), somebody()].into_iter().filter_map(|people| people.sessions).flatten();
+        People { sessions: Some(sessions.collect()), ..People::default() }
+    };
+    let warn = |until| Decision::Warn { until: minute(until), last: true };
+    for (by, people, at, decision) in [
+        (Some(1000), somebody(), 10, Decision::Now),
+        (Some(1000), twice(), 19, Decision::Now),
+        // He has left, and who came after him knows of nothing; or he works on since.
+        (Some(1000), somebody_else(1001), 11, warn(26)),
+        (Some(1000), idle(), 20, warn(35)),
+        (Some(1000), idle(), 9, warn(24)),
+        (Some(1000), both(), 10, warn(25)),
+        (Some(0), idle(), 10, warn(25)),
+        (None, idle(), 10, warn(25)),
+        (
+            Some(1000),
+            People::default(),
+            10,
+            Decision::Wait {
+                why: Why::Held(vec!["who is logged in could not be read".to_owned()]),
+                until: Some(minute(120)),
+            },
+        ),
+    ] {
+        assert_eq!(decided(&level, &ordered(by), &people, None, at), decision, "{by:?} at {at}");
+    }
+}
+
+#[test]
+fn a_time_that_came_is_held_back_by_others_and_not_by_who_chose_it() {
+    let level = here(r#""reboot":"if_needed","deadline":"1day","grace":"3h","reboot_hold":"2h""#, &[]);
+    let chose =
+        |by| book(vec![Event::Wished { wish: Wish::Reboot(minute(60)), by: Some(by), at: minute(10) }]);
+    let warn = Decision::Warn { until: minute(75), last: false };
+    assert_eq!(decided(&level, &chose(1000), &somebody(), None, 60), warn);
+    let held = decided(&level, &chose(1001), &somebody(), None, 60);
+    assert!(matches!(held, Decision::Wait { why: Why::Held(_), .. }), "{held}");
 }
 
 #[test]
