@@ -200,11 +200,13 @@ impl Catalog {
     ///
     /// [`CatalogError`]; then nothing is taken back.
     pub fn withdraw(&self, sources: &[SourceConfig]) -> Result<Vec<CatalogueId>, CatalogError> {
-        let mut kept = BTreeSet::new();
+        // What an administrator brought is no configured source's.
+        let mut kept = BTreeSet::from([own::catalogue()?]);
         for source in sources {
             kept.extend([source.catalogue().clone(), source.pool_catalogue()?]);
         }
-        let named: BTreeSet<_> = sources.iter().map(SourceConfig::name).collect();
+        let own = own::source()?;
+        let named: BTreeSet<_> = sources.iter().map(SourceConfig::name).chain([&own]).collect();
         let is_kept = |update: &UpdateRecord| kept.iter().any(|id| id.as_str() == update.id.catalogue());
         let nothing = {
             let model = self.state.model();
@@ -395,6 +397,8 @@ fn payloads(update: &Update) -> Arc<[(Digest, u64)]> {
     let payloads: BTreeMap<_, _> = named.iter().map(|(_, payload)| (payload.digest, payload.bytes)).collect();
     payloads.into_iter().take(PAYLOADS_MAX).collect()
 }
+
+pub mod own;
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -11,6 +11,7 @@ use crate::{
     sources::{
         SourceConfig,
         fetch::Retry,
+        local,
         payloads::{CONCURRENCY, Options, Which},
     },
 };
@@ -175,6 +176,10 @@ impl Config {
             return Err(error("download.concurrency", "between 1 and 64", found));
         }
         for (index, source) in file.source.iter().enumerate() {
+            if [source.name().as_str(), source.catalogue().as_str()].contains(&local::NAME) {
+                let rule = "another than that of an administrator's own packages";
+                return Err(error("source.name", rule, local::NAME.to_owned()));
+            }
             let others = &file.source[..index];
             if others.iter().any(|other| other.name() == source.name()) {
                 return Err(error("source.name", "another for each source", source.name().to_string()));
@@ -254,6 +259,10 @@ mod tests {
             ("source_interval = \"1s\"", "`source_interval` must be at least 1m, found `1s`"),
             ("tenant = \"a b\"", "`tenant` must be a short name, found `a b`"),
             ("[[source]]\nkind = \"rpm\"", "unknown variant `rpm`"),
+            (
+                "[[source]]\nkind = \"sdp\"\nname = \"hp\"\ncatalogue = \"local\"\nurl = \"/a\"",
+                "another than that of an administrator's own packages, found `local`",
+            ),
         ] {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("central.toml");

@@ -26,6 +26,7 @@ use crate::{
     model::Model,
     sources::{
         fetch::Fetch,
+        local,
         payloads::{Options, PayloadError, Wanted, Which, download, select},
     },
     state::State,
@@ -242,7 +243,15 @@ impl<F: Fetch + Clone + 'static> Payloads<F> {
         let inner = self.0.clone();
         blocking(move || inner.payloads.pin(PIN_OWNER, &digests)).await?.map_err(DownloadError::Pin)?;
         let (mut fetched, mut failed) = (0, Vec::new());
-        for (catalogue, wanted) in wanted {
+        for (catalogue, mut wanted) in wanted {
+            if catalogue.as_str() == local::NAME {
+                // Nobody else has them: those that are gone an operator must send again.
+                wanted.retain(|wanted| !self.0.payloads.contains(&wanted.payload.digest));
+                for Wanted { package, payload } in wanted {
+                    failed.push(PayloadError::Absent { package, url: payload.url });
+                }
+                continue;
+            }
             let Some(fetch) = self.0.fetches.get(&catalogue) else {
                 warn!(%catalogue, "no source is configured for a catalogue");
                 continue;

@@ -36,6 +36,7 @@ pub mod calls;
 pub mod catalog;
 pub mod decide;
 pub mod download;
+pub mod packages;
 pub mod plan;
 pub mod policy;
 pub mod publish;

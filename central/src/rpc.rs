@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod gate;
+pub mod packages;
 pub mod policies;
 pub mod upstream;
 
@@ -14,7 +15,8 @@ use tracing::error;
 
 use crate::{
     catalog::CatalogError, decide::DecideError, download::DownloadError, enroll::EnrollError,
-    fleet::AskError, leases::AskError as LeaseAskError, plan::PlanError, server::Central,
+    fleet::AskError, leases::AskError as LeaseAskError, packages::PackagesError, plan::PlanError,
+    server::Central,
 };
 
 /// Unix milliseconds as in messages, 0 for never.
@@ -139,6 +141,30 @@ impl ToStatus for LeaseAskError {
 impl ToStatus for tierway_common::store::StoreError {
     fn to_status(&self) -> Status {
         own_fault(self)
+    }
+}
+
+impl ToStatus for PackagesError {
+    fn to_status(&self) -> Status {
+        use tierway_common::blobs::BlobError;
+        match self {
+            Self::Absent { .. } | Self::Unknown { .. } => Status::not_found(self.to_string()),
+            Self::Other { .. } => Status::already_exists(self.to_string()),
+            Self::TooMany => Status::resource_exhausted(self.to_string()),
+            Self::TooLong { .. } | Self::FileName { .. } | Self::Local(_) => {
+                Status::invalid_argument(Chain(self).to_string())
+            }
+            Self::Blob(BlobError::Writing { .. }) => Status::aborted("somebody sends the same file just now"),
+            Self::Blob(BlobError::Mismatch { .. } | BlobError::TooLarge { .. }) => {
+                Status::data_loss(Chain(self).to_string())
+            }
+            Self::Blob(BlobError::QuotaExceeded { .. } | BlobError::DiskFull { .. }) => {
+                Status::resource_exhausted(Chain(self).to_string())
+            }
+            Self::Blob(_) => own_fault(self),
+            Self::Catalog(error) => error.to_status(),
+            Self::Store(error) => error.to_status(),
+        }
     }
 }
 

@@ -33,7 +33,10 @@ use tierway_common::{
 use tierway_proto::{
     blob_stream::BlobStreams,
     notices::Notices,
-    v1::{admin_server::AdminServer, policies_server::PoliciesServer, upstream_server::UpstreamServer},
+    v1::{
+        admin_server::AdminServer, packages_server::PackagesServer, policies_server::PoliciesServer,
+        upstream_server::UpstreamServer,
+    },
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tracing::{info, warn};
@@ -50,8 +53,12 @@ use crate::{
     },
     layout::Layout,
     leases::Leases,
+    packages::Packages,
     publish::{PublishError, Publisher},
-    rpc::{admin::AdminService, gate::Gate, policies::PoliciesService, upstream::UpstreamService},
+    rpc::{
+        admin::AdminService, gate::Gate, packages::PackagesService, policies::PoliciesService,
+        upstream::UpstreamService,
+    },
     sources::{
         Source, SourceConfig, SourceError,
         fetch::{FetchError, HttpFetch},
@@ -144,6 +151,8 @@ pub struct Central {
     pub trees: Blobs,
     /// Payloads.
     pub payloads: Payloads<HttpFetch>,
+    /// An administrator's own packages.
+    pub packages: Packages,
     /// Reports.
     pub inbox: Inbox,
     /// Sources by name.
@@ -255,6 +264,7 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
         let feed = Feed { config: config.clone(), source, reading: tokio::sync::Mutex::default() };
         feeds.insert(config.name().clone(), feed);
     }
+    let packages = Packages::open(state.clone(), catalog.clone(), payload_blobs.clone())?;
     let payloads = Payloads::new(
         state.clone(),
         trees.clone(),
@@ -283,6 +293,7 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
         publisher,
         trees,
         payloads,
+        packages,
         inbox,
         feeds,
         root_metadata,
@@ -309,7 +320,14 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
     let policies = PoliciesServer::new(PoliciesService::new(central.clone(), gate.clone()))
         .max_decoding_message_size(REQUEST_BYTES_MAX)
         .max_encoding_message_size(ANSWER_BYTES_MAX);
-    let services = tonic::service::Routes::new(upstream).add_service(admin).add_service(policies).prepare();
+    let packages = PackagesServer::new(PackagesService::new(central.clone(), gate.clone()))
+        .max_decoding_message_size(REQUEST_BYTES_MAX)
+        .max_encoding_message_size(ANSWER_BYTES_MAX);
+    let services = tonic::service::Routes::new(upstream)
+        .add_service(admin)
+        .add_service(policies)
+        .add_service(packages)
+        .prepare();
     let answer = BlobStreams::new(crate::rpc::upstream::Served::new(central.clone(), gate), services);
     tasks.spawn("serve", accept::serve(listener, identity, answer, limits, Gauge::default(), stop));
     info!(%address, tenant = %central.state.tenant(), "serving");

@@ -24,6 +24,9 @@ use self::{
 pub mod debian;
 pub mod sdp;
 
+// An administrator's own.
+pub mod local;
+
 // What those for Windows share.
 pub mod windows;
 

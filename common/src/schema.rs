@@ -159,6 +159,16 @@ impl Install {
         }
     }
 
+    /// In one word, for people.
+    #[must_use]
+    pub fn kind(&self) -> &str {
+        match self {
+            Self::Deb { .. } => "deb",
+            Self::Windows(install) => install.handler.name(),
+            Self::Bundle { .. } => "bundle",
+        }
+    }
+
     /// What can be fetched, each with a name for people, in the order of the document; a payload that is named
     /// twice comes twice.
     #[must_use]

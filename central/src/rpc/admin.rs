@@ -529,7 +529,8 @@ impl admin_server::Admin for AdminService {
         let (here, all) =
             self.central.payloads.usage(settings.which).await.map_err(|error| error.to_status())?;
         let model = self.central.state.model();
-        let sources = self.central.feeds.values().map(|feed| convert::source(&model, feed)).collect();
+        let feeds = self.central.feeds.values().map(|feed| convert::source(&model, feed));
+        let sources = feeds.chain(convert::own_source(&model)).collect();
         let download = convert::download(settings, here, all);
         Ok(Response::new(v1::ListSourcesResponse { sources, download: Some(download) }))
     }

@@ -20,7 +20,7 @@ use tierway_common::{
 use tierway_proto::{
     joining,
     upstream::Upstream,
-    v1::{self, admin_client::AdminClient, notice::Kind},
+    v1::{self, admin_client::AdminClient, notice::Kind, packages_client::PackagesClient},
 };
 use tonic::{Code, Request, transport::Channel};
 use tonic_prost::ProstCodec;
@@ -140,6 +140,7 @@ async fn knock(channel: Channel, path: &str) -> Code {
 
 const ADMIN: &str = include_str!("../../../proto/tierway/v1/admin.proto");
 const POLICIES: &str = include_str!("../../../proto/tierway/v1/policies.proto");
+const PACKAGES: &str = include_str!("../../../proto/tierway/v1/packages.proto");
 const UPSTREAM: &str = include_str!("../../../proto/tierway/v1/upstream.proto");
 
 #[tokio::test(flavor = "multi_thread")]
@@ -163,9 +164,9 @@ async fn every_call_is_open_to_exactly_the_roles_it_is_for() {
         ("central", live.forge("spiffe://tierway/tenant/default/site/lyon/central/x", "y")),
     ]
     .into();
-    let admin: Vec<String> = calls(ADMIN).into_iter().chain(calls(POLICIES)).collect();
+    let admin: Vec<String> = [ADMIN, POLICIES, PACKAGES].into_iter().flat_map(calls).collect();
     let upstream = calls(UPSTREAM);
-    assert!(admin.len() >= 40 && upstream.len() >= 8, "{admin:?} {upstream:?}");
+    assert!(admin.len() >= 45 && upstream.len() >= 8, "{admin:?} {upstream:?}");
     let mut wrong = Vec::new();
     for (path, is_admin) in
         admin.iter().map(|path| (path, true)).chain(upstream.iter().map(|path| (path, false)))
@@ -196,10 +197,10 @@ async fn who_has_no_certificate_may_enrol_and_nothing_else() {
     let root = init::authority(&live.layout()).unwrap().root_digest();
     let config = Arc::new(tierway_common::transport::tls::enrolling(root).unwrap());
     let route = Route::direct(&live.address.to_string());
-    for path in calls(ADMIN).iter().chain(&calls(POLICIES)).chain(&calls(UPSTREAM)) {
+    for path in [ADMIN, POLICIES, PACKAGES, UPSTREAM].into_iter().flat_map(calls) {
         let channel = tierway_common::transport::dial::enrolling_channel(route.clone(), config.clone());
         let expected = if path.ends_with("/Enroll") { Code::InvalidArgument } else { Code::Unauthenticated };
-        assert_eq!(knock(channel, path).await, expected, "{path}");
+        assert_eq!(knock(channel, &path).await, expected, "{path}");
     }
     live.end().await;
 }
@@ -359,5 +360,84 @@ async fn a_blob_is_streamed_to_whoever_may_have_it() {
     assert!(
         Upstream::new(live.channel(&live.operator())).payload(Digest::of(b"x"), None, &blobs).await.is_err()
     );
+    live.end().await;
+}
+
+/// The pieces of a file from `offset` on.
+fn pieces(bytes: &[u8], offset: usize) -> Vec<v1::PackagePiece> {
+    let (digest, length) = (Digest::of(bytes).as_bytes().to_vec(), bytes.len() as u64);
+    let each = bytes[offset..].chunks(1000).map(|data| v1::PackagePiece {
+        digest: digest.clone(),
+        bytes: length,
+        offset: offset as u64,
+        data: data.to_vec().into(),
+    });
+    each.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_sent_in_pieces_is_published_as_a_package_and_served_to_endpoints() {
+    let mut live = Live::start().await;
+    let mut packages = PackagesClient::new(live.channel(&live.operator()));
+    let bytes = crate::sources::local::tests::app("1.1.0", "{AAAAAAAA-0000-0000-0000-000000000011}");
+    let digest = Digest::of(&bytes);
+    let request = v1::AddPackageRequest {
+        digest: digest.as_bytes().to_vec(),
+        file_name: "app.msi".to_owned(),
+        ..v1::AddPackageRequest::default()
+    };
+    let early = packages.add_package(request.clone()).await.unwrap_err();
+    assert_eq!(early.code(), Code::NotFound, "{early}");
+    let prepare = v1::PrepareUploadRequest { digest: request.digest.clone(), bytes: bytes.len() as u64 };
+
+    // It breaks off, goes on where it broke off, and cannot go on anywhere else.
+    let part = pieces(&bytes, 0).into_iter().take(3);
+    let cut = packages.upload_package(tokio_stream::iter(part)).await.unwrap_err();
+    assert_eq!(cut.code(), Code::Aborted, "{cut}");
+    let prepared = packages.prepare_upload(prepare.clone()).await.unwrap().into_inner();
+    assert_eq!(prepared, v1::PrepareUploadResponse { present: false, offset: 3000 });
+    let other = packages.upload_package(tokio_stream::iter(pieces(&bytes, 1000))).await.unwrap_err();
+    assert_eq!(other.code(), Code::Aborted, "{other}");
+    packages.upload_package(tokio_stream::iter(pieces(&bytes, 3000))).await.unwrap();
+    let prepared = packages.prepare_upload(prepare).await.unwrap().into_inner();
+    assert!(prepared.present);
+
+    let mut wrong = pieces(&bytes, 0);
+    wrong.iter_mut().for_each(|piece| piece.digest = Digest::of(b"other").as_bytes().to_vec());
+    let wrong = packages.upload_package(tokio_stream::iter(wrong)).await.unwrap_err();
+    assert_eq!(wrong.code(), Code::DataLoss, "{wrong}");
+    let long = v1::PackagePiece { data: vec![0; (1 << 20) + 1].into(), ..pieces(&bytes, 0).remove(0) };
+    let long = v1::PackagePiece { digest: Digest::of(b"long").as_bytes().to_vec(), bytes: 1 << 30, ..long };
+    let long = packages.upload_package(tokio_stream::iter([long])).await.unwrap_err();
+    assert_eq!(long.code(), Code::InvalidArgument, "{long}");
+
+    let mut news = live.central().publisher.news();
+    let added = packages.add_package(request).await.unwrap().into_inner();
+    assert_eq!((added.patch.as_str(), added.outcome.as_str()), ("local/app_1.1.0", "added"));
+    assert!(added.audit_sequence > 0);
+    let listed = packages.list_packages(v1::ListPackagesRequest {}).await.unwrap().into_inner().packages;
+    let [listed] = listed.as_slice() else { panic!("{listed:?}") };
+    assert_eq!((listed.kind.as_str(), listed.bytes, listed.present), ("msi", bytes.len() as u64, true));
+    let patches = live.admin().list_patches(v1::ListPatchesRequest::default()).await.unwrap().into_inner();
+    assert_eq!(patches.patches[0].payloads, "complete");
+    let sources = live.admin().list_sources(v1::ListSourcesRequest {}).await.unwrap().into_inner().sources;
+    assert_eq!(sources.iter().map(|source| source.kind.as_str()).collect::<Vec<_>>(), ["local"]);
+    let local = "local".parse().unwrap();
+    while !live.central().publisher.published().roots.contains_key(&local) {
+        news.changed().await.unwrap();
+    }
+    assert_eq!(live.central().payloads.open(digest).await.unwrap().len(), bytes.len() as u64);
+
+    // Also after a restart that knows of no source.
+    live.end().await;
+    live.serve().await;
+    let mut packages = PackagesClient::new(live.channel(&live.operator()));
+    assert_eq!(
+        packages.list_packages(v1::ListPackagesRequest {}).await.unwrap().into_inner().packages.len(),
+        1
+    );
+    let request = v1::RemovePackageRequest { patch: "local/app_1.1.0".to_owned() };
+    assert!(packages.remove_package(request.clone()).await.unwrap().into_inner().audit_sequence > 0);
+    assert_eq!(packages.remove_package(request).await.unwrap_err().code(), Code::NotFound);
     live.end().await;
 }

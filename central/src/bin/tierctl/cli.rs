@@ -3,7 +3,9 @@
 use std::ffi::OsString;
 
 use clap::{Parser, Subcommand, error::ErrorKind};
-use tierway_proto::v1::{admin_client::AdminClient, policies_client::PoliciesClient};
+use tierway_proto::v1::{
+    admin_client::AdminClient, packages_client::PackagesClient, policies_client::PoliciesClient,
+};
 use tonic::transport::Channel;
 
 use crate::{
@@ -14,7 +16,7 @@ use crate::{
     failure::{Exit, Failure},
     group, level,
     output::OutputArgs,
-    patch, plan, policy, relay, report, result_code, ring, rollout,
+    package, patch, plan, policy, relay, report, result_code, ring, rollout,
     screen::Screen,
     shell, source, status, task, template, trust, why, window,
 };
@@ -54,6 +56,9 @@ enum Noun {
     /// Updates, and whether they may be installed
     #[command(subcommand)]
     Patch(patch::PatchCommand),
+    /// Packages of your own, from files
+    #[command(subcommand)]
+    Package(package::PackageCommand),
     /// Relays, one or more for each site
     #[command(subcommand)]
     Relay(relay::RelayCommand),
@@ -147,6 +152,7 @@ async fn dispatch(
         Noun::Why(args) => why::run(screen, &mut admin(connect().await?), args).await,
         Noun::Endpoint(command) => endpoint::run(screen, &mut admin(connect().await?), command).await,
         Noun::Patch(command) => patch::run(screen, &mut admin(connect().await?), command).await,
+        Noun::Package(command) => package::run(screen, &mut packages(connect().await?), command).await,
         Noun::Relay(command) => relay::run(screen, &mut admin(connect().await?), command).await,
         Noun::Group(command) => group::run(screen, &mut admin(connect().await?), command).await,
         Noun::Level(command) => level::run(screen, &mut policies(connect().await?), command).await,
@@ -177,6 +183,10 @@ async fn dispatch(
 
 fn admin(channel: Channel) -> client::Central {
     AdminClient::new(channel).max_decoding_message_size(client::ANSWER_BYTES_MAX)
+}
+
+fn packages(channel: Channel) -> client::Packages {
+    PackagesClient::new(channel).max_decoding_message_size(client::ANSWER_BYTES_MAX)
 }
 
 fn policies(channel: Channel) -> client::Policies {

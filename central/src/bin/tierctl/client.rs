@@ -4,7 +4,9 @@ use tierway_common::transport::{
     dial::{Route, channel},
     tls::Identity,
 };
-use tierway_proto::v1::{admin_client::AdminClient, policies_client::PoliciesClient};
+use tierway_proto::v1::{
+    admin_client::AdminClient, packages_client::PackagesClient, policies_client::PoliciesClient,
+};
 use tonic::transport::Channel;
 
 use crate::{
@@ -24,6 +26,9 @@ pub(crate) type Central = AdminClient<Channel>;
 
 /// What commands about policy call.
 pub(crate) type Policies = PoliciesClient<Channel>;
+
+/// What commands about packages call.
+pub(crate) type Packages = PackagesClient<Channel>;
 
 /// Finds the context and makes a channel for it, which connects when first used.
 ///

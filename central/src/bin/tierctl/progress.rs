@@ -1,7 +1,10 @@
 //! Long work, shown while it goes on: bars on a terminal, lines elsewhere.
 
+use std::time::Duration;
+
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tierway_proto::v1;
+use tokio::time::Instant;
 use tonic::Streaming;
 
 use crate::{
@@ -13,6 +16,9 @@ use crate::{
 /// Where there is no terminal, a step says so at its start, its end, and each time it has done another
 /// part of this size.
 const PARTS_PER_STEP: u64 = 10;
+
+/// How often work of our own is shown.
+const SHOWN_APART: Duration = Duration::from_millis(200);
 
 /// Follows `stream` to its end and returns the last message of each step, in order.
 ///
@@ -44,6 +50,31 @@ pub(crate) async fn follow(
     }
     display.clear();
     Ok(steps)
+}
+
+/// Shows what `told` says of some work until the work ends.
+///
+/// # Errors
+///
+/// Those of the work, and when nothing can be shown.
+pub(crate) async fn during<T>(
+    screen: &mut Screen<'_>,
+    work: impl Future<Output = Result<T, Failure>>,
+    told: &dyn Fn() -> v1::Progress,
+) -> Result<T, Failure> {
+    let mut display = Display::new(screen.terminals.err);
+    // Not at once: what is short needs no bar.
+    let mut ticks = tokio::time::interval_at(Instant::now() + SHOWN_APART, SHOWN_APART);
+    let mut work = std::pin::pin!(work);
+    let ended = loop {
+        tokio::select! {
+            biased;
+            ended = &mut work => break ended,
+            _ = ticks.tick() => display.show(screen, &told())?,
+        }
+    };
+    display.clear();
+    ended
 }
 
 /// `done` of `total` in the unit of the message; the total is left out when it is not known (0).

@@ -1,6 +1,7 @@
 //! From a command line to the requests central gets, the text that is printed, and the exit code.
 
 mod fake;
+mod fake_packages;
 mod fake_policies;
 
 use std::{io::Cursor, path::Path};

@@ -27,7 +27,7 @@ use crate::{
     model::Model,
     plan::{Applied, PlanRecord},
     server::{DownloadSettings, Feed},
-    sources::payloads::Which,
+    sources::{local, payloads::Which},
     store::tables::{AutoApprovalRecord, EndpointRecord, LeaseRecord, RelayRecord},
 };
 
@@ -445,6 +445,21 @@ pub(super) fn source(model: &Model, feed: &Feed) -> v1::Source {
         archive_date: millis(record.archive_date),
         suites: config.suites(),
     }
+}
+
+/// The source of own packages, where there are some.
+pub(super) fn own_source(model: &Model) -> Option<v1::Source> {
+    let (name, record) = model.sources().iter().find(|(name, _)| name.as_str() == local::NAME)?;
+    Some(v1::Source {
+        name: name.to_string(),
+        kind: local::NAME.to_owned(),
+        url: String::new(),
+        last_sync: millis(record.last_sync),
+        last_error: record.last_error.clone(),
+        updates: record.updates,
+        archive_date: millis(record.archive_date),
+        suites: Vec::new(),
+    })
 }
 
 pub(super) fn download(settings: DownloadSettings, here: u64, all: u64) -> v1::Download {

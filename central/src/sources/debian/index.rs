@@ -44,6 +44,16 @@ const CONTROL_FIELDS: [&str; 14] = [
     "Source",
 ];
 
+/// The fields of a package's stanza that apt's resolver reads, each on one line.
+#[must_use]
+pub fn control_fields(stanza: &Stanza) -> BTreeMap<String, String> {
+    let line = |field: &&str| {
+        let value = stanza.get(field).filter(|value| !value.is_empty())?;
+        Some(((*field).to_owned(), value.split_whitespace().collect::<Vec<_>>().join(" ")))
+    };
+    CONTROL_FIELDS.iter().filter_map(line).collect()
+}
+
 /// An index that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
@@ -278,13 +288,6 @@ impl<'a> Record<'a> {
     /// The document part of this package, to be fetched from the archive at `url`.
     #[must_use]
     pub fn to_package(&self, url: &str) -> DebPackage {
-        let control: BTreeMap<String, String> = CONTROL_FIELDS
-            .iter()
-            .filter_map(|field| {
-                let value = self.stanza.get(field).filter(|value| !value.is_empty())?;
-                Some(((*field).to_owned(), value.split_whitespace().collect::<Vec<_>>().join(" ")))
-            })
-            .collect();
         DebPackage {
             name: self.name.to_owned(),
             version: self.version.as_str().to_owned(),
@@ -294,7 +297,7 @@ impl<'a> Record<'a> {
                 bytes: self.bytes,
                 url: format!("{}/{}", url.trim_end_matches('/'), encode_path(self.path)),
             },
-            control,
+            control: control_fields(self.stanza),
         }
     }
 

@@ -322,7 +322,7 @@ fn install(
 }
 
 /// A code in braces and upper case.
-pub(super) fn code(text: &str) -> String {
+pub(in crate::sources) fn code(text: &str) -> String {
     format!("{{{}}}", text.trim().trim_matches(['{', '}']).to_ascii_uppercase())
 }
 

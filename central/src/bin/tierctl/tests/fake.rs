@@ -10,6 +10,7 @@ use std::sync::{
 use tierway_proto::v1::{
     self,
     admin_server::{Admin, AdminServer},
+    packages_server::PackagesServer,
     policies_server::PoliciesServer,
 };
 use tokio::net::TcpListener;
@@ -43,7 +44,8 @@ impl Fake {
         let address = listener.local_addr().unwrap();
         let server = Server::builder()
             .add_service(AdminServer::new(self.clone()))
-            .add_service(PoliciesServer::new(self.clone()));
+            .add_service(PoliciesServer::new(self.clone()))
+            .add_service(PackagesServer::new(self.clone()));
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy()
     }
