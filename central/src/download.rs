@@ -150,16 +150,23 @@ impl<F: Fetch + Clone + 'static> Payloads<F> {
         &self.0.payloads
     }
 
-    /// An open payload or tree node; a payload is fetched first when it is not here, some catalogue names it,
-    /// and that is allowed.
-    pub async fn open(&self, digest: Digest) -> Option<Reader> {
-        if let Some(reader) = self.reader(digest).await {
-            return Some(reader);
+    /// A payload or tree node that is here; blocks for the disk.
+    #[must_use]
+    pub fn open(&self, digest: &Digest) -> Option<Reader> {
+        self.0.trees.find(digest).or_else(|| self.0.payloads.find(digest))
+    }
+
+    /// Fetches a payload unless it is here, if some catalogue names it and that is allowed; whether it is here then.
+    pub async fn fetch(&self, digest: Digest) -> bool {
+        if self.0.payloads.contains(&digest) {
+            return true;
         }
-        let flight = self.fly(self.locate(digest).await?)?;
+        let Some(flight) = self.locate(digest).await.and_then(|located| self.fly(located)) else {
+            return false;
+        };
         // Whether it came in time or not: what counts is whether it is here.
         let _ = tokio::time::timeout(DEMAND_WAIT, landed(flight)).await;
-        self.reader(digest).await
+        self.0.payloads.contains(&digest)
     }
 
     /// Begins to fetch payloads that somebody will ask for soon, those that some catalogue names.
@@ -169,12 +176,6 @@ impl<F: Fetch + Clone + 'static> Payloads<F> {
                 drop(self.fly(located));
             }
         }
-    }
-
-    async fn reader(&self, digest: Digest) -> Option<Reader> {
-        let inner = self.0.clone();
-        let open = move || inner.trees.reader(&digest).or_else(|_| inner.payloads.reader(&digest)).ok();
-        tokio::task::spawn_blocking(open).await.ok()?
     }
 
     async fn locate(&self, digest: Digest) -> Option<Located> {

@@ -43,16 +43,13 @@ use bytes::Bytes;
 use tracing::{error, warn};
 
 use self::{
-    cache::{CHUNK_BYTES, Cache},
+    cache::Cache,
     index::{Identity, Index},
 };
-pub use self::{
-    reader::{READ_BYTES_MAX, Reader},
-    writer::Writer,
-};
-use crate::{clock::Clock, trust::digest::Digest};
+pub use self::{reader::Reader, writer::Writer};
+use crate::{clock::Clock, daemon::chain::Chain, trust::digest::Digest};
 
-/// Memory for hot blobs and hot chunks unless [`Blobs::set_cache_bytes`] says otherwise: small
+/// Memory for hot small blobs unless [`Blobs::set_cache_bytes`] says otherwise: small
 /// enough for an endpoint, where it holds the inner nodes of every tree.
 pub const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 /// Partials that are kept for resuming: more than are ever fetched at a time, few enough to be looked through.
@@ -243,7 +240,7 @@ impl Blobs {
         })))
     }
 
-    /// Lets hot blobs and chunks take `bytes` of memory from now on.
+    /// Lets hot small blobs take `bytes` of memory from now on.
     pub fn set_cache_bytes(&self, bytes: u64) {
         self.0.cache().resize(bytes);
     }
@@ -297,7 +294,7 @@ impl Blobs {
             return Err(BlobError::TooLarge { digest: *digest, bytes_max });
         }
         // In a statement of its own: the lock of the cache is never held while that of the index is taken.
-        let hot = if bytes <= CHUNK_BYTES { inner.cache().get(digest, 0) } else { None };
+        let hot = inner.cache().get(digest);
         if let Some(whole) = hot {
             inner.used(digest, None);
             return Ok(whole);
@@ -311,9 +308,7 @@ impl Blobs {
         }
         inner.used(digest, Some(&file));
         let content = Bytes::from(content);
-        if bytes <= CHUNK_BYTES {
-            inner.cache().insert(digest, 0, content.clone());
-        }
+        inner.cache().insert(digest, content.clone());
         Ok(content)
     }
 
@@ -335,21 +330,28 @@ impl Blobs {
     ///
     /// [`BlobError::Absent`] also when it was found corrupt; [`BlobError::Io`].
     pub fn reader(&self, digest: &Digest) -> Result<Reader, BlobError> {
-        Reader::open(Arc::clone(&self.0), digest)
+        Reader::open(&self.0, digest)
+    }
+
+    /// The blob, as [`Blobs::reader`] gives it; `None`, with a line in the log, when it is damaged or unreadable,
+    /// and `None` when it is not here.
+    #[must_use]
+    pub fn find(&self, digest: &Digest) -> Option<Reader> {
+        match self.reader(digest) {
+            Ok(reader) => Some(reader),
+            Err(BlobError::Absent { .. }) => None,
+            Err(error) => {
+                warn!(blob = %digest, error = %Chain(&error), "could not open a blob");
+                None
+            }
+        }
     }
 
     /// Where the blob lies, verified as by [`Blobs::reader`]; `None` if it is absent, corrupt or unreadable.
     /// Pin it while the path is in use.
     #[must_use]
     pub fn path(&self, digest: &Digest) -> Option<PathBuf> {
-        match self.reader(digest) {
-            Ok(_) => Some(disk::blob_path(&self.0.dir, digest)),
-            Err(BlobError::Absent { .. }) => None,
-            Err(error) => {
-                warn!(blob = %digest, error = %error, "could not verify a blob");
-                None
-            }
-        }
+        self.find(digest).map(|_| disk::blob_path(&self.0.dir, digest))
     }
 
     /// Replaces what `owner` pins, durable on return; an empty set ends it. Pinned blobs are not

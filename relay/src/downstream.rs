@@ -13,7 +13,7 @@ use tierway_common::{
     trust::{digest::Digest, envelope::Envelope},
 };
 use tierway_proto::{
-    blob_stream::{BlobSource, open_verified},
+    blob_stream::BlobSource,
     notices::{ANSWERED_MAX, Notices},
     upstream::{Upstream, UpstreamError},
     v1::{self, upstream_server},
@@ -279,25 +279,15 @@ pub struct Served {
 }
 
 impl BlobSource for Served {
-    type Reader = Reader;
-
-    fn admit(&self, extensions: &http::Extensions) -> Result<(), Status> {
-        self.gate.admit(extensions.get()).map(drop)
+    fn admit(&self, extensions: &http::Extensions) -> Result<Arc<PeerIdentity>, Status> {
+        self.gate.admit(extensions.get())
     }
 
-    async fn open(&self, digest: Digest) -> Option<Reader> {
-        if let Some(reader) = open_verified(&self.trees, digest).await {
-            return Some(reader);
-        }
-        // Twice, since one that turns out to be damaged is dropped and fetched again.
-        for _ in 0..2 {
-            if !self.payloads.have(digest).await {
-                return None;
-            }
-            if let Some(reader) = open_verified(self.payloads.blobs(), digest).await {
-                return Some(reader);
-            }
-        }
-        None
+    fn open(&self, digest: &Digest) -> Option<Reader> {
+        self.trees.find(digest).or_else(|| self.payloads.blobs().find(digest))
+    }
+
+    async fn fetch(&self, digest: Digest) -> bool {
+        self.payloads.have(digest).await
     }
 }

@@ -97,9 +97,9 @@ impl Case {
         Cost { cpu: server.cpu() - before, wall, blobs: per_client as u64 }
     }
 
-    async fn relay(&self, server: &Server, identity: &Identity) -> Cost {
+    async fn relay(&self, server: &Server, identities: &[Identity]) -> Cost {
         let mut tiers = Vec::new();
-        for _ in 0..self.clients {
+        for identity in &identities[..self.clients] {
             tiers.push(Tier::connect(server.address, identity).await);
         }
         let (before, began) = (server.cpu(), Instant::now());
@@ -237,7 +237,9 @@ fn measure() {
     let (relay_dir, client_dir) = (dir.path().join("relay"), dir.path().join("client"));
     let site = Site::new();
     let _ = site.join(&relay_dir, Role::Relay, "relay", None);
-    let identity = site.join(&client_dir, Role::Endpoint, "endpoint", None);
+    let identities: Vec<_> = (0..CLIENTS)
+        .map(|number| site.join(&client_dir, Role::Endpoint, &format!("endpoint-{number}"), None))
+        .collect();
     let blobs = site::blobs(&relay_dir.join("payloads"));
     let large = blobs.put(&noise(0, LARGE_BYTES)).expect("kept");
     let mut small = Vec::new();
@@ -253,15 +255,15 @@ fn measure() {
         "relay payloads: CPU of the server process, {ROUNDS} rounds, TCP congestion control {}",
         place::congestion_control()
     );
-    runtime.block_on(memory(&relay_dir, &identity, large));
+    runtime.block_on(memory(&relay_dir, &identities, large));
     let relay = Server::again("relay", &relay_dir);
     let certificate = Certificate::new();
     let nginx = nginx(dir.path(), &relay_dir, &certificate);
     let web = certificate.client();
     let kept = site::blobs(&client_dir.join("payloads"));
     runtime.block_on(async {
-        verify(relay.address, &identity, &small, large, &kept).await;
-        compare(&relay, nginx.as_ref(), (&identity, &web), &small, large).await;
+        verify(relay.address, &identities[0], &small, large, &kept).await;
+        compare(&relay, nginx.as_ref(), (&identities, &web), &small, large).await;
     });
 }
 
@@ -276,7 +278,7 @@ async fn verify(address: SocketAddr, identity: &Identity, small: &[Digest], larg
 async fn compare(
     relay: &Server,
     nginx: Option<&Server>,
-    (identity, web): (&Identity, &Arc<ClientConfig>),
+    (identities, web): (&[Identity], &Arc<ClientConfig>),
     small: &[Digest],
     large: Digest,
 ) {
@@ -328,7 +330,7 @@ async fn compare(
         };
         let speed = |cost: &Cost| cost.blobs as f64 * case.bytes_each as f64 / 1e6 / cost.wall.as_secs_f64();
         for round in 0..=ROUNDS {
-            let our = case.relay(relay, identity).await;
+            let our = case.relay(relay, identities).await;
             let their = match nginx {
                 Some(nginx) => Some(case.nginx(nginx, web).await),
                 None => None,
@@ -362,7 +364,7 @@ async fn compare(
 }
 
 /// Memory of a fresh relay while so many clients fetch the large blob at once, and after.
-async fn memory(relay_dir: &Path, identity: &Identity, large: Digest) {
+async fn memory(relay_dir: &Path, identities: &[Identity], large: Digest) {
     let mut table = Table::new(
         "Anonymous memory of the relay, 100 MB blob, KiB",
         &["clients", "idle", "peak", "after", "peak resident"],
@@ -370,7 +372,7 @@ async fn memory(relay_dir: &Path, identity: &Identity, large: Digest) {
     for clients in [1, 16, CLIENTS] {
         let relay = Server::again("relay", relay_dir);
         let mut tiers = Vec::new();
-        for _ in 0..clients {
+        for identity in &identities[..clients] {
             tiers.push(Tier::connect(relay.address, identity).await);
         }
         let idle = relay.seen().anonymous_kib();

@@ -314,13 +314,15 @@ impl Served {
 }
 
 impl BlobSource for Served {
-    type Reader = Reader;
-
-    fn admit(&self, extensions: &http::Extensions) -> Result<(), Status> {
-        self.gate.admit(extensions, &CALLERS).map(drop)
+    fn admit(&self, extensions: &http::Extensions) -> Result<Arc<PeerIdentity>, Status> {
+        self.gate.admit(extensions, &CALLERS)
     }
 
-    async fn open(&self, digest: Digest) -> Option<Reader> {
-        self.central.payloads.open(digest).await
+    fn open(&self, digest: &Digest) -> Option<Reader> {
+        self.central.payloads.open(digest)
+    }
+
+    async fn fetch(&self, digest: Digest) -> bool {
+        self.central.payloads.fetch(digest).await
     }
 }

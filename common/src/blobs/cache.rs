@@ -1,4 +1,4 @@
-//! The hot part of the blobs in memory: chunks of a fixed size, by least recent use.
+//! Hot small blobs in memory, by least recent use: the nodes of trees, which every check walks through.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -6,24 +6,23 @@ use bytes::Bytes;
 
 use crate::trust::digest::Digest;
 
-/// Bytes of a chunk, the last of a blob excepted; the same as a blob chunk on the wire, so that serving
-/// one copies nothing.
-pub(super) const CHUNK_BYTES: u64 = 256 * 1024;
+/// A larger blob is not kept.
+pub(super) const BLOB_BYTES_MAX: u64 = 256 * 1024;
 
-/// Verified chunks, within a limit of bytes.
+/// Verified blobs, within a limit of bytes.
 #[derive(Debug)]
 pub(super) struct Cache {
     bytes_max: u64,
     bytes: u64,
     tick: u64,
-    chunks: HashMap<(Digest, u64), (Bytes, u64)>,
+    blobs: HashMap<Digest, (Bytes, u64)>,
     /// By last use.
-    order: BTreeMap<u64, (Digest, u64)>,
+    order: BTreeMap<u64, Digest>,
 }
 
 impl Cache {
     pub(super) fn new(bytes_max: u64) -> Self {
-        Self { bytes_max, bytes: 0, tick: 0, chunks: HashMap::new(), order: BTreeMap::new() }
+        Self { bytes_max, bytes: 0, tick: 0, blobs: HashMap::new(), order: BTreeMap::new() }
     }
 
     pub(super) fn resize(&mut self, bytes_max: u64) {
@@ -31,34 +30,29 @@ impl Cache {
         self.shrink();
     }
 
-    pub(super) fn get(&mut self, digest: &Digest, chunk: u64) -> Option<Bytes> {
-        let (bytes, used) = self.chunks.get_mut(&(*digest, chunk))?;
+    pub(super) fn get(&mut self, digest: &Digest) -> Option<Bytes> {
+        let (bytes, used) = self.blobs.get_mut(digest)?;
         self.tick += 1;
         self.order.remove(used);
         *used = self.tick;
-        self.order.insert(self.tick, (*digest, chunk));
+        self.order.insert(self.tick, *digest);
         Some(bytes.clone())
     }
 
-    pub(super) fn insert(&mut self, digest: &Digest, chunk: u64, bytes: Bytes) {
-        self.drop_chunk((*digest, chunk));
+    pub(super) fn insert(&mut self, digest: &Digest, bytes: Bytes) {
+        self.remove(digest);
+        if bytes.len() as u64 > BLOB_BYTES_MAX {
+            return;
+        }
         self.tick += 1;
         self.bytes += bytes.len() as u64;
-        self.chunks.insert((*digest, chunk), (bytes, self.tick));
-        self.order.insert(self.tick, (*digest, chunk));
+        self.blobs.insert(*digest, (bytes, self.tick));
+        self.order.insert(self.tick, *digest);
         self.shrink();
     }
 
-    /// Forgets every chunk of a blob.
     pub(super) fn remove(&mut self, digest: &Digest) {
-        let keys: Vec<_> = self.chunks.keys().filter(|(of, _)| of == digest).copied().collect();
-        for key in keys {
-            self.drop_chunk(key);
-        }
-    }
-
-    fn drop_chunk(&mut self, key: (Digest, u64)) {
-        if let Some((bytes, used)) = self.chunks.remove(&key) {
+        if let Some((bytes, used)) = self.blobs.remove(digest) {
             self.bytes -= bytes.len() as u64;
             self.order.remove(&used);
         }
@@ -66,9 +60,9 @@ impl Cache {
 
     fn shrink(&mut self) {
         while self.bytes > self.bytes_max
-            && let Some((_, key)) = self.order.pop_first()
+            && let Some((_, digest)) = self.order.pop_first()
         {
-            if let Some((bytes, _)) = self.chunks.remove(&key) {
+            if let Some((bytes, _)) = self.blobs.remove(&digest) {
                 self.bytes -= bytes.len() as u64;
             }
         }
@@ -80,25 +74,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_least_recently_used_chunk_goes_first_and_the_limit_holds() {
+    fn the_least_recently_used_blob_goes_first_and_the_limits_hold() {
         let mut cache = Cache::new(30);
-        let digest = Digest::of(b"x");
-        let other = Digest::of(b"y");
-        for chunk in 0..3 {
-            cache.insert(&digest, chunk, Bytes::from(vec![0; 10]));
+        let digests: Vec<_> = (0..5u8).map(|n| Digest::of(&[n])).collect();
+        let ten = || Bytes::from(vec![0; 10]);
+        for digest in &digests[..3] {
+            cache.insert(digest, ten());
         }
-        assert!(cache.get(&digest, 0).is_some());
-        cache.insert(&other, 0, Bytes::from(vec![0; 10]));
-        assert!(cache.get(&digest, 1).is_none(), "chunk 1 was used longest ago");
-        assert!(cache.get(&digest, 0).is_some() && cache.get(&digest, 2).is_some());
-        cache.insert(&other, 1, Bytes::from(vec![0; 31]));
-        assert_eq!((cache.bytes, cache.chunks.len(), cache.order.len()), (0, 0, 0), "larger than everything");
-        cache.insert(&digest, 0, Bytes::from(vec![0; 10]));
-        cache.insert(&digest, 0, Bytes::from(vec![0; 20]));
-        cache.insert(&other, 0, Bytes::from(vec![0; 10]));
-        cache.remove(&digest);
-        assert_eq!((cache.bytes, cache.chunks.len(), cache.order.len()), (10, 1, 1));
+        assert!(cache.get(&digests[0]).is_some());
+        cache.insert(&digests[3], ten());
+        assert!(cache.get(&digests[1]).is_none(), "it was used longest ago");
+        assert!(cache.get(&digests[0]).is_some() && cache.get(&digests[2]).is_some());
+        cache.insert(&digests[4], Bytes::from(vec![0; 31]));
+        assert_eq!((cache.bytes, cache.blobs.len(), cache.order.len()), (0, 0, 0), "larger than everything");
+        cache.insert(&digests[0], ten());
+        cache.insert(&digests[0], Bytes::from(vec![0; 20]));
+        cache.insert(&digests[1], ten());
+        cache.remove(&digests[0]);
+        assert_eq!((cache.bytes, cache.blobs.len(), cache.order.len()), (10, 1, 1));
+        cache.resize(u64::MAX);
+        cache.insert(&digests[2], Bytes::from(vec![0; 256 * 1024 + 1]));
+        assert!(cache.get(&digests[2]).is_none(), "too large to be kept");
         cache.resize(0);
-        assert_eq!((cache.bytes, cache.chunks.len(), cache.order.len()), (0, 0, 0));
+        assert_eq!((cache.bytes, cache.blobs.len(), cache.order.len()), (0, 0, 0));
     }
 }

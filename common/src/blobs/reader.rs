@@ -1,15 +1,14 @@
 //! Serving a blob piece by piece, to many at a time.
 
+#[cfg(target_os = "linux")]
+use std::io::IoSliceMut;
 use std::{fmt, fs::File, os::unix::fs::FileExt, path::PathBuf, sync::Arc};
 
-use bytes::Bytes;
+#[cfg(target_os = "linux")]
+use rustix::io::{ReadWriteFlags, preadv2};
 
-use super::{BlobError, Inner, cache::CHUNK_BYTES, disk};
+use super::{BlobError, Inner, disk};
 use crate::trust::digest::Digest;
-
-/// Most bytes that one [`Reader::read_at`] gives: four chunks, so that a client cannot ask for a
-/// server's memory.
-pub const READ_BYTES_MAX: usize = 4 * 256 * 1024;
 
 /// The file of a blob that someone reads; one for all its readers.
 #[derive(Debug)]
@@ -22,7 +21,6 @@ pub(super) struct OpenBlob {
 /// A verified blob. A clone reads the same file.
 #[derive(Clone)]
 pub struct Reader {
-    inner: Arc<Inner>,
     digest: Digest,
     open: Arc<OpenBlob>,
 }
@@ -34,7 +32,7 @@ impl fmt::Debug for Reader {
 }
 
 impl Reader {
-    pub(super) fn open(inner: Arc<Inner>, digest: &Digest) -> Result<Self, BlobError> {
+    pub(super) fn open(inner: &Inner, digest: &Digest) -> Result<Self, BlobError> {
         let open = inner.index().open(digest);
         let open = match open {
             Some(open) => open,
@@ -50,7 +48,7 @@ impl Reader {
             }
         };
         inner.used(digest, Some(&open.file));
-        Ok(Self { inner, digest: *digest, open })
+        Ok(Self { digest: *digest, open })
     }
 
     /// Which blob.
@@ -66,43 +64,31 @@ impl Reader {
         self.open.bytes
     }
 
-    /// The bytes from `offset`, `len` of them or as many as there are, at most [`READ_BYTES_MAX`];
-    /// empty at the end. Copies nothing when they lie within one hot chunk of 256 KiB.
+    /// Fills `out` with the bytes from `offset` on; blocks for the disk.
     ///
     /// # Errors
     ///
-    /// [`BlobError::Io`], also when the file has become shorter.
-    pub fn read_at(&self, offset: u64, len: usize) -> Result<Bytes, BlobError> {
-        let end = self.open.bytes.min(offset.saturating_add(len.min(READ_BYTES_MAX) as u64));
-        if offset >= end {
-            return Ok(Bytes::new());
-        }
-        let (first, last) = (offset / CHUNK_BYTES, (end - 1) / CHUNK_BYTES);
-        let slice = |chunk: u64, bytes: &Bytes| {
-            let start = chunk * CHUNK_BYTES;
-            let within = |at: u64| usize::try_from(at.saturating_sub(start)).unwrap_or(0).min(bytes.len());
-            bytes.slice(within(offset)..within(end))
-        };
-        if first == last {
-            return Ok(slice(first, &self.chunk(first)?));
-        }
-        let mut joined = Vec::with_capacity(usize::try_from(end - offset).unwrap_or(0));
-        for chunk in first..=last {
-            joined.extend_from_slice(&slice(chunk, &self.chunk(chunk)?));
-        }
-        Ok(joined.into())
+    /// [`BlobError::Io`], also when there are not so many.
+    pub fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), BlobError> {
+        let OpenBlob { path, file, .. } = &*self.open;
+        file.read_exact_at(out, offset).map_err(disk::error("read", path))
     }
 
-    fn chunk(&self, chunk: u64) -> Result<Bytes, BlobError> {
-        if let Some(bytes) = self.inner.cache().get(&self.digest, chunk) {
-            return Ok(bytes);
-        }
-        let OpenBlob { path, file, bytes } = &*self.open;
-        let start = chunk * CHUNK_BYTES;
-        let mut buffer = vec![0; usize::try_from((bytes - start).min(CHUNK_BYTES)).unwrap_or(0)];
-        file.read_exact_at(&mut buffer, start).map_err(disk::error("read", path))?;
-        let buffer = Bytes::from(buffer);
-        self.inner.cache().insert(&self.digest, chunk, buffer.clone());
-        Ok(buffer)
+    /// Fills `out` with the bytes from `offset` on if the system has all of them in memory; `false`, and `out`
+    /// is worth nothing, when that would wait for the disk or the system cannot tell.
+    #[cfg(target_os = "linux")]
+    #[must_use]
+    pub fn read_hot(&self, offset: u64, out: &mut [u8]) -> bool {
+        let len = out.len();
+        let read = preadv2(&self.open.file, &mut [IoSliceMut::new(out)], offset, ReadWriteFlags::NOWAIT);
+        read == Ok(len)
+    }
+
+    /// Fills `out` with the bytes from `offset` on if the system has all of them in memory, which this one
+    /// cannot tell.
+    #[cfg(not(target_os = "linux"))]
+    #[must_use]
+    pub fn read_hot(&self, _offset: u64, _out: &mut [u8]) -> bool {
+        false
     }
 }

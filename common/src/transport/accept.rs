@@ -76,7 +76,7 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 /// Unread bytes of a connection.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Bytes of an answer that wait for the peer to read, per stream.
-const SEND_BUFFER: usize = 512 * 1024;
+const SEND_BUFFER: usize = 64 * 1024;
 /// Resets by this side's errors before the connection is given up (RUSTSEC-2024-0003).
 const LOCAL_RESETS_MAX: usize = 64;
 /// Streams reset before they were looked at (rapid reset, CVE-2023-44487).

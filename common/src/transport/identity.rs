@@ -53,7 +53,7 @@ pub enum HolderError {
 }
 
 /// Whom a certificate belongs to: `spiffe://tierway/tenant/<tenant>/site/<site>/<role>/<id>`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Holder {
     /// Tenant.
     pub tenant: TenantId,
