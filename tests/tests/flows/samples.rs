@@ -322,3 +322,25 @@ fn a_unit_names_what_the_program_it_starts_has_and_systemd_knows_every_line_of_i
         }
     }
 }
+
+#[test]
+fn the_quickstart_deletes_no_folder_but_one_that_it_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    for name in ["theirs", "empty", "made"] {
+        fs::create_dir(at(name)).unwrap();
+    }
+    fs::write(at("theirs/precious"), "").unwrap();
+    fs::write(at("theirs/tierway-relay.pid"), "1").unwrap();
+    fs::write(at("made/.made-by-tierway-quickstart"), "").unwrap();
+    std::os::unix::fs::symlink(at("theirs"), at("link")).unwrap();
+    let quickstart = shipped("deploy/quickstart").display().to_string();
+    for (name, code) in
+        [("theirs", 1), ("link", 1), ("theirs/precious", 1), ("made", 0), ("empty", 0), ("none", 0)]
+    {
+        let folder = at(name).display().to_string();
+        let ended = programs::run_if_there(&quickstart, &["--down", "--dir", &folder]).unwrap();
+        assert_eq!((ended.code, at(name).exists()), (Some(code), code == 1), "{name}: {}", ended.errors);
+    }
+    assert_eq!(fs::read_dir(at("theirs")).unwrap().count(), 2);
+}
