@@ -109,14 +109,6 @@ impl Batch {
         self
     }
 
-    /// Only if `key` is as it was read: `Some` value, or no row.
-    pub fn expect_unchanged(&mut self, key: impl Into<Vec<u8>>, read: Option<&[u8]>) -> &mut Self {
-        match read {
-            Some(value) => self.expect_equals(key, value),
-            None => self.expect_absent(key),
-        }
-    }
-
     /// Writes `value` under `key`.
     pub fn put(&mut self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> &mut Self {
         self.puts.push((key.into(), value.into()));

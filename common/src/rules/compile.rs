@@ -254,35 +254,6 @@ impl Compiler {
         Ok(())
     }
 
-    /// Adds from `older` the updates for whose id `keep` is true, without their documents.
-    ///
-    /// # Errors
-    ///
-    /// [`CompileError::Twice`] or [`CompileError::Full`].
-    pub fn add_from(
-        &mut self,
-        older: &Compiled,
-        mut keep: impl FnMut(&str) -> bool,
-    ) -> Result<(), CompileError> {
-        for number in 0..older.len() {
-            let text = older.id(number);
-            let Some(update) = keep(text).then(|| text.parse::<UpdateId>().ok()).flatten() else { continue };
-            self.new_rule(&update)?;
-            let (applicable, installed) = older.trees_of(number);
-            for op in applicable.iter().chain(installed) {
-                let op = match Op::unpack(*op) {
-                    Op::Atom(atom) => match older.atom(atom as usize) {
-                        Some(atom) => Op::Atom(self.atom(&atom)),
-                        None => Op::Const(false),
-                    },
-                    other => other,
-                };
-                self.compiled.ops.push(op.pack());
-            }
-        }
-        Ok(())
-    }
-
     /// Begins a rule, when there is room for another of any size.
     fn new_rule(&mut self, update: &UpdateId) -> Result<(), CompileError> {
         let compiled = &mut self.compiled;

@@ -4,7 +4,11 @@
 //! it; so learning more facts never turns a decided rule round. A test without a fact to read is unknown
 //! unless its domain was read completely.
 
-use std::fmt;
+use std::{
+    collections::BTreeSet,
+    fmt,
+    hash::{DefaultHasher, Hash, Hasher},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -32,13 +36,14 @@ pub enum Truth {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reasons {
     texts: Vec<String>,
-    more: usize,
+    /// Hashes of further sentences; only where `texts` is full. A rule has only so many.
+    more: BTreeSet<u64>,
 }
 
 impl Truth {
     /// Unknown for one reason.
     pub(super) fn unknown(reason: String) -> Self {
-        Self::Unknown(Reasons { texts: vec![reason], more: 0 })
+        Self::Unknown(Reasons { texts: vec![reason], more: BTreeSet::new() })
     }
 
     /// Three-valued negation.
@@ -85,22 +90,31 @@ impl Reasons {
         if self.texts.len() < REASONS_MAX {
             self.texts.push(reason);
         } else {
-            self.more += 1;
+            self.more.insert(hash(&reason));
         }
     }
 
     pub(super) fn merge(&mut self, other: Self) {
-        self.more += other.more;
         other.texts.into_iter().for_each(|reason| self.push(reason));
+        if !other.more.is_empty() {
+            let told: Vec<u64> = self.texts.iter().map(|text| hash(text)).collect();
+            self.more.extend(other.more.into_iter().filter(|more| !told.contains(more)));
+        }
     }
+}
+
+fn hash(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
 }
 
 impl fmt::Display for Reasons {
     /// Joined by `; `, with a count of those not kept.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.texts.join("; "))?;
-        if self.more > 0 {
-            write!(f, "; and {} more", self.more)?;
+        if !self.more.is_empty() {
+            write!(f, "; and {} more", self.more.len())?;
         }
         Ok(())
     }
@@ -422,11 +436,16 @@ mod tests {
     fn reasons_are_told_once_and_not_without_end() {
         let test = |path: usize| format!(r#"{{"file":{{"path":"/{path}"}}}}"#);
         let tests: Vec<_> = (0..50).map(|path| test(path % 20)).collect();
-        let expr: Expr = serde_json::from_str(&format!(r#"{{"all":[{}]}}"#, tests.join(","))).unwrap();
+        let all = tests.join(",");
+        // The same again in another order, and below another node.
+        let turned = tests.iter().rev().map(String::as_str).collect::<Vec<_>>().join(",");
+        let expr = format!(r#"{{"all":[{all},{{"any":[{turned}]}},{{"all":[{turned}]}}]}}"#);
+        let expr: Expr = serde_json::from_str(&expr).unwrap();
         let Truth::Unknown(reasons) = evaluate(&expr, &facts()) else { panic!("decided") };
         assert_eq!(reasons.iter().count(), REASONS_MAX);
         assert_eq!(reasons.iter().collect::<BTreeSet<_>>().len(), REASONS_MAX);
-        assert!(reasons.to_string().ends_with("more"), "{reasons}");
+        let more = format!("; and {} more", 20 - REASONS_MAX);
+        assert!(reasons.to_string().ends_with(&more), "{reasons}");
     }
 
     #[test]

@@ -321,9 +321,6 @@ mod tests {
                         let mut scan = compiled.scan(&facts);
                         assert!(compiled.verdicts(&scan, &facts).count() <= 3);
                         compiled.rescan(&mut scan, &delta, &facts);
-                        let mut compiler = Compiler::new();
-                        let _ = compiler.add_from(&compiled, |_| true);
-                        let _ = compiler.finish().scan(&facts);
                     }
                     Err(_) => refused += 1,
                 }

@@ -1,4 +1,7 @@
 //! Who says what about one target path: the delegations, in the order that TUF 1.0 5.6.7 gives.
+//!
+//! Central's repository has no delegations, so no tier asks this. It is here because [`Client`] reads any repository that
+//! keeps to TUF 1.0, and the interoperability tests hold it to that with other programs' repositories.
 
 use std::collections::{BTreeMap, BTreeSet};
 
