@@ -247,6 +247,14 @@ impl Index {
         }
     }
 
+    /// Nobody writes it after all: it is as it was before it was begun, or gone if it was not there.
+    pub(super) fn stop_partial(&mut self, digest: &Digest) {
+        match self.partials.get_mut(digest) {
+            Some(partial) if partial.written > 0 => partial.writing = false,
+            _ => self.remove_partial(digest),
+        }
+    }
+
     /// Nobody writes it any more; `written` bytes are on disk.
     pub(super) fn end_partial(&mut self, digest: &Digest, written: u64) {
         if let Some(partial) = self.partials.get_mut(digest) {

@@ -160,6 +160,23 @@ fn at_most_so_many_partials_are_kept() {
     assert_eq!(blobs.usage().partial_bytes, PARTIALS_MAX as u64 - 1);
 }
 
+#[test]
+fn a_blob_that_could_not_be_begun_is_not_taken_for_being_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = open(&dir, 1 << 30);
+    let digests: Vec<_> = (0..=PARTIALS_MAX as u64).map(|n| Digest::of(&n.to_be_bytes())).collect();
+    for digest in &digests[1..] {
+        blobs.writer(digest, None).unwrap().write(b"x").unwrap();
+    }
+    // The oldest cannot be removed.
+    let oldest = disk::partial_path(dir.path(), &digests[1]);
+    fs::remove_file(&oldest).unwrap();
+    fs::create_dir(&oldest).unwrap();
+    assert!(matches!(blobs.writer(&digests[0], None), Err(BlobError::Io { .. })));
+    fs::remove_dir(&oldest).unwrap();
+    assert_eq!(blobs.writer(&digests[0], None).unwrap().offset(), 0);
+}
+
 /// Spoils one byte of a blob's file, with another modification time.
 fn spoil(dir: &TempDir, digest: &Digest) -> PathBuf {
     let path = disk::blob_path(dir.path(), digest);

@@ -61,7 +61,10 @@ impl Writer {
             while index.partial_count() > PARTIALS_MAX
                 && let Some((oldest, _)) = index.oldest_idle_partial()
             {
-                disk::remove(&disk::partial_path(&inner.dir, &oldest))?;
+                if let Err(error) = disk::remove(&disk::partial_path(&inner.dir, &oldest)) {
+                    index.stop_partial(&digest);
+                    return Err(error);
+                }
                 index.remove_partial(&oldest);
             }
         }
