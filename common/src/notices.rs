@@ -27,7 +27,11 @@ pub const WISHES_MAX: usize = 256;
 pub const ENDPOINTS_PER_ORDER_MAX: usize = 1_024;
 /// Peers that are not connected and for whom something is held; who left longest ago is dropped first.
 pub const ABSENT_MAX: usize = 20_000;
-/// For so long something is held for a peer that is not connected.
+/// It is looked at least so often whether something is due…
+const LOOK_EVERY: SignedDuration = SignedDuration::from_mins(1);
+/// …and no more often: what is due to a peer that does not read stays due.
+const LOOK_APART: SignedDuration = SignedDuration::from_secs(1);
+/// For so long something is held for a peer that is not connected, from the last wish on.
 pub const HELD_FOR: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// What is told.
@@ -245,6 +249,10 @@ impl Table {
                     peer.wishes.pop_front();
                 }
                 peer.wishes.push_back(Waiting::new(number, event, now));
+                if let Some((place, _)) = peer.absent.take() {
+                    self.absent.remove(&place);
+                    self.leave(id, now);
+                }
                 true
             }
             _ if absent == Absent::Drop => false,
@@ -284,6 +292,14 @@ impl Table {
     #[must_use]
     pub fn next_due(&self) -> Option<Timestamp> {
         self.peers.values().filter(|peer| peer.connection.is_some()).filter_map(Peer::next).min()
+    }
+
+    /// When somebody is to look again whether something is due.
+    #[must_use]
+    pub fn next_look(&self, now: Timestamp) -> Option<Timestamp> {
+        let soon = now.checked_add(LOOK_APART).ok();
+        let due = self.next_due().and_then(|due| Some(due.max(soon?)));
+        due.into_iter().chain(now.checked_add(LOOK_EVERY).ok()).min()
     }
 
     /// Whether a peer has a stream open.
@@ -511,6 +527,37 @@ mod tests {
         assert_eq!(sent.len(), WISHES_MAX);
         assert_eq!(sent[0].event, Event::Resync(endpoint("web-1")));
         assert_eq!(bench.table.relays(), ["relay"]);
+    }
+
+    #[test]
+    fn what_is_wished_for_somebody_absent_is_held_from_the_last_wish_on() {
+        let mut bench = Bench::new();
+        assert!(bench.wish("web", Absent::Hold));
+        assert!(bench.wish("shop", Absent::Hold));
+        bench.now += HELD_FOR - MINUTE;
+        assert!(bench.wish("web", Absent::Hold));
+        bench.now += MINUTE;
+        assert!(bench.wish("bank", Absent::Hold));
+        for (id, told) in [("web", vec![check("web", false)]), ("shop", vec![])] {
+            let connection = bench.connect(id, 0);
+            assert_eq!(events(bench.take(id, connection)), told, "{id}");
+        }
+        assert_eq!(bench.table.absent.len(), 1);
+    }
+
+    #[test]
+    fn it_is_looked_at_what_is_due_but_not_without_pause_when_somebody_does_not_read() {
+        let mut bench = Bench::new();
+        let look = |bench: &Bench| bench.table.next_look(bench.now).unwrap().duration_since(bench.now);
+        assert_eq!(look(&bench), LOOK_EVERY);
+        let web = bench.connect("web", 0);
+        bench.table.publish(7, Audience::Everybody, bench.now);
+        bench.now += MINUTE;
+        assert_eq!(look(&bench), LOOK_APART, "it is due and not taken");
+        bench.take("web", web);
+        assert_eq!(look(&bench), LOOK_EVERY);
+        bench.now += RESEND_AFTER - LOOK_APART * 5;
+        assert_eq!(look(&bench), LOOK_APART * 5);
     }
 
     #[test]

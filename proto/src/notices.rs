@@ -121,7 +121,13 @@ impl Notices {
         self.shared().table.next_due()
     }
 
-    /// Sends what is due: for a task that runs when [`Notices::next_due`] has come.
+    /// When [`Notices::send_due`] is to run next.
+    #[must_use]
+    pub fn next_look(&self, now: Timestamp) -> Option<Timestamp> {
+        self.shared().table.next_look(now)
+    }
+
+    /// Sends what is due: for a task that runs when [`Notices::next_look`] says.
     pub fn send_due(&self) {
         let now = self.clock.now();
         let shared = self.shared();

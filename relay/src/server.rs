@@ -71,8 +71,6 @@ const ORDERS_MAX: usize = 256;
 const NOTICES_APART: Duration = Duration::from_millis(10);
 /// Syncs are at least so far apart: what is called for meanwhile is one more.
 const SYNCS_APART: Duration = Duration::from_millis(250);
-/// How often it is looked whether somebody must be told again.
-const RESEND_LOOK_EVERY: SignedDuration = SignedDuration::from_mins(1);
 /// First and longest wait before trying the tier above again.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
 /// How often the outbox is looked at without being told.
@@ -268,7 +266,7 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
     tasks.periodic(
         "notices",
         Wake::default(),
-        move |now| looking.next_due().into_iter().chain(now.checked_add(RESEND_LOOK_EVERY).ok()).min(),
+        move |now| looking.next_look(now),
         move || {
             let notices = resending.clone();
             async move {

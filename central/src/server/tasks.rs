@@ -48,8 +48,6 @@ const ROLLOUTS_EVERY: SignedDuration = SignedDuration::from_mins(1);
 const IDENTITY_EVERY: SignedDuration = SignedDuration::from_hours(6);
 /// Without being woken, publication is looked at this often.
 const PUBLISH_AT_LEAST: SignedDuration = SignedDuration::from_mins(5);
-/// How often it is looked whether somebody must be told again.
-const RESEND_LOOK_EVERY: SignedDuration = SignedDuration::from_mins(1);
 /// Before the root metadata ends somebody must bring its key back.
 const ROOT_WARNING: SignedDuration = SignedDuration::from_hours(24 * 60);
 
@@ -127,7 +125,7 @@ pub(super) fn begin(tasks: &mut Tasks, central: &Arc<Central>, identity: &Identi
     tasks.periodic(
         "notices",
         Wake::default(),
-        move |now| notices.next_due().into_iter().chain(now.checked_add(RESEND_LOOK_EVERY).ok()).min(),
+        move |now| notices.next_look(now),
         move || {
             let central = this.clone();
             async move {
