@@ -22,6 +22,8 @@ use crate::{
 
 /// Longest unary answer; metadata is the longest.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
+/// Envelopes of one `SubmitReports`: what a sender puts into it at most, and more than which is refused.
+pub const ENVELOPES_MAX: usize = 1_024;
 /// Longest message we send: a batch of reports.
 const REQUEST_BYTES_MAX: usize = 2 << 20;
 /// A unary call must be answered by then.

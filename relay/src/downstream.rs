@@ -15,7 +15,7 @@ use tierway_common::{
 use tierway_proto::{
     blob_stream::BlobSource,
     notices::{ANSWERED_MAX, Notices},
-    upstream::{Upstream, UpstreamError},
+    upstream::{ENVELOPES_MAX, Upstream, UpstreamError},
     v1::{self, upstream_server},
 };
 use tonic::{Request, Response, Status};
@@ -23,7 +23,7 @@ use tracing::warn;
 
 use crate::{
     mirror::Mirror,
-    outbox::{Outbox, Taken},
+    outbox::{Carrier, Outbox, Taken},
     payloads::Payloads,
     resync::Resync,
 };
@@ -106,11 +106,23 @@ impl Downstream {
         self.gate.admit(request.extensions().get())
     }
 
-    fn take_resync(&self, peer: &PeerIdentity) -> Result<bool, Status> {
-        match peer.holder.role {
-            Role::Endpoint => self.resync.take(&peer.holder.id).map_err(|error| broken(&error)),
-            _ => Ok(false),
+    async fn take_resync(&self, peer: &PeerIdentity) -> Result<bool, Status> {
+        let id = &peer.holder.id;
+        if peer.holder.role != Role::Endpoint || !self.resync.contains(id) {
+            return Ok(false);
         }
+        let (resync, id) = (self.resync.clone(), id.clone());
+        blocking(move || resync.take(&id)).await
+    }
+}
+
+/// Waits for what the disk does, and tells the caller when that fails.
+async fn blocking<T: Send + 'static, E: std::error::Error + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, Status> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done.map_err(|error| broken(&error)),
+        Err(_) => Err(Status::internal("the call failed")),
     }
 }
 
@@ -134,7 +146,8 @@ impl upstream_server::Upstream for Downstream {
     ) -> Result<Response<v1::GetMetadataResponse>, Status> {
         self.peer(&request)?;
         let v1::GetMetadataRequest { role, version } = request.into_inner();
-        let content = self.mirror.read(&role, version).map_err(|error| broken(&error))?;
+        let mirror = self.mirror.clone();
+        let content = blocking(move || mirror.read(&role, version)).await?;
         Ok(Response::new(v1::GetMetadataResponse { content: content.map(|bytes| bytes.to_vec()) }))
     }
 
@@ -169,7 +182,7 @@ impl upstream_server::Upstream for Downstream {
         Ok(Response::new(v1::CheckInResponse {
             timestamp_version: head.timestamp_version,
             timestamp: (head.timestamp_version > timestamp_version).then(|| head.timestamp.to_vec()),
-            resync: self.take_resync(&peer)?,
+            resync: self.take_resync(&peer).await?,
             resync_endpoints: Vec::new(),
             news: head.news,
         }))
@@ -200,10 +213,8 @@ impl upstream_server::Upstream for Downstream {
         }
         let (indices, good): (Vec<_>, Vec<_>) = good.into_iter().unzip();
         let (outbox, now) = (self.outbox.clone(), self.clock.now());
-        let taken = tokio::task::spawn_blocking(move || outbox.take(&good, now))
-            .await
-            .map_err(|_| Status::internal("taking reports failed"))?
-            .map_err(|error| broken(&error))?;
+        let carrier = if peer.holder.role == Role::Relay { Carrier::Relay } else { Carrier::Endpoint };
+        let taken = blocking(move || outbox.take(&good, carrier, now)).await?;
         for (index, taken) in indices.into_iter().zip(taken) {
             outcomes[index] = match taken {
                 Taken::Durable | Taken::Superseded => v1::ReportOutcome::Accepted,
@@ -211,7 +222,7 @@ impl upstream_server::Upstream for Downstream {
             };
         }
         self.forward.wake();
-        let resync = self.take_resync(&peer)?;
+        let resync = self.take_resync(&peer).await?;
         Ok(Response::new(v1::SubmitReportsResponse {
             outcomes: outcomes.into_iter().map(Into::into).collect(),
             resync_endpoints: if resync { vec![peer.holder.id.clone()] } else { Vec::new() },

@@ -1,18 +1,22 @@
 //! Reports on their way up: durable before they are acknowledged below, deleted when acknowledged above.
 //!
 //! Two lanes. *States* are transitions: every one goes up. Of the *inventories* of an endpoint the ones
-//! before a full one are superseded by it and dropped. The outbox has a limit in bytes; when it is full
-//! senders are told to keep their reports and come later, nothing is dropped for it.
+//! before a full one are superseded by it and dropped. What a relay below carries lies in two lanes of its own,
+//! after those: here nobody knows whether it is genuine, so it takes the place of nothing. The outbox has a limit
+//! in bytes, and a share of it for each endpoint and for all relays together; when one is reached senders are told
+//! to keep their reports and come later, nothing is dropped for it.
+//!
+//! No lock is held while the store works, so that those who wait for the disk share its syncs. A batch says what
+//! it was decided by, and is decided anew when that has changed.
 //!
 //! Key: `o`, lane, endpoint id, `0x00`, sequence (u64), part (u16). Value: received (Unix milliseconds,
 //! i64), number of parts (u16), bytes of the envelope. All numbers big-endian.
 
+mod count;
+
 use std::{
-    collections::BTreeSet,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, AtomicU64, Ordering},
-    },
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::Bytes;
@@ -20,8 +24,12 @@ use jiff::Timestamp;
 use tierway_common::{
     id::EndpointId,
     store::{Batch, Row, Store, StoreError},
-    trust::envelope::{Envelope, Header, Stream},
+    trust::envelope::{Envelope, Stream},
 };
+use tierway_proto::upstream::ENVELOPES_MAX;
+
+pub use self::count::Fill;
+use self::count::{Count, Counted, Sender};
 
 /// Bytes of an envelope in one row; the store takes 64 KiB.
 const PART_BYTES: usize = 60 * 1024;
@@ -29,34 +37,38 @@ const PART_BYTES: usize = 60 * 1024;
 const HEAD_BYTES: usize = 10;
 /// Rows read at once.
 const SCAN_ROWS: usize = 512;
+/// Rows that one call drops because others take their place, or else its batch may be more than the store takes.
+/// What is left goes up, and is old there.
+const DROPPED_ROWS_MAX: usize = 4_096;
+/// How often a batch is decided anew because others changed what it was decided by; each time one of them was done.
+const TRIES_MAX: u32 = 64;
 const PREFIX: &[u8] = b"o";
+
+/// Who hands reports in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// The endpoint that they name.
+    Endpoint,
+    /// A relay below.
+    Relay,
+}
 
 /// What became of a report that was handed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
     /// It is durable here, or had been before.
     Durable,
-    /// It is superseded by an inventory that is here already.
+    /// It is superseded by an inventory that is here already, or came with it.
     Superseded,
-    /// The outbox is full.
+    /// The outbox, or the sender's share of it, is full.
     Full,
-}
-
-/// How full the outbox is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fill {
-    /// Envelopes.
-    pub reports: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// When the oldest came.
-    pub oldest: Option<Timestamp>,
 }
 
 /// A report as it lies in the outbox.
 #[derive(Clone, Debug)]
 pub struct Waiting {
     keys: Vec<Vec<u8>>,
+    counted: Counted,
     /// The encoded envelope.
     pub envelope: Bytes,
 }
@@ -68,45 +80,88 @@ pub struct Outbox(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     store: Arc<dyn Store>,
-    /// See [`Outbox::counted`].
-    counted: Mutex<()>,
-    bytes_max: u64,
-    reports: AtomicU64,
-    bytes: AtomicU64,
-    /// Unix milliseconds; `i64::MAX` for none.
-    oldest: AtomicI64,
+    count: Mutex<Count>,
 }
 
-fn lane(stream: Stream) -> u8 {
-    match stream {
-        Stream::States => b's',
-        Stream::Inventory => b't',
+/// What one call of [`Outbox::take`] is about to do; what is new in it is counted already.
+#[derive(Default)]
+struct Plan<'a> {
+    outcomes: Vec<Taken>,
+    /// By the key that all its rows begin with: its place in the call, itself, and how it counts.
+    new: BTreeMap<Vec<u8>, (usize, &'a Envelope, Counted)>,
+    /// By their first key.
+    dropped: BTreeMap<Vec<u8>, Waiting>,
+    dropped_rows: usize,
+}
+
+fn lane(stream: Stream, carrier: Carrier) -> u8 {
+    match (stream, carrier) {
+        (Stream::States, Carrier::Endpoint) => b's',
+        (Stream::Inventory, Carrier::Endpoint) => b't',
+        (Stream::States, Carrier::Relay) => b'u',
+        (Stream::Inventory, Carrier::Relay) => b'v',
     }
 }
 
-fn endpoint_prefix(stream: Stream, endpoint: &EndpointId) -> Vec<u8> {
-    [PREFIX, &[lane(stream)], endpoint.as_str().as_bytes(), &[0]].concat()
+fn endpoint_prefix(lane: u8, endpoint: &EndpointId) -> Vec<u8> {
+    [PREFIX, &[lane], endpoint.as_str().as_bytes(), &[0]].concat()
 }
 
-fn report_prefix(stream: Stream, endpoint: &EndpointId, sequence: u64) -> Vec<u8> {
-    [&endpoint_prefix(stream, endpoint)[..], &sequence.to_be_bytes()].concat()
+fn report_prefix(lane: u8, endpoint: &EndpointId, sequence: u64) -> Vec<u8> {
+    [&endpoint_prefix(lane, endpoint)[..], &sequence.to_be_bytes()].concat()
 }
 
-fn sequence_of(key: &[u8]) -> Option<u64> {
-    let tail = key.len().checked_sub(10)?;
-    Some(u64::from_be_bytes(key[tail..tail + 8].try_into().ok()?))
+/// Who sent the report in a row of this key.
+fn sender_of(key: &[u8]) -> Sender {
+    let endpoint = key.get(2..key.len().saturating_sub(11)).unwrap_or_default();
+    match key.get(1) {
+        Some(b's' | b't') => Sender::Endpoint(String::from_utf8_lossy(endpoint).into_owned()),
+        _ => Sender::Relays,
+    }
 }
 
 fn part_of(key: &[u8]) -> u16 {
     key.last_chunk::<2>().map_or(0, |part| u16::from_be_bytes(*part))
 }
 
-fn data_bytes(row: &Row) -> u64 {
-    row.value.len().saturating_sub(HEAD_BYTES) as u64
+fn data(row: &Row) -> &[u8] {
+    row.value.get(HEAD_BYTES..).unwrap_or_default()
 }
 
 fn received_of(row: &Row) -> i64 {
     row.value.first_chunk::<8>().map_or(0, |received| i64::from_be_bytes(*received))
+}
+
+impl Waiting {
+    /// Deletes it, if it is still there.
+    fn delete(&self, batch: &mut Batch) {
+        if let Some(first) = self.keys.first() {
+            batch.expect_present(first.clone());
+        }
+        for key in &self.keys {
+            batch.delete(key.clone());
+        }
+    }
+}
+
+impl Plan<'_> {
+    fn batch(&self, now: Timestamp) -> Batch {
+        let mut batch = Batch::new();
+        for (prefix, (_, envelope, _)) in &self.new {
+            let parts: Vec<_> = envelope.bytes().chunks(PART_BYTES).collect();
+            let count = u16::try_from(parts.len()).unwrap_or(u16::MAX);
+            for (part, data) in (0u16..).zip(parts) {
+                let key = [&prefix[..], &part.to_be_bytes()].concat();
+                let head = [&now.as_millisecond().to_be_bytes()[..], &count.to_be_bytes()].concat();
+                if part == 0 {
+                    batch.expect_absent(key.clone());
+                }
+                batch.put(key, [&head, data].concat());
+            }
+        }
+        self.dropped.values().for_each(|waiting| waiting.delete(&mut batch));
+        batch
+    }
 }
 
 impl Outbox {
@@ -116,114 +171,172 @@ impl Outbox {
     ///
     /// When the store fails.
     pub fn open(store: Arc<dyn Store>, bytes_max: u64) -> Result<Self, StoreError> {
-        let outbox = Self(Arc::new(Inner {
-            store,
-            counted: Mutex::default(),
-            bytes_max,
-            reports: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-            oldest: AtomicI64::new(i64::MAX),
-        }));
-        outbox.recount()?;
+        let outbox = Self(Arc::new(Inner { store, count: Mutex::new(Count::new(bytes_max)) }));
+        outbox.read(PREFIX, &mut |waiting| {
+            outbox.count().add(&waiting.counted);
+            true
+        })?;
         Ok(outbox)
     }
 
-    /// Takes envelopes, which were checked to come from whom they name; returns what became of each, in
-    /// their order, when all that was taken is durable.
+    /// Takes envelopes, which were checked to come from whom they name or from a relay below; returns what
+    /// became of each, in their order, when all that was taken is durable.
     ///
     /// # Errors
     ///
     /// When the store fails; then nothing was taken.
-    pub fn take(&self, envelopes: &[Envelope], now: Timestamp) -> Result<Vec<Taken>, StoreError> {
-        let _counted = self.counted();
-        let mut batch = Batch::new();
-        let mut outcomes = Vec::with_capacity(envelopes.len());
-        let mut in_batch = BTreeSet::new();
-        let (mut added, mut added_bytes) = (0, 0);
-        // Reports and bytes.
-        let mut dropped = (0, 0);
-        for envelope in envelopes {
-            let (header, bytes) = (envelope.header(), envelope.bytes());
-            let prefix = report_prefix(header.stream, &header.endpoint, header.sequence);
-            if in_batch.contains(&prefix) || !self.0.store.scan(&prefix, None, 1)?.is_empty() {
-                outcomes.push(Taken::Durable);
-                continue;
-            }
-            if header.stream == Stream::Inventory && self.is_superseded(header)? {
-                outcomes.push(Taken::Superseded);
-                continue;
-            }
-            if self.0.bytes.load(Ordering::SeqCst) + added_bytes + bytes.len() as u64 > self.0.bytes_max {
-                outcomes.push(Taken::Full);
-                continue;
-            }
-            if header.replaces_earlier && header.stream == Stream::Inventory {
-                self.drop_earlier(header, &mut batch, &mut dropped)?;
-            }
-            let parts: Vec<_> = bytes.chunks(PART_BYTES).collect();
-            let count = u16::try_from(parts.len()).unwrap_or(u16::MAX);
-            for (part, data) in (0u16..).zip(parts) {
-                let key = [&prefix[..], &part.to_be_bytes()].concat();
-                let head = [&now.as_millisecond().to_be_bytes()[..], &count.to_be_bytes()].concat();
-                batch.put(key, [&head, data].concat());
-            }
-            in_batch.insert(prefix);
-            added += 1;
-            added_bytes += bytes.len() as u64;
-            outcomes.push(Taken::Durable);
-        }
-        if !batch.is_empty() {
-            self.0.store.commit(&batch)?;
-            self.0.reports.fetch_add(added, Ordering::SeqCst);
-            self.0.bytes.fetch_add(added_bytes, Ordering::SeqCst);
-            self.0.oldest.fetch_min(now.as_millisecond(), Ordering::SeqCst);
-            self.0.reports.fetch_sub(dropped.0, Ordering::SeqCst);
-            self.0.bytes.fetch_sub(dropped.1, Ordering::SeqCst);
-        }
-        Ok(outcomes)
-    }
-
-    /// Whether a later full inventory of the same endpoint waits already.
-    fn is_superseded(&self, header: &Header) -> Result<bool, StoreError> {
-        let prefix = endpoint_prefix(header.stream, &header.endpoint);
-        let own =
-            [&report_prefix(header.stream, &header.endpoint, header.sequence)[..], &[0xff, 0xff]].concat();
-        for row in self.0.store.scan(&prefix, Some(&own), SCAN_ROWS)? {
-            if part_of(&row.key) == 0
-                && Envelope::parse(&row.value[HEAD_BYTES.min(row.value.len())..])
-                    .is_ok_and(|later| later.header().replaces_earlier)
-            {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    fn drop_earlier(
+    pub fn take(
         &self,
-        header: &Header,
-        batch: &mut Batch,
-        dropped: &mut (u64, u64),
-    ) -> Result<(), StoreError> {
-        let prefix = endpoint_prefix(header.stream, &header.endpoint);
-        let mut after = None;
+        envelopes: &[Envelope],
+        carrier: Carrier,
+        now: Timestamp,
+    ) -> Result<Vec<Taken>, StoreError> {
+        let mut tries = 0;
         loop {
-            let rows = self.0.store.scan(&prefix, after.as_deref(), SCAN_ROWS)?;
+            tries += 1;
+            let mut plan = Plan::default();
+            let planned = self.plan(envelopes, carrier, now, &mut plan);
+            let batch = plan.batch(now);
+            let done = match planned {
+                Ok(()) if batch.is_empty() => return Ok(plan.outcomes),
+                Ok(()) => self.0.store.commit(&batch),
+                Err(error) => Err(error),
+            };
+            let mut count = self.count();
+            match done {
+                Ok(()) => {
+                    plan.dropped.values().for_each(|waiting| count.remove(&waiting.counted));
+                    return Ok(plan.outcomes);
+                }
+                Err(error) => {
+                    plan.new.values().for_each(|(_, _, counted)| count.remove(counted));
+                    if tries == TRIES_MAX || !matches!(error, StoreError::Conflict { .. }) {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    fn plan<'a>(
+        &self,
+        envelopes: &'a [Envelope],
+        carrier: Carrier,
+        now: Timestamp,
+        plan: &mut Plan<'a>,
+    ) -> Result<(), StoreError> {
+        for (index, envelope) in envelopes.iter().enumerate() {
+            let header = envelope.header();
+            let lane = lane(header.stream, carrier);
+            let prefix = report_prefix(lane, &header.endpoint, header.sequence);
+            if plan.new.contains_key(&prefix) || !self.0.store.scan(&prefix, None, 1)?.is_empty() {
+                plan.outcomes.push(Taken::Durable);
+                continue;
+            }
+            let of_endpoint = endpoint_prefix(lane, &header.endpoint);
+            let replaces = header.stream == Stream::Inventory && carrier == Carrier::Endpoint;
+            if replaces && self.is_superseded(plan, &of_endpoint, &prefix)? {
+                plan.outcomes.push(Taken::Superseded);
+                continue;
+            }
+            // Of the same call, and of calls before.
+            let (mut earlier, mut dropped) = (Vec::new(), Vec::new());
+            if replaces && header.replaces_earlier {
+                earlier
+                    .extend(plan.new.range(of_endpoint.clone()..prefix.clone()).map(|(key, _)| key.clone()));
+                dropped = self.earlier(plan, &of_endpoint, &prefix)?;
+            }
+            let counted = Counted {
+                sender: sender_of(&[&prefix[..], &[0, 0]].concat()),
+                bytes: envelope.bytes().len() as u64,
+                minute: count::minute(now.as_millisecond()),
+            };
+            let freed = earlier.iter().map(|key| plan.new[key].2.bytes);
+            let freed = freed.chain(dropped.iter().map(|waiting| waiting.counted.bytes)).sum();
+            if !self.count().reserve(&counted, freed) {
+                plan.outcomes.push(Taken::Full);
+                continue;
+            }
+            for (index, _, counted) in earlier.iter().filter_map(|key| plan.new.remove(key)) {
+                plan.outcomes[index] = Taken::Superseded;
+                self.count().remove(&counted);
+            }
+            for waiting in dropped {
+                plan.dropped_rows += waiting.keys.len();
+                plan.dropped.insert(waiting.keys.first().cloned().unwrap_or_default(), waiting);
+            }
+            plan.new.insert(prefix, (index, envelope, counted));
+            plan.outcomes.push(Taken::Durable);
+        }
+        Ok(())
+    }
+
+    /// Whether a later full inventory of the same endpoint waits already or came in the same call.
+    fn is_superseded(&self, plan: &Plan<'_>, of_endpoint: &[u8], own: &[u8]) -> Result<bool, StoreError> {
+        let is_whole = |envelope: &Envelope| envelope.header().replaces_earlier;
+        let mut with_it = plan.new.range(own.to_vec()..).take_while(|(key, _)| key.starts_with(of_endpoint));
+        if with_it.any(|(_, (_, envelope, _))| is_whole(envelope)) {
+            return Ok(true);
+        }
+        let after = [own, &[0xff, 0xff]].concat();
+        let later = self.0.store.scan(of_endpoint, Some(&after), SCAN_ROWS)?;
+        let mut first_rows = later.iter().filter(|row| part_of(&row.key) == 0);
+        Ok(first_rows.any(|row| Envelope::parse(data(row)).is_ok_and(|later| is_whole(&later))))
+    }
+
+    /// The reports of an endpoint before `own` that are not dropped yet, as many as one call may drop.
+    fn earlier(&self, plan: &Plan<'_>, of_endpoint: &[u8], own: &[u8]) -> Result<Vec<Waiting>, StoreError> {
+        let mut found = Vec::new();
+        let mut rows = plan.dropped_rows;
+        self.read(of_endpoint, &mut |mut waiting| {
+            let first = waiting.keys.first().map(Vec::as_slice).unwrap_or_default();
+            rows += waiting.keys.len();
+            if first >= own || rows > DROPPED_ROWS_MAX {
+                return false;
+            }
+            if !plan.dropped.contains_key(first) {
+                waiting.envelope = Bytes::new();
+                found.push(waiting);
+            }
+            true
+        })?;
+        Ok(found)
+    }
+
+    /// Reads what waits below `prefix` in the order of the keys, until `visit` wants no more.
+    fn read(&self, prefix: &[u8], visit: &mut dyn FnMut(Waiting) -> bool) -> Result<(), StoreError> {
+        let mut last: Option<Waiting> = None;
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let rows = self.0.store.scan(prefix, after.as_deref(), SCAN_ROWS)?;
             for row in &rows {
-                if sequence_of(&row.key).is_some_and(|sequence| sequence < header.sequence) {
-                    batch.delete(row.key.clone());
-                    dropped.0 += u64::from(part_of(&row.key) == 0);
-                    dropped.1 += data_bytes(row);
+                if let Some(begun) = last.as_mut().filter(|_| part_of(&row.key) > 0) {
+                    begun.keys.push(row.key.clone());
+                    begun.envelope = [&begun.envelope[..], data(row)].concat().into();
+                    begun.counted.bytes = begun.envelope.len() as u64;
+                    continue;
+                }
+                let envelope = Bytes::copy_from_slice(data(row));
+                let (sender, bytes) = (sender_of(&row.key), envelope.len() as u64);
+                let counted = Counted { sender, bytes, minute: count::minute(received_of(row)) };
+                let begun = Waiting { keys: vec![row.key.clone()], counted, envelope };
+                if last.replace(begun).is_some_and(|whole| !visit(whole)) {
+                    return Ok(());
                 }
             }
             match rows.last() {
                 Some(last) if rows.len() == SCAN_ROWS => after = Some(last.key.clone()),
-                _ => return Ok(()),
+                _ => break,
             }
         }
+        last.into_iter().for_each(|whole| {
+            visit(whole);
+        });
+        Ok(())
     }
 
-    /// What goes up next: states before inventories, together at most `bytes_max` but at least one.
+    /// What goes up next: states before inventories, what came from endpoints before what came from relays;
+    /// together at most `bytes_max` but at least one, and at most [`ENVELOPES_MAX`].
     ///
     /// # Errors
     ///
@@ -231,31 +344,14 @@ impl Outbox {
     pub fn next(&self, bytes_max: usize) -> Result<Vec<Waiting>, StoreError> {
         let mut batch: Vec<Waiting> = Vec::new();
         let mut total = 0;
-        let mut after = None;
-        'read: loop {
-            let rows = self.0.store.scan(PREFIX, after.as_deref(), SCAN_ROWS)?;
-            for Row { key, value } in &rows {
-                let data = value.get(HEAD_BYTES..).unwrap_or_default();
-                match batch.last_mut() {
-                    Some(last) if part_of(key) > 0 => {
-                        last.keys.push(key.clone());
-                        last.envelope = [&last.envelope[..], data].concat().into();
-                    }
-                    _ if total >= bytes_max => break 'read,
-                    _ => batch
-                        .push(Waiting { keys: vec![key.clone()], envelope: Bytes::copy_from_slice(data) }),
-                }
-                total += data.len();
+        self.read(PREFIX, &mut |waiting| {
+            total += waiting.envelope.len();
+            let fits = batch.is_empty() || (total <= bytes_max && batch.len() < ENVELOPES_MAX);
+            if fits {
+                batch.push(waiting);
             }
-            match rows.last() {
-                Some(last) if rows.len() == SCAN_ROWS => after = Some(last.key.clone()),
-                _ => break,
-            }
-        }
-        if total > bytes_max && batch.len() > 1 {
-            // Only the last one can have passed the limit.
-            batch.truncate(batch.len() - 1);
-        }
+            fits
+        })?;
         Ok(batch)
     }
 
@@ -265,238 +361,45 @@ impl Outbox {
     ///
     /// When the store fails; they are sent again then.
     pub fn settle(&self, done: &[Waiting]) -> Result<(), StoreError> {
-        let _counted = self.counted();
-        let mut batch = Batch::new();
-        let (mut reports, mut bytes) = (0, 0);
-        for waiting in done {
-            // One that was replaced while it went up is gone, and was counted then.
-            let first = waiting.keys.first().map(Vec::as_slice).unwrap_or_default();
-            if self.0.store.scan(first, None, 1)?.is_empty() {
-                continue;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let mut batch = Batch::new();
+            let mut settled = Vec::new();
+            for waiting in done {
+                // One that was replaced while it went up is gone, and was counted then.
+                let first = waiting.keys.first().map(Vec::as_slice).unwrap_or_default();
+                if self.0.store.get(first)?.is_some() {
+                    waiting.delete(&mut batch);
+                    settled.push(&waiting.counted);
+                }
             }
-            for key in &waiting.keys {
-                batch.delete(key.clone());
+            if batch.is_empty() {
+                return Ok(());
             }
-            reports += 1;
-            bytes += waiting.envelope.len() as u64;
+            match self.0.store.commit(&batch) {
+                Err(StoreError::Conflict { .. }) if tries < TRIES_MAX => {}
+                done => {
+                    done?;
+                    let mut count = self.count();
+                    settled.into_iter().for_each(|counted| count.remove(counted));
+                    return Ok(());
+                }
+            }
         }
-        if batch.is_empty() {
-            return Ok(());
-        }
-        self.0.store.commit(&batch)?;
-        self.0.reports.fetch_sub(reports, Ordering::SeqCst);
-        self.0.bytes.fetch_sub(bytes, Ordering::SeqCst);
-        Ok(())
     }
 
-    /// Held while rows and their count change, or a count made while others change them would stand for good.
-    fn counted(&self) -> MutexGuard<'_, ()> {
-        self.0.counted.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Held for a moment only, never while the store works.
+    fn count(&self) -> MutexGuard<'_, Count> {
+        self.0.count.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How full it is; the oldest is exact after [`Outbox::recount`].
+    /// How full it is.
     #[must_use]
     pub fn fill(&self) -> Fill {
-        let oldest = self.0.oldest.load(Ordering::SeqCst);
-        Fill {
-            reports: self.0.reports.load(Ordering::SeqCst),
-            bytes: self.0.bytes.load(Ordering::SeqCst),
-            oldest: (oldest != i64::MAX).then(|| Timestamp::from_millisecond(oldest).ok()).flatten(),
-        }
-    }
-
-    /// Counts all rows, which also finds the oldest.
-    ///
-    /// # Errors
-    ///
-    /// When the store fails.
-    pub fn recount(&self) -> Result<(), StoreError> {
-        let _counted = self.counted();
-        let (mut reports, mut bytes, mut oldest) = (0, 0, i64::MAX);
-        let mut after: Option<Vec<u8>> = None;
-        loop {
-            let rows = self.0.store.scan(PREFIX, after.as_deref(), SCAN_ROWS)?;
-            for row in &rows {
-                reports += u64::from(part_of(&row.key) == 0);
-                bytes += data_bytes(row);
-                oldest = oldest.min(received_of(row));
-            }
-            match rows.last() {
-                Some(last) if rows.len() == SCAN_ROWS => after = Some(last.key.clone()),
-                _ => break,
-            }
-        }
-        self.0.reports.store(reports, Ordering::SeqCst);
-        self.0.bytes.store(bytes, Ordering::SeqCst);
-        self.0.oldest.store(oldest, Ordering::SeqCst);
-        Ok(())
+        self.count().fill()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use ring::rand::SystemRandom;
-    use tierway_common::{
-        facts::Facts,
-        schema::{Report, StateEntry},
-        store::memory::MemoryStore,
-        trust::keys::SigningKey,
-    };
-
-    use super::*;
-
-    /// An envelope: `s7` a transition, `i7` a change of inventory, `I7` a whole one; after `:` its endpoint.
-    fn envelope(text: &str) -> Envelope {
-        let (kind, endpoint) = text.split_once(':').unwrap_or((text, "e1"));
-        let (kind, sequence) = kind.split_at(1);
-        let report = match kind {
-            "s" => Report::States { snapshot: false, entries: Vec::<StateEntry>::new() },
-            _ => Report::Inventory { at: Timestamp::UNIX_EPOCH, facts: Facts::default() },
-        };
-        let header = Header {
-            tenant: "default".parse().unwrap(),
-            endpoint: endpoint.parse().unwrap(),
-            stream: if kind == "s" { Stream::States } else { Stream::Inventory },
-            sequence: sequence.parse().unwrap(),
-            replaces_earlier: kind == "I",
-            created: Timestamp::UNIX_EPOCH,
-        };
-        let key = SigningKey::generate(&SystemRandom::new()).unwrap();
-        Envelope::seal(&key, header, &report).unwrap()
-    }
-
-    fn outbox(bytes_max: u64) -> (Outbox, Arc<dyn Store>) {
-        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
-        (Outbox::open(store.clone(), bytes_max).unwrap(), store)
-    }
-
-    fn take(outbox: &Outbox, names: &[&str]) -> Vec<Taken> {
-        let envelopes: Vec<_> = names.iter().map(|name| envelope(name)).collect();
-        outbox.take(&envelopes, Timestamp::UNIX_EPOCH).unwrap()
-    }
-
-    fn names(waiting: &[Waiting]) -> Vec<String> {
-        waiting
-            .iter()
-            .map(|waiting| {
-                let envelope = Envelope::parse(&waiting.envelope).unwrap();
-                let header = envelope.header();
-                let kind = match (header.stream, header.replaces_earlier) {
-                    (Stream::States, _) => "s",
-                    (Stream::Inventory, true) => "I",
-                    (Stream::Inventory, false) => "i",
-                };
-                format!("{kind}{}:{}", header.sequence, header.endpoint)
-            })
-            .collect()
-    }
-
-    #[test]
-    fn transitions_go_before_inventories_and_in_their_order() {
-        let (outbox, _) = outbox(1 << 20);
-        take(&outbox, &["i1", "s2", "s10", "s1", "s1:e0"]);
-        assert_eq!(names(&outbox.next(1 << 20).unwrap()), ["s1:e0", "s1:e1", "s2:e1", "s10:e1", "i1:e1"]);
-    }
-
-    #[test]
-    fn a_report_that_comes_twice_waits_once() {
-        let (outbox, _) = outbox(1 << 20);
-        assert_eq!(take(&outbox, &["s1", "s1"]), [Taken::Durable; 2]);
-        assert_eq!(take(&outbox, &["s1"]), [Taken::Durable]);
-        assert_eq!((outbox.fill().reports, outbox.next(1 << 20).unwrap().len()), (1, 1));
-    }
-
-    #[test]
-    fn a_whole_inventory_replaces_the_earlier_ones_of_its_endpoint_only() {
-        let (outbox, _) = outbox(1 << 20);
-        take(&outbox, &["I1", "i2", "s1", "I1:e2"]);
-        take(&outbox, &["I3", "i4"]);
-        assert_eq!(names(&outbox.next(1 << 20).unwrap()), ["s1:e1", "I3:e1", "i4:e1", "I1:e2"]);
-        assert_eq!(take(&outbox, &["i2"]), [Taken::Superseded]);
-        assert_eq!(outbox.fill().reports, 4);
-    }
-
-    #[test]
-    fn a_report_that_is_replaced_while_it_goes_up_is_counted_once() {
-        let (outbox, _) = outbox(1 << 20);
-        take(&outbox, &["I1"]);
-        let on_its_way = outbox.next(1 << 20).unwrap();
-        take(&outbox, &["I2"]);
-        outbox.settle(&on_its_way).unwrap();
-        let bytes = envelope("I2").bytes().len() as u64;
-        assert_eq!((outbox.fill().reports, outbox.fill().bytes), (1, bytes));
-        outbox.settle(&outbox.next(1 << 20).unwrap()).unwrap();
-        assert_eq!((outbox.fill().reports, outbox.fill().bytes), (0, 0));
-    }
-
-    #[test]
-    fn a_count_made_while_reports_come_and_go_is_right() {
-        let (outbox, _) = outbox(1 << 30);
-        std::thread::scope(|scope| {
-            let counts = scope.spawn(|| (0..2_000).for_each(|_| outbox.recount().unwrap()));
-            for number in 1..400 {
-                take(&outbox, &[&format!("s{number}")]);
-                outbox.settle(&outbox.next(1 << 20).unwrap()).unwrap();
-            }
-            counts.join().unwrap();
-        });
-        assert_eq!((outbox.fill().reports, outbox.fill().bytes), (0, 0));
-    }
-
-    #[test]
-    fn a_full_outbox_drops_nothing_and_asks_to_come_later() {
-        let bytes = envelope("s1").bytes().len() as u64;
-        let (outbox, _) = outbox(2 * bytes);
-        assert_eq!(take(&outbox, &["s1", "s2", "s3"]), [Taken::Durable, Taken::Durable, Taken::Full]);
-        let first = outbox.next(1).unwrap();
-        outbox.settle(&first).unwrap();
-        assert_eq!(take(&outbox, &["s3"]), [Taken::Durable]);
-        assert_eq!(names(&outbox.next(1 << 20).unwrap()), ["s2:e1", "s3:e1"]);
-    }
-
-    #[test]
-    fn a_batch_keeps_to_its_size_but_takes_at_least_one() {
-        let bytes = envelope("s1").bytes().len();
-        let (outbox, _) = outbox(1 << 20);
-        take(&outbox, &["s1", "s2", "s3"]);
-        for (limit, count) in [(1, 1), (bytes, 1), (2 * bytes, 2), (10 * bytes, 3)] {
-            assert_eq!(outbox.next(limit).unwrap().len(), count, "{limit}");
-        }
-    }
-
-    #[test]
-    fn what_waited_before_a_restart_waits_after_it() {
-        let (outbox, store) = outbox(1 << 20);
-        take(&outbox, &["s1", "I1", "s2:e2"]);
-        let before = outbox.fill();
-        let again = Outbox::open(store, 1 << 20).unwrap();
-        assert_eq!((again.fill(), again.next(1 << 20).unwrap().len()), (before, 3));
-        again.settle(&again.next(1 << 20).unwrap()).unwrap();
-        assert_eq!(again.fill(), Fill { reports: 0, bytes: 0, oldest: before.oldest });
-        again.recount().unwrap();
-        assert_eq!(again.fill().oldest, None);
-    }
-
-    #[test]
-    fn an_envelope_of_many_rows_comes_out_as_it_went_in() {
-        let (outbox, _) = outbox(1 << 20);
-        // Incompressible enough to stay long.
-        let values = (0..4_000u32)
-            .map(|n| {
-                let digest = tierway_common::trust::digest::Digest::of(&n.to_be_bytes());
-                (format!("package:deb:{digest}:amd64"), digest.to_string())
-            })
-            .collect();
-        let report =
-            Report::Inventory { at: Timestamp::UNIX_EPOCH, facts: Facts { values, ..Facts::default() } };
-        let key = SigningKey::generate(&SystemRandom::new()).unwrap();
-        let large = Envelope::seal(&key, envelope("I1").header().clone(), &report).unwrap();
-        assert!(large.bytes().len() > 2 * PART_BYTES);
-        outbox.take(std::slice::from_ref(&large), Timestamp::UNIX_EPOCH).unwrap();
-        take(&outbox, &["I1:e2"]);
-        let waiting = outbox.next(1 << 20).unwrap();
-        assert_eq!((waiting.len(), &waiting[0].envelope), (2, large.bytes()));
-        outbox.settle(&waiting).unwrap();
-        assert!(outbox.next(1 << 20).unwrap().is_empty());
-    }
-}
+mod tests;

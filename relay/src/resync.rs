@@ -1,55 +1,108 @@
 //! Endpoints that the tier above asked to send everything again: kept until the endpoint was told.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use tierway_common::{
     id::EndpointId,
     store::{Batch, Store, StoreError},
 };
 
+/// Endpoints in the set; what does not fit is asked for again by the tier above.
+const ENDPOINTS_MAX: usize = 100_000;
 const PREFIX: &[u8] = b"r";
 
-/// The set, on disk; cheap to clone.
+/// The set, on disk, and in memory too, since every check-in asks; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Resync(Arc<dyn Store>);
+pub struct Resync(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    store: Arc<dyn Store>,
+    /// Never less than what is on disk.
+    set: Mutex<BTreeSet<String>>,
+}
 
 impl Resync {
     /// The set in `store`.
-    #[must_use]
-    pub fn new(store: Arc<dyn Store>) -> Self {
-        Self(store)
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub fn open(store: Arc<dyn Store>) -> Result<Self, StoreError> {
+        let rows = store.scan(PREFIX, None, ENDPOINTS_MAX)?;
+        let id =
+            |key: &[u8]| String::from_utf8_lossy(key.get(PREFIX.len()..).unwrap_or_default()).into_owned();
+        let set = rows.iter().map(|row| id(&row.key)).collect();
+        Ok(Self(Arc::new(Inner { store, set: Mutex::new(set) })))
     }
 
-    /// Adds endpoints.
+    /// Whether `endpoint` is in the set; does not touch the disk.
+    #[must_use]
+    pub fn contains(&self, endpoint: &str) -> bool {
+        self.set().contains(endpoint)
+    }
+
+    /// Adds endpoints; waits for the disk.
     ///
     /// # Errors
     ///
     /// When the store fails.
     pub fn add<'a>(&self, endpoints: impl Iterator<Item = &'a EndpointId>) -> Result<(), StoreError> {
         let mut batch = Batch::new();
-        for endpoint in endpoints {
-            batch.put(key(endpoint.as_str()), Vec::new());
+        {
+            let mut set = self.set();
+            for endpoint in endpoints {
+                if set.len() < ENDPOINTS_MAX && set.insert(endpoint.to_string()) {
+                    batch.put(key(endpoint.as_str()), Vec::new());
+                }
+            }
         }
-        if batch.is_empty() { Ok(()) } else { self.0.commit(&batch) }
+        if batch.is_empty() { Ok(()) } else { self.0.store.commit(&batch) }
     }
 
-    /// Whether `endpoint` is in the set, taking it out: the answer goes to it, and if that is lost the
-    /// tier above finds the same gap again.
+    /// Whether `endpoint` is in the set, taking it out; waits for the disk. The answer goes to it, and if that is
+    /// lost the tier above finds the same gap again.
     ///
     /// # Errors
     ///
     /// When the store fails.
     pub fn take(&self, endpoint: &str) -> Result<bool, StoreError> {
-        if self.0.get(&key(endpoint))?.is_none() {
+        if !self.contains(endpoint) {
             return Ok(false);
         }
         let mut batch = Batch::new();
         batch.delete(key(endpoint));
-        self.0.commit(&batch)?;
-        Ok(true)
+        self.0.store.commit(&batch)?;
+        Ok(self.set().remove(endpoint))
+    }
+
+    fn set(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.0.set.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn key(endpoint: &str) -> Vec<u8> {
     [PREFIX, endpoint.as_bytes()].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use tierway_common::store::memory::MemoryStore;
+
+    use super::*;
+
+    #[test]
+    fn who_must_send_everything_is_told_once_also_after_a_restart() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let resync = Resync::open(store.clone()).unwrap();
+        let ids: Vec<EndpointId> = ["e1", "e2", "e1"].map(|id| id.parse().unwrap()).into();
+        resync.add(ids.iter()).unwrap();
+        let told = |resync: &Resync| ["e1", "e1", "e3"].map(|id| resync.take(id).unwrap());
+        assert_eq!(told(&resync), [true, false, false]);
+        let resync = Resync::open(store).unwrap();
+        assert_eq!((resync.contains("e1"), resync.contains("e2")), (false, true));
+    }
 }

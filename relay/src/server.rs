@@ -162,7 +162,7 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
         BlobOptions { quota_bytes: config.payload_bytes_max, free_floor_bytes: config.disk_free_bytes_min },
     )?;
     let outbox = Outbox::open(store.clone(), config.outbox_bytes_max)?;
-    let resync = Resync::new(store);
+    let resync = Resync::open(store)?;
     let mirror_dir = dir.join("metadata");
     let mirror = Mirror::open(&mirror_dir).map_err(open(mirror_dir))?;
     let route = config.upstream.clone().unwrap_or(joined.route);
@@ -401,7 +401,7 @@ impl Up {
         for id in answered {
             self.answers().remove(&id);
         }
-        self.ask_again(&answer.resync_endpoints)?;
+        self.ask_again(&answer.resync_endpoints).await?;
         Ok(answer)
     }
 
@@ -444,7 +444,7 @@ impl Up {
             }
             let outbox = self.outbox.clone();
             tokio::task::spawn_blocking(move || outbox.settle(&done)).await??;
-            self.ask_again(&answer.resync_endpoints)?;
+            self.ask_again(&answer.resync_endpoints).await?;
             if later > 0 {
                 return Err(format!("the tier above took no more: {later} reports wait").into());
             }
@@ -452,9 +452,13 @@ impl Up {
     }
 
     /// Notes whom the tier above wants to hear again, and wakes them.
-    fn ask_again(&self, endpoints: &[String]) -> Result<(), TaskError> {
+    async fn ask_again(&self, endpoints: &[String]) -> Result<(), TaskError> {
         let ids: Vec<EndpointId> = endpoints.iter().filter_map(|id| id.parse().ok()).collect();
-        self.resync.add(ids.iter())?;
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let (resync, asked) = (self.resync.clone(), ids.clone());
+        tokio::task::spawn_blocking(move || resync.add(asked.iter())).await??;
         for id in ids {
             self.notices.resync(&id);
         }
@@ -462,14 +466,14 @@ impl Up {
     }
 
     /// Follows a notice from the tier above, and answers it by a sync.
-    fn notice(&self, notice: v1::Notice, sync: &Wake) -> Result<(), TaskError> {
+    async fn notice(&self, notice: v1::Notice, sync: &Wake) -> Result<(), TaskError> {
         let Some(Notice { id, event }) = notices::read(notice) else { return Ok(()) };
         match event {
             // Also one that is here already: whether it is worth a check is said at the check-in.
             Event::Published(_) => {}
             Event::Check(order) => self.asked(id, order),
             Event::Resync(endpoint) => {
-                self.ask_again(&[endpoint.to_string()])?;
+                self.ask_again(&[endpoint.to_string()]).await?;
                 self.answer(id);
             }
         }
@@ -496,7 +500,7 @@ async fn watch(up: Up, sync: Wake, stop: Stop) {
             sync.wake();
             failures = 0;
             while let Some(notice) = stream.message().await? {
-                up.notice(notice, &sync)?;
+                up.notice(notice, &sync).await?;
                 tokio::time::sleep(NOTICES_APART).await;
             }
             Ok::<_, TaskError>(())

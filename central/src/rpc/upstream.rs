@@ -12,6 +12,7 @@ use tierway_common::{
 use tierway_proto::{
     blob_stream::BlobSource,
     notices::ANSWERED_MAX,
+    upstream::ENVELOPES_MAX,
     v1::{self, upstream_server},
 };
 use tokio::sync::Semaphore;
@@ -28,8 +29,6 @@ use crate::{
     text::clean,
 };
 
-/// Envelopes of one call.
-const ENVELOPES_MAX: usize = 1_024;
 /// Payloads one caller may announce in one call.
 const WANTED_MAX: usize = 256;
 /// Endpoints that are asked to send everything again, in one answer.

@@ -73,7 +73,7 @@ impl Publisher {
             mirror: mirror.clone(),
             payloads: payloads.clone(),
             outbox: Outbox::open(store.clone(), OUTBOX_BYTES).expect("an outbox"),
-            resync: Resync::new(store),
+            resync: Resync::open(store).expect("a set"),
             upstream,
             notices: Notices::new(clock.clone()),
             forward: Wake::default(),

@@ -11,6 +11,7 @@ use tierway_common::{
     trust::envelope::{Envelope, Stream},
 };
 use tierway_proto::v1;
+use tierway_relay::outbox::Carrier;
 use tierway_tests::{
     archive::Package,
     fleet::{Fleet, until},
@@ -156,7 +157,7 @@ async fn after_a_week_without_central_every_transition_arrives_once_and_in_order
 
     // The relay, whose acknowledgements were lost, sends it all again.
     let audit = audit_records(&fleet).await;
-    relay.running().outbox.take(&envelopes, clock.now()).unwrap();
+    relay.running().outbox.take(&envelopes, Carrier::Endpoint, clock.now()).unwrap();
     assert_eq!(relay.running().outbox.fill().reports, envelopes.len() as u64);
     relay.forwarded().await;
     assert_eq!(record(&fleet, &endpoint.id), after);
