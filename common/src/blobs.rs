@@ -390,6 +390,14 @@ impl Blobs {
         disk::pin_name(owner).map_or_else(Arc::default, |name| self.0.index().pins(&name))
     }
 
+    /// What `owner` pins; `None` if any of it is missing.
+    #[must_use]
+    pub fn pins_if_whole(&self, owner: &str) -> Option<Arc<BTreeSet<Digest>>> {
+        let index = self.0.index();
+        let pins = disk::pin_name(owner).map_or_else(Arc::default, |name| index.pins(&name));
+        pins.iter().all(|digest| index.len(digest).is_some()).then_some(pins)
+    }
+
     /// Evicts by least recent use down to the quota and the floor of free space.
     ///
     /// # Errors

@@ -185,6 +185,13 @@ impl Table {
         }
     }
 
+    /// What was told of later versions than this was taken back: it and what follows are news again.
+    pub fn take_back(&mut self, version: u64) {
+        for news in [&mut self.news, &mut self.relay_news] {
+            news.1 = news.1.min(version.saturating_sub(1));
+        }
+    }
+
     /// A peer opens a stream and has the publication `has`. Everything it has not answered is due. An earlier
     /// stream of the same peer gets nothing more.
     pub fn connect(&mut self, id: &str, relay: bool, has: u64, now: Timestamp) -> Connection {
@@ -454,6 +461,23 @@ mod tests {
         bench.table.answered("web", &[]);
         bench.table.publish(9, Audience::Everybody, bench.now);
         assert_eq!(bench.take("web", web), []);
+    }
+
+    #[test]
+    fn after_a_publication_was_taken_back_what_has_a_smaller_number_is_told() {
+        let mut bench = Bench::new();
+        let web = bench.connect("web", 0);
+        bench.table.publish(1_000, Audience::Everybody, bench.now);
+        bench.take("web", web);
+        bench.table.answered("web", &[]);
+        bench.table.take_back(8);
+        let (relay, late) = (bench.table.connect("relay", true, 7, bench.now), bench.connect("late", 8));
+        assert_eq!(events(bench.take("late", late)), []);
+        bench.take("relay", relay);
+        bench.table.publish(8, Audience::Relays, bench.now);
+        assert_eq!(events(bench.take("relay", relay)), [Event::Published(8)]);
+        bench.table.publish(9, Audience::Everybody, bench.now);
+        assert_eq!(events(bench.take("web", web)), [Event::Published(9)]);
     }
 
     #[test]

@@ -19,10 +19,10 @@
 //! a sync skip the unchanged part is `complete`: true for a node only if all below it that the prefix
 //! selects is here. The digests that are [`reachable`] from a tree that was complete are such a set; with
 //! [`crate::blobs`] they are what the tree's owner pins, so they cannot be evicted, survive a crash, and
-//! cost nothing to keep: [`Blobs::pins`](crate::blobs::Blobs::pins) is the set, and after a sync the
-//! owner pins what is reachable from the new root. Presence alone would not do: eviction takes single nodes.
-//! If a pinned blob is lost to corruption, reading fails with [`TreeError::Missing`]; a sync with
-//! `complete` always false then fetches just that.
+//! cost nothing to keep: [`Blobs::pins_if_whole`](crate::blobs::Blobs::pins_if_whole) is the set, and after a sync
+//! the owner pins what is reachable from the new root. Presence alone would not do: eviction takes single nodes.
+//! If a pinned blob is lost to corruption, reading fails with [`TreeError::Missing`], and there is no such set until
+//! a sync with `complete` always false has fetched just that.
 //!
 //! Nothing here does I/O: nodes come from a [`NodeSource`] and go to a [`NodeSink`].
 

@@ -181,10 +181,11 @@ impl Catalogues {
             Some(bytes) => self.client.refresh_with_timestamp(bytes, now).await?,
             None => self.client.refresh(now).await?,
         };
-        if self.trusted.as_ref() == Some(&trusted) {
+        let whole = self.trees.pins_if_whole(PINS);
+        if self.trusted.as_ref() == Some(&trusted) && whole.is_some() {
             return Ok(());
         }
-        let complete = self.trees.pins(PINS);
+        let complete = whole.unwrap_or_default();
         for (catalogue, root, _) in fitting(&trusted, os) {
             let cost = sync::tree(&self.upstream, root, &self.trees, &complete)
                 .await

@@ -62,6 +62,11 @@ impl Notices {
         self.send_due();
     }
 
+    /// Says that what was told of later versions than this was taken back by a newer root of trust.
+    pub fn taken_back(&self, version: u64) {
+        self.shared().table.take_back(version);
+    }
+
     /// Passes an order on: to each endpoint that is named, and as it is to the relays below.
     pub fn order(&self, order: &Order) {
         self.order_each(order);

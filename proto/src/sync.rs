@@ -3,7 +3,7 @@
 //! A tree is fetched level by level from its root. What is complete here already (the digests its owner
 //! pins, see `tierway_common::tree`) is skipped whole, so an unchanged subtree costs nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use bytes::Bytes;
 use tierway_common::{
@@ -32,6 +32,14 @@ pub enum CatalogueError {
     /// Keeping it.
     #[error("could not keep the catalogue's tree")]
     Keep(#[from] BlobError),
+    /// What was kept of it first gave way to what came later.
+    #[error(
+        "there is no room for all of the catalogue's tree: its node `{digest}` was fetched and is gone again"
+    )]
+    NoRoom {
+        /// One of those that are gone.
+        digest: Digest,
+    },
 }
 
 /// TUF metadata from the tier above.
@@ -76,11 +84,16 @@ pub async fn tree(
     complete: &BTreeSet<Digest>,
 ) -> Result<Cost, CatalogueError> {
     let mut cost = Cost::default();
+    // Nothing is pinned before all of it is here, so one part can drive out another.
+    let mut fetched = HashSet::new();
     // Each round fetches at least one node of what is finite; a tree that is not is refused by its depth.
     loop {
         let wanted = tree::missing(&root, None, &|digest| complete.contains(digest), trees)?;
         if wanted.is_empty() {
             return Ok(cost);
+        }
+        if let Some(again) = wanted.iter().find(|digest| !fetched.insert(**digest)) {
+            return Err(CatalogueError::NoRoom { digest: *again });
         }
         for batch in wanted.chunks(NODES_PER_BATCH) {
             let nodes = upstream.small_blobs(batch, STORED_BYTES_MAX).await?;

@@ -370,8 +370,16 @@ impl Up {
             outbox_oldest: fill.oldest.map_or(0, |at| at.as_second()),
             endpoints_seen: count(self.seen.lately(now)),
         };
-        let answer = self.check_in(sync.head_version(), health).await?;
+        let before = sync.head_version();
+        let answer = self.check_in(before, health).await?;
         let synced = sync.run(answer.timestamp.as_deref(), now).await?;
+        if let Some(version) = synced.filter(|version| *version < before) {
+            warn!(
+                before,
+                version, "what is published went back to an earlier version, by a newer root of trust"
+            );
+            self.notices.taken_back(version);
+        }
         // Endpoints hear of it when it is here.
         if sync.note_news(answer.news)? {
             self.notices.published(answer.news, Audience::Everybody);

@@ -15,9 +15,12 @@ use tierway_common::{
     id::TenantId,
     schema::Revoked,
     tree::{self, TreeError},
-    trust::tuf::{
-        client::{Client, Fetcher, Limits, Trusted},
-        error::{FetchError, TufError},
+    trust::{
+        digest::Digest,
+        tuf::{
+            client::{Client, Fetcher, Limits, Trusted},
+            error::{FetchError, TufError},
+        },
     },
 };
 use tierway_proto::{
@@ -135,8 +138,9 @@ impl Sync {
         self.mirror.head().timestamp_version
     }
 
-    /// Brings over what is new; `timestamp` is what a check-in brought, if anything. Returns the version
-    /// when it is newer than before.
+    /// Brings over what is new, and what was lost here; `timestamp` is what a check-in brought, if anything. Returns
+    /// the version when it is another than before: an older one too, when a newer root of trust took back what was
+    /// signed with a key that is no longer trusted.
     ///
     /// # Errors
     ///
@@ -146,10 +150,13 @@ impl Sync {
             Some(bytes) => self.client.refresh_with_timestamp(bytes, now).await?,
             None => self.client.refresh(now).await?,
         };
-        if trusted.timestamp_version <= self.head_version() {
+        let before = self.mirror.head();
+        let whole = self.trees.pins_if_whole(PINS);
+        let is_new = self.verified("timestamp")? != before.timestamp;
+        if !is_new && whole.is_some() {
             return Ok(None);
         }
-        let complete = self.trees.pins(PINS);
+        let complete = whole.unwrap_or_default();
         for (catalogue, target) in &trusted.targets {
             let cost = bring(&self.upstream, target.sha256, &self.trees, &complete)
                 .await
@@ -158,13 +165,16 @@ impl Sync {
                 info!(catalogue, blobs = cost.blobs, bytes = cost.bytes, "mirrored a catalogue");
             }
         }
+        // What is served is pinned: both, from before the one takes the place of the other until after it.
+        let new = self.reachable(&trusted)?;
+        self.trees.pin(PINS, &self.trees.pins(PINS).union(&new).copied().collect())?;
         let head = self.publish(&trusted)?;
         info!(version = head.timestamp_version, "mirrored what is published");
         self.mirror
             .set_head(head)
             .map_err(|source| SyncError::File { file: "head.json".to_owned(), source })?;
-        self.pin(&trusted)?;
-        Ok(Some(trusted.timestamp_version))
+        self.trees.pin(PINS, &new)?;
+        Ok(is_new.then_some(trusted.timestamp_version))
     }
 
     /// Notes what the tier above calls news; false when that is not here yet, or no news.
@@ -212,7 +222,8 @@ impl Sync {
             timestamp: self.verified("timestamp")?,
             expires: Some(trusted.timestamp_expires),
             revoked,
-            news: self.mirror.head().news,
+            // Also when the version went back.
+            news: self.mirror.head().news.min(trusted.timestamp_version),
         })
     }
 
@@ -224,13 +235,12 @@ impl Sync {
         content.map(Bytes::from).ok_or_else(|| error(io::ErrorKind::NotFound.into()))
     }
 
-    /// Pins the trees of this version, and drops those of older ones.
-    fn pin(&self, trusted: &Trusted) -> Result<(), SyncError> {
+    /// All nodes of the trees of this version.
+    fn reachable(&self, trusted: &Trusted) -> Result<BTreeSet<Digest>, SyncError> {
         let mut all = BTreeSet::new();
         for target in trusted.targets.values() {
             all.append(&mut tree::reachable(&target.sha256, None, &self.trees)?);
         }
-        self.trees.pin(PINS, &all)?;
-        Ok(())
+        Ok(all)
     }
 }

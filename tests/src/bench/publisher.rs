@@ -16,7 +16,10 @@ use tierway_common::{
         identity::Role,
     },
     tree::{self, Root},
-    trust::tuf::{metadata::Target, writer::Repository},
+    trust::{
+        digest::Digest,
+        tuf::{metadata::Target, writer::Repository},
+    },
 };
 use tierway_proto::{
     blob_stream::BlobStreams, notices::Notices, upstream::Upstream, v1::upstream_server::UpstreamServer,
@@ -111,6 +114,12 @@ impl Publisher {
         self.keep(&policy, BTreeMap::new(), CatalogueKind::Policy);
         self.publish(site);
         all
+    }
+
+    /// Root of the tree of a catalogue that is published.
+    #[must_use]
+    pub fn root(&self, catalogue: &str) -> Digest {
+        self.catalogues[catalogue].0.digest
     }
 
     fn keep(&mut self, catalogue: &str, documents: BTreeMap<String, Bytes>, kind: CatalogueKind) {

@@ -28,6 +28,8 @@ mod simulation;
 #[cfg(test)]
 mod standing;
 #[cfg(test)]
+mod trees;
+#[cfg(test)]
 mod tuf_interop;
 #[cfg(test)]
 mod why;

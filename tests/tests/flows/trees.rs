@@ -1,0 +1,161 @@
+//! Trees on their way down: what is lost comes again, what has no room is said, and what is served is safe from
+//! eviction.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tierway_common::{
+    blobs::{BlobOptions, Blobs},
+    clock::Clock,
+    daemon::chain::Chain,
+    transport::{
+        dial::{self, Route},
+        identity::Role,
+    },
+    tree,
+    trust::digest::Digest,
+};
+use tierway_proto::{sync, upstream::Upstream};
+use tierway_tests::{
+    archive::Package,
+    bench::{publisher::Publisher, site::Site, updates::CATALOGUE},
+    fleet::{Fleet, Relay, until},
+    roots::made_up,
+};
+use tokio::time::timeout;
+
+async fn fleet_with(packages: &[&str]) -> Fleet {
+    let mut fleet = Fleet::start_at(Clock::system()).await;
+    for package in packages {
+        fleet.archive.update(&Package::new(package, "2.0"));
+    }
+    fleet.archive.publish();
+    fleet.sync().await;
+    fleet
+}
+
+/// What the only owner of pins in `dir` pins.
+fn pinned(dir: &Path) -> BTreeSet<Digest> {
+    let pins: Vec<_> = fs::read_dir(dir.join("pins")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let [pins] = &pins[..] else { panic!("{pins:?}") };
+    let content = fs::read(pins).unwrap();
+    content.as_chunks::<32>().0.iter().map(|bytes| Digest::from_bytes(*bytes)).collect()
+}
+
+/// The files of what is pinned in `dir`.
+fn pinned_files(dir: &Path) -> Vec<PathBuf> {
+    let names = pinned(dir).into_iter().map(|digest| digest.to_string());
+    names.map(|name| dir.join(&name[..2]).join(name)).collect()
+}
+
+/// Removes all that is pinned in `dir`, and returns the files.
+fn lose(dir: &Path) -> Vec<PathBuf> {
+    let files = pinned_files(dir);
+    assert!(!files.is_empty());
+    files.iter().for_each(|file| fs::remove_file(file).unwrap());
+    files
+}
+
+fn sync_error(relay: &Relay) -> Option<String> {
+    relay.running().board.statuses()["sync"].last_error.clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_a_relay_or_an_endpoint_lost_come_again() {
+    let fleet = fleet_with(&["hello"]).await;
+    let mut relay = fleet.relay("osaka").await;
+    relay.caught_up(&fleet).await;
+    let root = fleet.folder("root");
+    made_up(&root, &[("hello", "1.0")]);
+    let mut endpoint = fleet.enroll("web1", "osaka", relay.address, &root).await;
+    endpoint.start().await;
+    assert_eq!(endpoint.check().await.problems, Vec::<String>::new());
+
+    relay.stop().await;
+    let lost = lose(&relay.config.data_dir.join("trees"));
+    relay.start().await;
+    until("the relay has its nodes again", async || lost.iter().all(|file| file.exists())).await;
+
+    endpoint.stop().await;
+    let lost = lose(&endpoint.config.data_dir.join("trees"));
+    endpoint.start().await;
+    let found = endpoint.check().await;
+    assert_eq!((found.needed, found.problems), (1, Vec::new()));
+    assert!(lost.iter().all(|file| file.exists()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_follows_to_an_earlier_version_that_is_verified() {
+    let fleet = fleet_with(&["hello"]).await;
+    let mut relay = fleet.relay("osaka").await;
+    relay.caught_up(&fleet).await;
+    relay.stop().await;
+    // As after a stolen key was used to publish, and the root of trust took that back.
+    let head = relay.config.data_dir.join("metadata/head.json");
+    let mut ahead: serde_json::Value = serde_json::from_slice(&fs::read(&head).unwrap()).unwrap();
+    ahead["timestamp_version"] = 1_000_000.into();
+    ahead["news"] = 1_000_000.into();
+    ahead["timestamp"] = serde_json::to_value(b"taken back").unwrap();
+    fs::write(&head, ahead.to_string()).unwrap();
+    relay.start().await;
+    let version = fleet.central.as_ref().unwrap().running.central.publisher.timestamp().0;
+    let mirror = relay.running().mirror.clone();
+    until("the relay is at central's version", async || mirror.head().timestamp_version == version).await;
+    assert!(mirror.head().news <= version);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tree_that_does_not_fit_is_an_error_and_not_fetched_for_ever() {
+    let (site, dir) = (Site::new(), tempfile::tempdir().unwrap());
+    let mut publisher = Publisher::start(&site, &dir.path().join("publisher")).await;
+    publisher.publish_first(&site, 12_000);
+    let root = publisher.root(CATALOGUE);
+    let identity = site.join(&dir.path().join("endpoint"), Role::Endpoint, "web1", None);
+    let upstream = Upstream::new(dial::channel(Route::direct(&publisher.address.to_string()), &identity));
+    let bring = async |quota_bytes| {
+        let options = BlobOptions { quota_bytes, free_floor_bytes: 0 };
+        let trees = Blobs::open(&dir.path().join(format!("trees-{quota_bytes}")), options).unwrap();
+        let none = BTreeSet::new();
+        let brought = sync::tree(&upstream, root, &trees, &none);
+        (timeout(Duration::from_secs(60), brought).await.expect("it ends"), trees)
+    };
+    let (brought, trees) = bring(1 << 30).await;
+    let bytes = trees.usage().bytes;
+    assert_eq!(brought.unwrap().bytes, bytes);
+    assert_eq!(tree::reachable(&root, None, &trees).unwrap().len() as u64, trees.usage().count);
+    let (brought, _) = bring(bytes * 9 / 10).await;
+    let error = Chain(&brought.unwrap_err()).to_string();
+    assert!(error.contains("there is no room for all of the catalogue's tree"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_relay_is_about_to_serve_is_pinned_beside_what_it_serves() {
+    let mut fleet = fleet_with(&["hello"]).await;
+    let relay = fleet.relay("osaka").await;
+    relay.caught_up(&fleet).await;
+    let (trees, head) =
+        (relay.config.data_dir.join("trees"), relay.config.data_dir.join("metadata/head.json"));
+    let before = pinned(&trees);
+    // The new version cannot take the place of the old one.
+    fs::remove_file(&head).unwrap();
+    fs::create_dir(&head).unwrap();
+    fleet.archive.update(&Package::new("plum", "2.0"));
+    fleet.archive.publish();
+    fleet.sync().await;
+    assert!(relay.running().board.wake("sync"));
+    until("it cannot be served", async || sync_error(&relay).is_some_and(|it| it.contains("head.json")))
+        .await;
+    let both = pinned(&trees);
+    assert!(both.is_superset(&before) && both.len() > before.len(), "{} {}", both.len(), before.len());
+    fs::remove_dir(&head).unwrap();
+    relay.caught_up(&fleet).await;
+    until("only what is served is pinned", async || {
+        let pinned = pinned(&trees);
+        !pinned.is_superset(&before) && pinned.is_subset(&both)
+    })
+    .await;
+}
