@@ -241,12 +241,11 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
     let identity = Identity::load(&IdentityFiles::in_dir(&layout.identity()))?;
     let store: Arc<dyn Store> = Arc::new(SledStore::open(&layout.store())?);
     let state = Arc::new(State::open(config.tenant.clone(), store, clock.clone())?);
-    let blobs = |dir: &std::path::Path, quota_bytes| {
-        let options = BlobOptions { quota_bytes, free_floor_bytes: config.disk_free_bytes_min };
-        Blobs::open_with_clock(dir, options, clock.clone())
-    };
-    let trees = blobs(&layout.trees(), config.tree_bytes_max)?;
-    let payload_blobs = blobs(&layout.payloads(), config.payload_bytes_max)?;
+    let free = config.disk_free_bytes_min;
+    let of_trees = BlobOptions { quota_bytes: config.tree_bytes_max, free_floor_bytes: free };
+    let trees = Blobs::open_with_clock(&layout.trees(), of_trees, clock.clone())?;
+    let of_payloads = BlobOptions::of_payloads(config.payload_bytes_max, free);
+    let payload_blobs = Blobs::open_with_clock(&layout.payloads(), of_payloads, clock.clone())?;
     let catalog = Catalog::new(state.clone(), trees.clone());
     catalog.withdraw(&config.sources)?;
     let publisher = Publisher::open(state.clone(), trees.clone(), &root_metadata, online)?;

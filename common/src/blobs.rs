@@ -25,6 +25,7 @@ mod disk;
 mod index;
 mod nodes;
 mod reader;
+mod room;
 mod writer;
 
 use std::{

@@ -159,7 +159,7 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
     )?;
     let payload_blobs = Blobs::open(
         &dir.join("payloads"),
-        BlobOptions { quota_bytes: config.payload_bytes_max, free_floor_bytes: config.disk_free_bytes_min },
+        BlobOptions::of_payloads(config.payload_bytes_max, config.disk_free_bytes_min),
     )?;
     let outbox = Outbox::open(store.clone(), config.outbox_bytes_max)?;
     let resync = Resync::open(store)?;
@@ -358,7 +358,8 @@ impl Up {
     }
 
     async fn bring(&self, sync: &mut Sync, now: jiff::Timestamp) -> Result<(), TaskError> {
-        self.outbox.recount()?;
+        let payloads = self.payloads.blobs().clone();
+        tokio::task::spawn_blocking(move || payloads.keep_room()).await?;
         let (usage, fill) = (self.payloads.blobs().usage(), self.outbox.fill());
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let health = v1::RelayHealth {

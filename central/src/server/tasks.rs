@@ -217,7 +217,11 @@ impl Central {
         .await??;
         let synced = feed.source.sync(&memory, &documents, self.state.now()).await?;
         let config = feed.config.clone();
-        let applied = blocking(self, move |central| central.catalog.apply(&config, synced)).await??;
+        let applied = blocking(self, move |central| {
+            central.payloads.blobs().keep_room();
+            central.catalog.apply(&config, synced)
+        })
+        .await??;
         let Applied { new, changed, gone, refused } = applied;
         info!(source = %feed.config.name(), new, changed, gone, refused, "read a source");
         self.rules.wake();
@@ -228,7 +232,11 @@ impl Central {
     async fn publish(self: &Arc<Self>) -> Result<(), TaskError> {
         loop {
             let begun = Instant::now();
-            let outcome = blocking(self, |central| central.publisher.publish()).await??;
+            let outcome = blocking(self, |central| {
+                central.payloads.blobs().keep_room();
+                central.publisher.publish()
+            })
+            .await??;
             // Also when nothing is new: an earlier run may not have come so far.
             blocking(self, |central| {
                 exposure::run(&central.state, &central.trees, &central.publisher.published())

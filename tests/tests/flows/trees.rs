@@ -25,6 +25,7 @@ use tierway_tests::{
     bench::{publisher::Publisher, site::Site, updates::CATALOGUE},
     fleet::{Fleet, Relay, until},
     roots::made_up,
+    small_disk::SmallDisk,
 };
 use tokio::time::timeout;
 
@@ -158,4 +159,32 @@ async fn what_a_relay_is_about_to_serve_is_pinned_beside_what_it_serves() {
         !pinned.is_superset(&before) && pinned.is_subset(&both)
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn payloads_make_room_for_what_is_published_on_a_disk_that_others_fill() {
+    let mut fleet = fleet_with(&["hello"]).await;
+    let folder = fleet.folder("relay-osaka");
+    let Some(_disk) = SmallDisk::mount("filling a disk", &folder, 64 << 10) else { return };
+    let mut relay = fleet.relay("osaka").await;
+    relay.stop().await;
+    relay.config.disk_free_bytes_min = 8 << 20;
+    relay.start().await;
+    relay.caught_up(&fleet).await;
+    let payloads = relay.running().payloads.blobs().clone();
+    for number in 0..20u8 {
+        payloads.put(&vec![number; 1 << 20]).unwrap();
+    }
+    // As much as leaves less than must stay free.
+    let free = rustix::fs::statvfs(&folder).unwrap();
+    let free = free.f_bavail * free.f_frsize;
+    fs::write(folder.join("of-others"), vec![0; usize::try_from(free - (6 << 20)).unwrap()]).unwrap();
+
+    fleet.archive.update(&Package::new("plum", "2.0"));
+    fleet.archive.publish();
+    fleet.sync().await;
+    relay.caught_up(&fleet).await;
+    assert!(payloads.usage().count < 20, "some payloads went");
+    relay.stop().await;
+    drop(payloads);
 }
