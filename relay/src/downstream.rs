@@ -18,6 +18,7 @@ use tierway_proto::{
     upstream::{ENVELOPES_MAX, Upstream, UpstreamError},
     v1::{self, upstream_server},
 };
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Response, Status};
 use tracing::warn;
 
@@ -28,10 +29,10 @@ use crate::{
     resync::Resync,
 };
 
-/// Envelopes of one call.
-const ENVELOPES_MAX: usize = 1_024;
 /// Payloads one endpoint may announce in one call.
 const WANTED_PER_CALL_MAX: usize = 256;
+/// Enrolments and renewals of strangers that are passed on at once, as many as the tier above takes.
+const ENROLLING_MAX: usize = 16;
 
 /// The service; cheap to clone.
 #[derive(Clone, Debug)]
@@ -60,6 +61,26 @@ pub struct Downstream {
     pub clock: Clock,
     /// The wish to stop.
     pub stop: Stop,
+    /// Who passes on what strangers ask.
+    pub enrolling: Enrolling,
+}
+
+/// Turns of callers without a certificate to have something passed on.
+#[derive(Clone, Debug)]
+pub struct Enrolling(Arc<Semaphore>);
+
+impl Default for Enrolling {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(ENROLLING_MAX)))
+    }
+}
+
+impl Enrolling {
+    fn turn(&self) -> Result<OwnedSemaphorePermit, Status> {
+        self.0.clone().try_acquire_owned().map_err(|_| {
+            Status::resource_exhausted("too many enrolments at once: try again in a few seconds")
+        })
+    }
 }
 
 type NoticeStream = Pin<Box<dyn Stream<Item = Result<v1::Notice, Status>> + Send>>;
@@ -245,6 +266,7 @@ impl upstream_server::Upstream for Downstream {
         &self,
         request: Request<v1::EnrollRequest>,
     ) -> Result<Response<v1::EnrollResponse>, Status> {
+        let _turn = self.enrolling.turn()?;
         let answer = self.upstream.enroll(request.into_inner()).await.map_err(passed_on)?;
         Ok(Response::new(answer))
     }
@@ -253,9 +275,13 @@ impl upstream_server::Upstream for Downstream {
         // Not through `peer`: an expired certificate may still renew, which the tier above decides.
         let peer = request.extensions().get::<Arc<PeerIdentity>>().cloned();
         let mut message = request.into_inner();
-        if let Some(peer) = peer {
-            message.certificate_der = peer.certificate.to_vec();
-        }
+        let _turn = match peer {
+            Some(peer) => {
+                message.certificate_der = peer.certificate.to_vec();
+                None
+            }
+            None => Some(self.enrolling.turn()?),
+        };
         let answer = self.upstream.renew(message).await.map_err(passed_on)?;
         Ok(Response::new(answer))
     }

@@ -46,7 +46,7 @@ use tracing::{info, warn};
 
 use crate::{
     config::Config,
-    downstream::{Downstream, Gate, Served},
+    downstream::{Downstream, Enrolling, Gate, Served},
     mirror::Mirror,
     outbox::Outbox,
     payloads::Payloads,
@@ -291,6 +291,7 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
         seen,
         clock,
         stop: stop.clone(),
+        enrolling: Enrolling::default(),
     })
     .max_decoding_message_size(REQUEST_BYTES_MAX)
     .max_encoding_message_size(ANSWER_BYTES_MAX);

@@ -43,8 +43,13 @@ pub struct Limits {
     pub anonymous_timeout: Duration,
     /// Open streams of one connection.
     pub streams_max: u32,
-    /// Requests being answered, over all connections; more are told to come later.
+    /// Requests being answered to peers with a certificate, over all connections; more are told to come later.
     pub requests_max: usize,
+    /// Open streams of one connection without a certificate: who enrols has one.
+    pub anonymous_streams_max: u32,
+    /// Requests being answered to peers without a certificate. Anybody can send those and be slow about it, so
+    /// they take nothing from the others.
+    pub anonymous_requests_max: usize,
     /// From the first byte of a request to the first of its answer.
     pub answer_timeout: Duration,
     /// A connection is asked to go after this, so that a revoked or expired certificate stops counting.
@@ -62,6 +67,8 @@ impl Default for Limits {
             anonymous_timeout: Duration::from_secs(30),
             streams_max: 64,
             requests_max: 2_048,
+            anonymous_streams_max: 4,
+            anonymous_requests_max: 128,
             answer_timeout: Duration::from_secs(60),
             connection_age_max: Duration::from_secs(60 * 60),
             connection_grace: Duration::from_secs(30),
@@ -128,6 +135,13 @@ impl Drop for Held {
     }
 }
 
+/// What limits the requests being answered.
+#[derive(Clone, Debug)]
+struct Requests {
+    known: Arc<Semaphore>,
+    anonymous: Arc<Semaphore>,
+}
+
 /// Accepts and answers until `stop`; then lets open requests end within the grace period.
 pub async fn serve(
     listener: TcpListener,
@@ -138,7 +152,10 @@ pub async fn serve(
     stop: Stop,
 ) {
     let limits = Arc::new(limits);
-    let requests = Arc::new(Semaphore::new(limits.requests_max));
+    let requests = Requests {
+        known: Arc::new(Semaphore::new(limits.requests_max)),
+        anonymous: Arc::new(Semaphore::new(limits.anonymous_requests_max)),
+    };
     let addresses = Arc::new(Mutex::new(HashMap::new()));
     let mut connections = JoinSet::new();
     loop {
@@ -194,7 +211,7 @@ async fn connection(
     acceptor: TlsAcceptor,
     answer: impl Answer,
     limits: &Limits,
-    requests: Arc<Semaphore>,
+    requests: Requests,
     stop: &Stop,
 ) {
     let _ = tcp.set_nodelay(true);
@@ -208,8 +225,12 @@ async fn connection(
         Ok(identity) => identity.map(Arc::new),
         Err(error) => return warn!(%peer, error = %Chain(&error), "refused a certificate"),
     };
-    let age = if identity.is_some() { limits.connection_age_max } else { limits.anonymous_timeout };
-    let answer_timeout = limits.answer_timeout;
+    let (age, streams_max, answer_timeout, requests) = if identity.is_some() {
+        (limits.connection_age_max, limits.streams_max, limits.answer_timeout, requests.known)
+    } else {
+        let answer_timeout = limits.answer_timeout.min(limits.anonymous_timeout);
+        (limits.anonymous_timeout, limits.anonymous_streams_max, answer_timeout, requests.anonymous)
+    };
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         if let Some(identity) = &identity {
             request.extensions_mut().insert(identity.clone());
@@ -218,7 +239,7 @@ async fn connection(
     });
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .max_concurrent_streams(limits.streams_max)
+        .max_concurrent_streams(streams_max)
         .max_header_list_size(HEADER_BYTES_MAX)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)

@@ -25,7 +25,7 @@ use tierway_proto::{
     blob_stream::BlobStreams, notices::Notices, upstream::Upstream, v1::upstream_server::UpstreamServer,
 };
 use tierway_relay::{
-    downstream::{Downstream, Gate, Served},
+    downstream::{Downstream, Enrolling, Gate, Served},
     mirror::{Head, Mirror},
     outbox::Outbox,
     payloads::Payloads,
@@ -84,6 +84,7 @@ impl Publisher {
             seen: Arc::default(),
             clock: clock.clone(),
             stop: stop.clone(),
+            enrolling: Enrolling::default(),
         });
         let answer = BlobStreams::new(Served { gate, trees: trees.clone(), payloads }, service);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

@@ -2,6 +2,8 @@
 
 // `cfg(test)` holds for all of it; said on each module so that the lints see tests in the helpers too.
 #[cfg(test)]
+mod doors;
+#[cfg(test)]
 mod end_to_end;
 #[cfg(test)]
 mod enrolment;
