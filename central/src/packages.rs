@@ -307,10 +307,11 @@ struct Content {
 
 impl Read for Content {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let found = self.reader.read_at(self.at, buffer.len()).map_err(io::Error::other)?;
-        buffer[..found.len()].copy_from_slice(&found);
-        self.at += found.len() as u64;
-        Ok(found.len())
+        let left = self.reader.len().saturating_sub(self.at);
+        let count = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
+        self.reader.read_at(self.at, &mut buffer[..count]).map_err(io::Error::other)?;
+        self.at += count as u64;
+        Ok(count)
     }
 }
 
