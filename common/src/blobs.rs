@@ -43,10 +43,7 @@ use std::{
 use bytes::Bytes;
 use tracing::{error, warn};
 
-use self::{
-    cache::Cache,
-    index::{Identity, Index},
-};
+use self::{cache::Cache, index::Index};
 pub use self::{reader::Reader, writer::Writer};
 use crate::{clock::Clock, daemon::chain::Chain, trust::digest::Digest};
 
@@ -600,7 +597,7 @@ impl Inner {
             }
         }
         if together {
-            disk::sync_file_system(&self.dir)?;
+            disk::sync_files(&self.dir, new.iter().map(|(_, _, temporary)| temporary))?;
         }
         let mut dirs = BTreeSet::new();
         for (digest, _, temporary) in new {
@@ -609,7 +606,7 @@ impl Inner {
             dirs.extend(path.parent().map(Path::to_path_buf));
         }
         if together {
-            return disk::sync_file_system(&self.dir);
+            return disk::sync_renames(&self.dir);
         }
         dirs.iter().try_for_each(|dir| disk::sync_dir(dir))
     }
@@ -619,7 +616,7 @@ impl Inner {
         let _verifying = self.verify[usize::from(digest.as_bytes()[0]) % VERIFY_LOCKS]
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let identity = Identity::of(file).map_err(disk::error("read", path))?;
+        let identity = disk::FileIdentity::of(file).map_err(disk::error("read", path))?;
         if self.index().verified(digest) != Some(identity) {
             let found = disk::hash(file).map_err(disk::error("read", path))?;
             if found != *digest {

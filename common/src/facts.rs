@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `os:family`, `os:version`, `os:codename`, `os:build`, `os:architecture` | as the system says |
 //! | `os:service-pack`, `os:product-type`, `os:language` | of Windows, see [`WindowsTest`] |
+//! | `os:name`, `os:edition` | of Windows, as it names itself: `Windows 11 Pro`, `Professional` |
 //! | `os:suite-<bit>`, `os:mui-<language>` | `present` |
 //! | `package:<manager>:<name>:<architecture>` | the version |
 //! | `file:<path>` | `present` or `absent` |
@@ -15,6 +16,7 @@
 //! | `registry:@type:<key>#<value name>` | `REG_SZ`, `REG_DWORD`, … |
 //! | `registry:<key>#<value name>` | the data; numbers in decimal |
 //! | `registry-loop:<any, all or none> <key>: <test as JSON>` | `true` or `false` |
+//! | `program:<whose>:<key>` | name and version in the list of programs; whose: `machine`, `machine32`, a user's id |
 //! | `update:<id>` | `installed` |
 //! | `flag:<name>` | `true` or `false` |
 //! | `number:<name>` | a decimal integer |

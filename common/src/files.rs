@@ -36,16 +36,27 @@ pub fn replace_with(
     }
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
-    #[cfg(not(unix))]
-    let _ = mode;
-    let mut file = options.open(&temporary)?;
+    let mut file = with_mode(&mut options, mode).open(&temporary)?;
     write(&mut file)?;
     file.sync_all()?;
     drop(file);
     fs::rename(&temporary, path)?;
     sync_folder_of(path)
+}
+
+/// Has a file that is made be readable by its owner alone, where there are such modes.
+pub fn privately(options: &mut OpenOptions) -> &mut OpenOptions {
+    with_mode(options, 0o600)
+}
+
+#[cfg(unix)]
+fn with_mode(options: &mut OpenOptions, mode: u32) -> &mut OpenOptions {
+    std::os::unix::fs::OpenOptionsExt::mode(options, mode)
+}
+
+#[cfg(not(unix))]
+fn with_mode(options: &mut OpenOptions, _: u32) -> &mut OpenOptions {
+    options
 }
 
 /// The content of the file at `path`, `None` when there is none.
@@ -80,22 +91,33 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-#[cfg(unix)]
 fn sync_folder_of(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    sync_folder(folder.unwrap_or(Path::new(".")))
 }
 
-/// Windows commits a rename with the file; a folder cannot be opened for syncing there.
+/// Makes durable which files the folder at `path` has.
+///
+/// # Errors
+///
+/// As the file system gives them.
+#[cfg(unix)]
+pub fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Nothing to do: Windows commits a rename with the file, and a folder cannot be opened for syncing there.
+///
+/// # Errors
+///
+/// None.
 #[cfg(not(unix))]
-fn sync_folder_of(_: &Path) -> io::Result<()> {
+pub fn sync_folder(_: &Path) -> io::Result<()> {
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
@@ -106,7 +128,11 @@ mod tests {
         replace(&path, b"one", 0o600).unwrap();
         replace(&path, b"two", 0o600).unwrap();
         assert_eq!(read_if_there(&path, 100).unwrap().unwrap(), b"two");
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         assert!(read_if_there(&dir.path().join("absent"), 1).unwrap().is_none());
         assert!(read_if_there(&path, 2).is_err());

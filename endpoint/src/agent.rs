@@ -43,9 +43,10 @@ use crate::{
     config::Config,
     cycle::{Around, Cycle, CycleError},
     due::Due,
+    host,
     ledger::journal::JournalError,
     local::{self, ASKS, Answers, Ask, LocalError},
-    probe::{Surroundings, System},
+    probe::{Surroundings, system::System},
     report::{ReportError, Spool},
     watch::{Ears, Listener},
     wishes::Wish,
@@ -126,12 +127,6 @@ impl Running {
     }
 }
 
-/// The name of this computer as it knows itself.
-#[must_use]
-pub fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
-}
-
 /// Opens everything and begins with a first cycle soon.
 ///
 /// # Errors
@@ -190,8 +185,7 @@ fn lock(dir: &Path) -> Result<File, AgentError> {
     let locked = |source| AgentError::Locked { path: dir.to_owned(), source };
     let file =
         File::options().create(true).truncate(false).write(true).open(dir.join("lock")).map_err(locked)?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-        .map_err(|error| locked(error.into()))?;
+    file.try_lock().map_err(|error| locked(error.into()))?;
     Ok(file)
 }
 
@@ -375,7 +369,7 @@ impl Agent {
         let own = self.joined.identity.own();
         let status = v1::LocalStatus {
             endpoint: own.holder.id.clone(),
-            name: host_name(),
+            name: host::name(),
             site: own.holder.site.to_string(),
             upstream: self.config.upstream.first().unwrap_or(&self.joined.route).server.clone(),
             next_check: next.map_or(0, Timestamp::as_millisecond),

@@ -1,5 +1,9 @@
 //! The endpoint's configuration: as written, as run.
 
+#[cfg_attr(unix, path = "config/unix.rs")]
+#[cfg_attr(windows, path = "config/windows.rs")]
+mod places;
+
 use std::{path::PathBuf, time::Duration};
 
 use serde::Deserialize;
@@ -36,7 +40,7 @@ pub struct Config {
     pub payload_bytes_max: u64,
     /// Bytes that stay free on the disk, whatever the above says.
     pub disk_free_bytes_min: u64,
-    /// Where root and whoever is logged in are answered.
+    /// Where root and whoever is logged in are answered: a socket; on Windows a named pipe, for administrators.
     pub local_socket: PathBuf,
     /// Look and report, install nothing.
     pub audit_only: bool,
@@ -47,7 +51,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            data_dir: PathBuf::from("/var/lib/tierway-endpoint"),
+            data_dir: places::data_dir(),
             upstream: Vec::new(),
             root: PathBuf::from("/"),
             check_interval: Duration::from_secs(3 * 3600),
@@ -58,7 +62,7 @@ impl Default for Config {
             payload_patience: Duration::from_secs(600),
             payload_bytes_max: 8 << 30,
             disk_free_bytes_min: 512 << 20,
-            local_socket: PathBuf::from("/run/tierway/endpoint.sock"),
+            local_socket: places::local_socket(),
             audit_only: false,
             log: Log::default(),
         }

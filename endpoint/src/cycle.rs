@@ -37,11 +37,12 @@ use tracing::{info, warn};
 
 use self::deciding::Found;
 use crate::{
-    agent::{AgentError, VERSION, host_name},
+    agent::{AgentError, VERSION},
     catalogues::{Catalogues, CataloguesError},
     config::Config,
     consent::Countdown,
-    install::deb::DebEngine,
+    host,
+    install::SystemEngine,
     ledger::{self, Book, Ledger, Record, journal::JournalError},
     phase::{self, Phase},
     plan::Plan,
@@ -119,7 +120,7 @@ pub struct Cycle {
     payloads: Blobs,
     spool: Spool,
     ledger: Ledger,
-    engine: DebEngine,
+    engine: SystemEngine,
     tenant: TenantId,
     /// Of this computer.
     zone: TimeZone,
@@ -182,7 +183,7 @@ impl Cycle {
         for problem in problems {
             warn!(%problem, "the ledger was damaged");
         }
-        let engine = DebEngine::new(&config.root, &config.data_dir);
+        let engine = SystemEngine::new(&config.root, &config.data_dir);
         Ok(Self {
             root: config.root.clone(),
             endpoint,
@@ -299,7 +300,7 @@ impl Cycle {
             // The last one was cut off.
             self.step(phase::Event::Started);
         }
-        let machine = machine();
+        let machine = host::machine();
         let os = scan::scan(&self.root, &Asked::default(), &machine).0;
 
         let mut resync = resync;
@@ -354,7 +355,7 @@ impl Cycle {
             took_ms: u64::try_from(timer.elapsed().as_millis()).unwrap_or(u64::MAX),
             dictionary_version: self.catalogues.version(),
             agent_version: VERSION.to_owned(),
-            host_name: host_name(),
+            host_name: host::name(),
             counts: self.ledger.book().counts(),
             reboot_pending: self.reboot_pending(),
             machine_class: machine_class(),
@@ -482,15 +483,11 @@ fn flag(facts: &Facts, name: &str) -> bool {
     facts.values.get(&format!("flag:{name}")).is_some_and(|value| value == "true")
 }
 
-fn machine() -> String {
-    rustix::system::uname().machine().to_string_lossy().into_owned()
-}
-
 /// Processors and memory as powers of two, see [`CycleSummary::machine_class`].
 fn machine_class() -> String {
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     // What the firmware keeps makes a machine of 8 GiB say a little less.
-    let gibibytes = rustix::system::sysinfo().totalram.div_ceil(1 << 30).max(1);
+    let gibibytes = host::memory_bytes().div_ceil(1 << 30).max(1);
     format!("c{}m{}", processors.ilog2(), gibibytes.next_power_of_two().ilog2())
 }
 

@@ -12,7 +12,7 @@ use tracing::info;
 
 use crate::{
     catalogues::Lookup,
-    install::{PayloadFetcher, Unavailable, deb::resolve::Pool},
+    install::{PayloadFetcher, Pool, Unavailable},
 };
 
 /// First and longest wait for a payload that the tier above is fetching itself.

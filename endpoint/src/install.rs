@@ -8,6 +8,7 @@ pub mod deb;
 pub mod failsafe;
 pub mod follow_up;
 pub mod run;
+pub mod windows;
 
 use std::{collections::BTreeMap, future::Future, path::PathBuf, sync::Arc, time::Duration};
 
@@ -16,18 +17,14 @@ use tierway_common::{
     facts::Facts,
     id::UpdateId,
     rules::{Verdict, verdict},
-    schema::{DETAIL_BYTES_MAX, Install, Payload, State, StateEntry, Update},
+    schema::{DETAIL_BYTES_MAX, Install, Payload, PoolEntry, State, StateEntry, Update},
     trust::digest::Digest,
 };
 
 use crate::{
     install::{
         codes::{Class, Codes, Outcome},
-        deb::{
-            DebEngine,
-            apt::{Step, cut},
-            resolve::Pool,
-        },
+        deb::apt::{Step, cut},
     },
     ledger::{Ledger, journal::JournalError},
     plan::{Plan, Reason},
@@ -52,6 +49,76 @@ pub trait PayloadFetcher {
     fn path(&self, digest: &Digest) -> Option<PathBuf>;
 }
 
+/// What an archive has besides the updates.
+pub trait Pool {
+    /// The entry of a package or virtual package; `None` when the archive has none of that name.
+    fn lookup(
+        &self,
+        architecture: &str,
+        name: &str,
+    ) -> impl Future<Output = Result<Option<PoolEntry>, Unavailable>> + Send;
+}
+
+/// Installs updates of the kinds that a system has.
+pub trait Engine {
+    /// What an update is made for, for people, when this engine does not install such; else `None`.
+    fn lacks(install: &Install) -> Option<&str>;
+
+    /// What must be here before `update` can be installed on a computer with these facts.
+    fn payloads(&self, update: &Update, facts: &Facts) -> Vec<Payload>;
+
+    /// Removes what a crash left, unless an installer is at work.
+    ///
+    /// # Errors
+    ///
+    /// When something cannot be looked at or removed.
+    fn clean(&self) -> Result<Cleaned, CleanError>;
+
+    /// Installs one update, if a fresh scan still calls it needed.
+    ///
+    /// `fresh` scans and evaluates the update when it is called: before, right before and after.
+    fn install<P: Pool + Sync, F: PayloadFetcher + Sync>(
+        &self,
+        request: &Request<'_>,
+        pool: &P,
+        payloads: &F,
+        fresh: &(dyn Fn() -> Fresh + Send + Sync),
+    ) -> impl Future<Output = Attempted> + Send;
+}
+
+/// The engine of the system that this program is built for.
+#[cfg(unix)]
+pub type SystemEngine = deb::engine::DebEngine;
+#[cfg(windows)]
+pub type SystemEngine = windows::WindowsEngine;
+
+/// What [`Engine::clean`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cleaned {
+    /// Nothing is left.
+    Yes,
+    /// An installer is at work, perhaps the one of an earlier run: nothing was touched.
+    Busy,
+}
+
+/// What an earlier attempt left could not be cleared up.
+#[derive(Debug, thiserror::Error)]
+#[error("could not clear up after an earlier installation")]
+pub struct CleanError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+
+/// Why an attempt ended before the installer was told to install.
+#[derive(Debug)]
+struct Stop {
+    outcome: Outcome,
+    detail: String,
+}
+
+impl Stop {
+    fn new(outcome: Outcome, detail: impl Into<String>) -> Self {
+        Self { outcome, detail: detail.into() }
+    }
+}
+
 /// What a scan that was just made says about one update.
 #[derive(Clone, Debug)]
 pub struct Fresh {
@@ -73,15 +140,18 @@ impl Fresh {
         };
         Self { state, facts }
     }
-}
 
-/// The kind of an update that no engine of this program installs, for people; `None` where there is one.
-#[must_use]
-pub fn without_engine(install: &Install) -> Option<&str> {
-    match install {
-        Install::Deb { .. } => None,
-        Install::Windows(install) => Some(install.handler.name()),
-        Install::Bundle { .. } => Some("bundle"),
+    /// Stops unless it calls `update` needed.
+    fn needed(&self, update: &Update) -> Result<(), Stop> {
+        match self.state {
+            State::Needed | State::Failed => Ok(()),
+            State::Installed | State::RebootPending => Err(Stop::new(Outcome::AlreadyInstalled, "")),
+            State::NotApplicable => Err(Stop::new(Outcome::NotApplicable, "")),
+            State::Unknown => {
+                let detail = format!("whether `{}` is needed is not known any more", update.id);
+                Err(Stop::new(Outcome::ScanFailed, detail))
+            }
+        }
     }
 }
 
@@ -127,9 +197,9 @@ impl Attempted {
 
 /// With what a plan is executed.
 #[expect(missing_debug_implementations, reason = "it borrows functions")]
-pub struct Means<'a, P, F> {
+pub struct Means<'a, E, P, F> {
     /// Installs.
-    pub engine: &'a DebEngine,
+    pub engine: &'a E,
     /// Where dependencies are looked up.
     pub pool: &'a P,
     /// Where packages come from.
@@ -162,10 +232,10 @@ pub struct Executed {
 /// # Errors
 ///
 /// When the ledger cannot be written; nothing is attempted that could not be written down.
-pub async fn execute<P: Pool, F: PayloadFetcher>(
+pub async fn execute<E: Engine, P: Pool + Sync, F: PayloadFetcher + Sync>(
     plan: &Plan,
     updates: &BTreeMap<UpdateId, Arc<Update>>,
-    means: &Means<'_, P, F>,
+    means: &Means<'_, E, P, F>,
     ledger: &mut Ledger,
 ) -> Result<Executed, JournalError> {
     let mut executed = Executed::default();
@@ -246,7 +316,7 @@ fn replaced_by<'a>(
     executed
         .attempts
         .iter()
-        .filter(|(_, attempted)| !attempted.steps.is_empty() && attempted.outcome.class() == Class::Done)
+        .filter(|(_, attempted)| attempted.took.is_some() && attempted.outcome.class() == Class::Done)
         .map(|(id, _)| id)
         .find(|id| {
             update.superseded_by.contains(id)

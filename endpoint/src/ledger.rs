@@ -118,7 +118,7 @@ impl Ledger {
     /// Ends attempts that a crash left open, by what a fresh scan says: an update that is installed was
     /// installed by the attempt, one that is still needed was interrupted. One whose verdict is unknown stays
     /// open. To be called before anything else is planned, and not while the package manager of the attempt
-    /// may still be at work, see [`crate::install::deb::DebEngine::clean`].
+    /// may still be at work, see [`crate::install::Engine::clean`].
     ///
     /// # Errors
     ///

@@ -2,6 +2,7 @@
 //! approved, reports.
 
 // What is.
+pub mod host;
 pub mod people;
 pub mod probe;
 pub mod scan;

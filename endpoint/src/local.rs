@@ -1,18 +1,21 @@
 //! For the person at the machine: status, why, history, check now, what is due and what to do about it, over a
-//! Unix socket.
+//! door that only this computer has.
 //!
-//! Everybody may connect; who calls is known by the kernel's word for the user id of the other end. Root may
-//! call everything, whoever is logged in all but a check, and nobody else anything. What a person may wish
-//! is the service level's to say, see [`crate::wishes::permit`].
+//! Everybody may connect; who calls is known by the kernel's word. Root may call everything, whoever is logged
+//! in all but a check, and nobody else anything. What a person may wish is the service level's to say, see
+//! [`crate::wishes::permit`].
 
 mod convert;
+#[cfg_attr(unix, path = "local/unix.rs")]
+#[cfg_attr(windows, path = "local/windows.rs")]
+mod door;
+#[cfg(unix)]
 pub mod notify;
 pub mod screen;
 pub mod terminal;
 
 use std::{
-    fs, io,
-    os::unix::fs::PermissionsExt,
+    io,
     path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
@@ -31,14 +34,10 @@ use tierway_proto::v1::{
     local_client::LocalClient,
     local_server::{Local, LocalServer},
 };
-use tokio::{
-    net::{UnixListener, UnixStream},
-    sync::{Semaphore, mpsc, oneshot, watch},
-};
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tonic::{
     Request, Response, Status,
-    transport::{Channel, Endpoint, Server, server::UdsConnectInfo},
+    transport::{Channel, Endpoint, Server},
 };
 
 use crate::{
@@ -121,6 +120,16 @@ pub struct Answers {
     pub clock: Clock,
 }
 
+/// Who is at the other end, by the kernel's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Peer {
+    /// The administrator of this computer.
+    Root,
+    /// Somebody else, by user id.
+    #[cfg_attr(windows, expect(dead_code, reason = "there only administrators get in"))]
+    User(u32),
+}
+
 struct Service {
     answers: Answers,
     watchers: Arc<Semaphore>,
@@ -137,11 +146,11 @@ impl Service {
 
     /// Who calls; refused when he is neither root nor logged in.
     async fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
-        let peer = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
-        let uid = peer.ok_or_else(|| Status::unauthenticated("who calls is not known"))?.uid();
-        if uid == 0 {
-            return Ok(Caller::Root);
-        }
+        let peer = door::peer(request).ok_or_else(|| Status::unauthenticated("who calls is not known"))?;
+        let uid = match peer {
+            Peer::Root => return Ok(Caller::Root),
+            Peer::User(uid) => uid,
+        };
         if self.answers.surroundings.logged_in(uid).await {
             return Ok(Caller::Person(uid));
         }
@@ -302,17 +311,7 @@ pub fn serve(
     stop: Stop,
 ) -> Result<impl Future<Output = ()> + Send + 'static, LocalError> {
     let error = |source| LocalError::Listen { path: path.to_owned(), source };
-    if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir).map_err(error)?;
-    }
-    // One that a crash left; a running endpoint holds a lock on its data folder, so it is not a live one.
-    match fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(error(source)),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path).map_err(error)?;
-    // Who calls is asked of the kernel at each call.
-    fs::set_permissions(path, fs::Permissions::from_mode(0o666)).map_err(error)?;
+    let callers = door::listen(path).map_err(error)?;
     let watchers = Arc::new(Semaphore::new(WATCHERS_MAX));
     let warned = answers.clone();
     let service = LocalServer::new(Service { answers, watchers, stop: stop.clone() });
@@ -321,12 +320,12 @@ pub fn serve(
         let serving = Server::builder()
             .max_concurrent_streams(STREAMS_MAX)
             .add_service(service)
-            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async { stop.wait().await });
+            .serve_with_incoming_shutdown(callers, async { stop.wait().await });
         let (served, ()) = tokio::join!(serving, warn_terminals(&warned, stop.clone()));
         if let Err(error) = served {
             tracing::warn!(error = %Chain(&error), "the local socket is no longer served");
         }
-        let _ = fs::remove_file(socket);
+        door::remove(&socket);
     })
 }
 
@@ -340,7 +339,7 @@ pub async fn connect(path: &Path) -> Result<LocalClient<Channel>, LocalError> {
     let channel = Endpoint::from_static("http://endpoint.local")
         .connect_with_connector(tower::service_fn(move |_| {
             let socket = socket.clone();
-            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+            async move { door::connect(&socket).await.map(TokioIo::new) }
         }))
         .await
         .map_err(|source| LocalError::Nobody { path: path.to_owned(), source })?;

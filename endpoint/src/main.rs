@@ -13,8 +13,9 @@ use tierway_common::{
 use tierway_endpoint::{
     agent::{self, VERSION},
     config::Config,
+    host,
     local::{
-        self, notify,
+        self,
         screen::{self, TimeError},
         terminal,
     },
@@ -90,6 +91,7 @@ enum Verb {
         wish: Option<WishVerb>,
     },
     /// Show notifications on the desktop of this session until it ends.
+    #[cfg(unix)]
     Notify {
         /// Address of the session's message bus, instead of the one that the session names.
         #[arg(long)]
@@ -179,7 +181,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error
     match arguments.verb {
         Verb::Enroll { token, server, proxy } => {
             let token: Token = token.parse()?;
-            let host = agent::host_name();
+            let host = host::name();
             let joined =
                 joining::join(&token, server.as_deref(), proxy.as_deref(), &host, VERSION, &config.data_dir)
                     .await?;
@@ -198,6 +200,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error
             stop.on_signals()?;
             let running = agent::start(config, Clock::system(), stop).await?;
             // Type=notify units count the service as started from here on.
+            #[cfg(unix)]
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
             running.ended().await;
         }
@@ -238,16 +241,17 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error
                 Some(wish) => {
                     print!("{}", terminal::wish(socket, wish.wish(clock.now())?, clock.now()).await?);
                 }
-                None if status || !terminal::is_there() => {
+                None if status => {
                     print!("{}", terminal::status(socket, clock.now()).await?);
                 }
                 None => terminal::run(socket, &clock).await?,
             }
         }
+        #[cfg(unix)]
         Verb::Notify { bus } => {
             let stop = Stop::new();
             stop.on_signals()?;
-            notify::run(&config.local_socket, bus.as_deref(), stop).await?;
+            local::notify::run(&config.local_socket, bus.as_deref(), stop).await?;
         }
     }
     Ok(ExitCode::SUCCESS)

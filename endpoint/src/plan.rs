@@ -17,7 +17,7 @@ use tierway_common::{
     facts::Facts,
     id::{UpdateId, WindowId},
     rules::Verdict,
-    schema::{Decision, Severity, Update},
+    schema::{Decision, Severity, State, Update},
 };
 
 use self::{fit::Room, replaced::replacements};
@@ -28,7 +28,7 @@ pub use self::{
 use crate::{
     consent::{self, Consent, Countdown, Terms, signed},
     install::{
-        self,
+        Engine, SystemEngine,
         codes::{Class, Outcome},
         deb,
         failsafe::Limit,
@@ -266,7 +266,7 @@ fn not_open(
     if let Some(reason) = here.closed(update, decision) {
         return Some(reason);
     }
-    if let Some(kind) = install::without_engine(&update.install) {
+    if let Some(kind) = SystemEngine::lacks(&update.install) {
         return Some(Reason::NoEngine(kind.to_owned()));
     }
     if here.audit_only {
@@ -281,6 +281,9 @@ fn not_open(
     let record = book.record(&update.id)?;
     if record.open.is_some() {
         return Some(Reason::Unsettled);
+    }
+    if record.state == State::RebootPending {
+        return Some(Reason::RebootFirst);
     }
     let failing = record.failing.as_ref()?;
     let booted = book.boots().current.as_ref().is_some_and(|(_, since)| *since > failing.ended);

@@ -8,6 +8,7 @@
 pub mod decide;
 
 use std::{
+    ffi::OsString,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -25,7 +26,7 @@ use crate::{
 /// in this time did not happen.
 pub const ORDER_AGAIN_AFTER: SignedDuration = SignedDuration::from_mins(15);
 
-/// Giving the order is one message to systemd.
+/// Giving the order is one message to the system.
 const ORDER_LIMIT: Duration = Duration::from_secs(60);
 
 /// What systemd writes to its log and to people's terminals beside the reason, in bytes.
@@ -43,11 +44,11 @@ pub enum RebootError {
     /// Which boot this is is not known, so that it could not be told whether the reboot happened.
     #[error("which boot this is is not known, so nothing is rebooted")]
     NoBoot,
-    /// systemctl did not start.
+    /// What orders it did not start.
     #[error("could not order a reboot")]
     Run(#[from] RunError),
-    /// systemctl refused.
-    #[error("systemctl did not reboot the computer ({end:?}): {said}")]
+    /// What was asked for it refused.
+    #[error("the system did not reboot the computer ({end:?}): {said}")]
     Refused {
         /// How it ended.
         end: End,
@@ -89,11 +90,31 @@ pub fn may_order(book: &Book, now: Timestamp) -> bool {
 /// [`RebootError::Run`] and [`RebootError::Refused`].
 pub async fn by_systemctl(systemctl: &Path, scratch: &Path, reason: &str) -> Result<(), RebootError> {
     let reason: String = reason.chars().filter(|c| !c.is_control()).take(REASON_BYTES_MAX / 4).collect();
+    // As root it does not ask inhibitors: they were heard when it was decided.
+    let arguments = vec!["--message".into(), format!("Tierway: {reason}").into(), "reboot".into()];
+    obey(systemctl, arguments, scratch).await
+}
+
+/// Orders it of Windows, at once: whoever is there was warned before.
+///
+/// # Errors
+///
+/// As [`by_systemctl`].
+pub async fn by_shutdown(shutdown: &Path, scratch: &Path, reason: &str) -> Result<(), RebootError> {
+    let reason: String = reason.chars().filter(|c| !c.is_control()).take(REASON_BYTES_MAX / 4).collect();
+    let comment = format!("Tierway: {reason}");
+    // Planned, for an update of the system: as the event log keeps it.
+    let arguments = ["/r", "/f", "/t", "0", "/d", "p:2:17", "/c", &comment].map(Into::into).to_vec();
+    obey(shutdown, arguments, scratch).await
+}
+
+async fn obey(program: &Path, arguments: Vec<OsString>, scratch: &Path) -> Result<(), RebootError> {
     let program = Program {
-        path: systemctl.to_owned(),
-        // As root it does not ask inhibitors: they were heard when it was decided.
-        arguments: vec!["--message".into(), format!("Tierway: {reason}").into(), "reboot".into()],
-        environment: vec![("PATH", "/usr/sbin:/usr/bin:/sbin:/bin".into()), ("LC_ALL", "C".into())],
+        path: program.to_owned(),
+        arguments,
+        command_line: String::new(),
+        directory: "/".into(),
+        environment: run::environment(),
         limit: ORDER_LIMIT,
         grace: Duration::from_secs(5),
         tail_bytes_max: 1024,
@@ -106,6 +127,7 @@ pub async fn by_systemctl(systemctl: &Path, scratch: &Path, reason: &str) -> Res
 }
 
 #[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use std::{fs, os::unix::fs::PermissionsExt, sync::Mutex};
 
@@ -197,7 +219,7 @@ mod tests {
                 Ok(()) => assert!(!refused),
                 Err(error) => {
                     assert!(refused);
-                    assert_eq!(error.to_string(), "systemctl did not reboot the computer (Exited(1)): no");
+                    assert_eq!(error.to_string(), "the system did not reboot the computer (Exited(1)): no");
                 }
             }
         }

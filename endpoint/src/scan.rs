@@ -4,20 +4,34 @@
 //! them, the problems met. A domain that cannot be read in full is [`Domain::Failed`]: a fact is either
 //! what the files say or it is missing, it is never guessed. Which rules are true is decided elsewhere.
 
+pub mod hash;
+#[cfg(unix)]
 pub mod linux;
+pub mod windows;
 
 use std::{collections::BTreeSet, fmt, path::Path};
 
 use tierway_common::{
     facts::{Domain, Facts},
-    rules::expr::Expr,
+    rules::{evaluate::asks, expr::Expr},
 };
 
+#[cfg(unix)]
 use crate::probe;
 
 /// Files that the rules of all catalogues together may ask for. Each costs an open and a stat in every
 /// scan: 10,000 take about 50 ms.
 pub const FILES_MAX: usize = 10_000;
+
+/// Values of the registry, parts of products and loops over subkeys that the rules of all catalogues together
+/// may ask for: each costs some 20 µs, a loop as many as its key has subkeys.
+pub const QUESTIONS_MAX: usize = 50_000;
+
+/// Domains that are read only as far as rules ask, of Windows.
+const QUESTIONED: [&str; 3] = ["registry:", "registry-loop:", "msi:"];
+
+/// What the keys of facts about a file end in.
+const FILE_PARTS: [&str; 5] = ["#size", "#version", "#created", "#modified", "#language"];
 
 /// A sentence without a period about something that could not be read or is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,59 +50,31 @@ pub struct Asked {
     files: BTreeSet<String>,
     /// Those of `files` whose SHA-256 is compared.
     hashed: BTreeSet<String>,
-    /// Paths that [`FILES_MAX`] left no place for.
+    /// Keys of facts of the domains in [`QUESTIONED`].
+    questions: BTreeSet<String>,
+    /// What [`FILES_MAX`] and [`QUESTIONS_MAX`] left no place for.
     refused: usize,
 }
 
 impl Asked {
     /// Adds what one rule reads. Rules come checked for depth, see `rules::check`.
     pub fn add(&mut self, rule: &Expr) {
-        match rule {
-            Expr::All(parts) | Expr::Any(parts) => parts.iter().for_each(|part| self.add(part)),
-            Expr::Not(part) => self.add(part),
-            Expr::File(test) => {
-                if self.files.len() >= FILES_MAX && !self.files.contains(&test.path) {
-                    self.refused += 1;
-                    return;
-                }
-                self.files.insert(test.path.clone());
-                if test.sha256.is_some() {
-                    self.hashed.insert(test.path.clone());
-                }
-            }
-            Expr::Const(_)
-            | Expr::Os(_)
-            | Expr::Package(_)
-            | Expr::Registry(_)
-            | Expr::Update(_)
-            | Expr::Flag(_)
-            | Expr::Number(_)
-            | Expr::Attribute(_)
-            | Expr::Windows(_)
-            | Expr::Msi(_)
-            | Expr::Wmi(_)
-            | Expr::RegistryLoop(_)
-            | Expr::Unknown(_) => {}
-        }
+        let mut keys = BTreeSet::new();
+        asks(rule, &mut keys);
+        self.add_keys(keys.iter().map(String::as_str));
     }
 
     /// Adds what compiled rules read, by fact key.
     pub fn add_keys<'a>(&mut self, keys: impl Iterator<Item = &'a str>) {
-        for path in keys.filter_map(|key| key.strip_prefix("file:")) {
-            // A rule that reads a property of a file reads `file:<path>` too.
-            let base = path.strip_suffix("#sha256");
-            let other = ["#size", "#version", "#created", "#modified", "#language"];
-            if base.is_none() && other.iter().any(|part| path.ends_with(part)) {
-                continue;
-            }
-            let path = base.unwrap_or(path);
-            if self.files.len() >= FILES_MAX && !self.files.contains(path) {
-                self.refused += 1;
-                continue;
-            }
-            self.files.insert(path.to_owned());
-            if base.is_some() {
-                self.hashed.insert(path.to_owned());
+        for key in keys {
+            if let Some(path) = key.strip_prefix("file:") {
+                // A rule that reads a property of a file reads `file:<path>` too.
+                let hashed = path.strip_suffix("#sha256");
+                if hashed.is_some() || !FILE_PARTS.iter().any(|part| path.ends_with(part)) {
+                    self.add_file(hashed.unwrap_or(path), hashed.is_some());
+                }
+            } else if QUESTIONED.iter().any(|domain| key.starts_with(domain)) {
+                self.add_question(key);
             }
         }
     }
@@ -96,16 +82,40 @@ impl Asked {
     /// Adds what `other` asks for.
     pub fn merge(&mut self, other: &Self) {
         for path in &other.files {
-            if self.files.len() >= FILES_MAX && !self.files.contains(path) {
-                self.refused += 1;
-                continue;
-            }
-            self.files.insert(path.clone());
-            if other.hashed.contains(path) {
-                self.hashed.insert(path.clone());
-            }
+            self.add_file(path, other.hashed.contains(path));
+        }
+        for key in &other.questions {
+            self.add_question(key);
         }
         self.refused += other.refused;
+    }
+
+    fn add_file(&mut self, path: &str, hashed: bool) {
+        if self.files.len() >= FILES_MAX && !self.files.contains(path) {
+            self.refused += 1;
+            return;
+        }
+        self.files.insert(path.to_owned());
+        if hashed {
+            self.hashed.insert(path.to_owned());
+        }
+    }
+
+    fn add_question(&mut self, key: &str) {
+        if self.questions.len() >= QUESTIONS_MAX && !self.questions.contains(key) {
+            self.refused += 1;
+        } else {
+            self.questions.insert(key.to_owned());
+        }
+    }
+
+    /// Adds a problem when there was more than has a place.
+    fn tell_refused(&self, collected: &mut Collected) {
+        if self.refused > 0 {
+            let places = format!("{FILES_MAX} files or {QUESTIONS_MAX} values");
+            collected
+                .problem(format!("rules ask for more than {places}, {} are not looked at", self.refused));
+        }
     }
 }
 
@@ -121,6 +131,10 @@ impl Collected {
         self.facts.values.insert(key.into(), value.into());
     }
 
+    fn problem(&mut self, reason: String) {
+        self.problems.push(Problem(reason));
+    }
+
     fn domain(&mut self, name: &str, domain: Domain) {
         if let Domain::Failed { reason, .. } = &domain {
             self.problems.push(Problem(reason.clone()));
@@ -134,6 +148,7 @@ impl Collected {
 /// `machine` is what `uname -m` says; it stands in for the architecture only where the system's own files
 /// do not name it. Links inside another root are followed inside that root. A root without dpkg has an empty
 /// `package:deb` domain that is complete.
+#[cfg(unix)]
 #[must_use]
 pub fn scan(root: &Path, asked: &Asked, machine: &str) -> (Facts, Vec<Problem>) {
     let mut collected = Collected::default();
@@ -165,7 +180,17 @@ pub fn scan(root: &Path, asked: &Asked, machine: &str) -> (Facts, Vec<Problem>) 
     (collected.facts, collected.problems)
 }
 
+/// Reads the running Windows, see [`windows`]; there is no other root.
+///
+/// `machine` is the architecture as Windows names it, in lower case.
+#[cfg(windows)]
+#[must_use]
+pub fn scan(_: &Path, asked: &Asked, machine: &str) -> (Facts, Vec<Problem>) {
+    windows::scan(&windows::registry::SystemRegistry, asked, machine)
+}
+
 #[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use std::{fs, os::unix::fs::symlink};
 
@@ -312,7 +337,7 @@ mod tests {
     fn a_file_too_large_to_digest_has_no_digest_and_is_named() {
         let root = root("");
         let file = fs::File::create(root.path().join("large")).unwrap();
-        file.set_len(linux::files::FILE_HASH_BYTES_MAX + 1).unwrap();
+        file.set_len(hash::FILE_HASH_BYTES_MAX + 1).unwrap();
         let mut asked = Asked::default();
         asked.add(&Expr::File(FileTest {
             path: "/large".to_owned(),

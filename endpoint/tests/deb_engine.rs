@@ -38,9 +38,9 @@ use tierway_common::{
 };
 use tierway_endpoint::{
     install::{
-        Attempted, Fresh, Means, PayloadFetcher, Request, Unavailable,
+        Attempted, Cleaned, Engine, Fresh, Means, PayloadFetcher, Pool, Request, Unavailable,
         codes::{Codes, Outcome},
-        deb::{Cleaned, DebEngine, resolve::Pool},
+        deb::engine::DebEngine,
         execute,
         failsafe::{Limit, Source},
     },

@@ -1,15 +1,21 @@
 //! The calls to the file system that the blobs make, with errors that name the file.
 
+#[cfg_attr(unix, path = "disk/unix.rs")]
+#[cfg_attr(windows, path = "disk/windows.rs")]
+mod system;
+
 use std::{
-    fs::{self, DirBuilder, File, FileTimes},
+    fs::{self, File, FileTimes},
     io::{self, ErrorKind, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
 use super::BlobError;
-use crate::trust::digest::{Digest, Hasher};
+use crate::{
+    files,
+    trust::digest::{Digest, Hasher},
+};
 
 /// What the names of files begin with that are worth nothing after a crash.
 pub(super) const TEMPORARY_PREFIX: &str = "put-";
@@ -17,6 +23,20 @@ pub(super) const TEMPORARY_PREFIX: &str = "put-";
 const HASH_BUFFER_BYTES: usize = 64 * 1024;
 /// Longest name of a pin file; every file system allows 255.
 const PIN_NAME_BYTES_MAX: usize = 240;
+
+/// Which file, in which state: while it is the same, its content is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileIdentity {
+    file: (u64, u64),
+    modified: (i64, i64),
+    pub(super) bytes: u64,
+}
+
+impl FileIdentity {
+    pub(super) fn of(file: &File) -> io::Result<Self> {
+        system::identity(file)
+    }
+}
 
 pub(super) fn error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BlobError {
     move |source| match source.kind() {
@@ -49,8 +69,7 @@ pub(super) fn pin_name(owner: &str) -> Option<String> {
 
 /// Makes the directory and all that belong into it, for the owner alone, durable.
 pub(super) fn create_dirs(dir: &Path) -> Result<(), BlobError> {
-    let mut builder = DirBuilder::new();
-    builder.recursive(true).mode(0o700);
+    let builder = system::private_directories();
     let fans = (0..=255u8).map(|byte| hex::encode([byte]));
     let mut made = false;
     for name in fans.chain(["partial", "pins", "corrupt"].map(str::to_owned)) {
@@ -68,14 +87,9 @@ pub(super) fn create_dirs(dir: &Path) -> Result<(), BlobError> {
 
 /// Opens a file for writing, made if there is none, not truncated.
 pub(super) fn create(path: &Path) -> Result<File, BlobError> {
-    File::options()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(error("open", path))
+    let mut options = File::options();
+    options.create(true).truncate(false).read(true).write(true);
+    files::privately(&mut options).open(path).map_err(error("open", path))
 }
 
 pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<File, BlobError> {
@@ -101,18 +115,38 @@ pub(super) fn remove(path: &Path) -> Result<(), BlobError> {
 }
 
 pub(super) fn sync_dir(dir: &Path) -> Result<(), BlobError> {
-    File::open(dir).and_then(|file| file.sync_all()).map_err(error("sync", dir))
+    files::sync_folder(dir).map_err(error("sync", dir))
 }
 
-/// Syncs all that was written to the file system of `dir`, its directories too.
-pub(super) fn sync_file_system(dir: &Path) -> Result<(), BlobError> {
-    File::open(dir).and_then(|file| Ok(rustix::fs::syncfs(file)?)).map_err(error("sync", dir))
+/// Syncs many files that were written below `dir`.
+pub(super) fn sync_files<'a>(dir: &Path, files: impl Iterator<Item = &'a PathBuf>) -> Result<(), BlobError> {
+    system::sync_files(dir, files).map_err(error("sync", dir))
+}
+
+/// Syncs many renames below `dir`.
+pub(super) fn sync_renames(dir: &Path) -> Result<(), BlobError> {
+    system::sync_renames(dir).map_err(error("sync", dir))
+}
+
+/// Fills `buffer` from what is at `offset`, wherever the file is read at otherwise.
+pub(super) fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    system::read_exact_at(file, buffer, offset)
 }
 
 /// Bytes of the file system of `dir` that are free for this process.
 pub(super) fn free_bytes(dir: &Path) -> Result<u64, BlobError> {
-    let stat = rustix::fs::statvfs(dir).map_err(|errno| error("read", dir)(errno.into()))?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    fs4::available_space(dir).map_err(error("read", dir))
+}
+
+/// A time of a file; the oldest where the system keeps none.
+pub(super) fn when(time: io::Result<SystemTime>) -> SystemTime {
+    time.unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// Whole seconds since 1970; 0 for what is older.
+pub(super) fn unix_seconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// Sets the access time, Unix seconds.
@@ -157,6 +191,7 @@ pub(super) fn keep_corrupt(dir: &Path, digest: &Digest, files_max: usize) -> boo
 mod tests {
     use super::*;
 
+    #[cfg(unix)]
     #[test]
     fn a_full_disk_is_told_apart_from_other_failures_and_names_the_file() {
         let path = Path::new("/srv/blobs/partial/ab");
@@ -168,6 +203,7 @@ mod tests {
         assert_eq!(found.to_string(), "could not write `/srv/blobs/partial/ab`");
     }
 
+    #[cfg(unix)]
     #[test]
     fn a_write_to_a_full_device_says_that_the_disk_is_full() {
         let path = Path::new("/dev/full");

@@ -2,38 +2,19 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    fs::{self, File},
-    io,
-    os::unix::fs::MetadataExt,
+    fs,
     path::Path,
     sync::{Arc, Weak},
 };
 
 use tracing::warn;
 
-use super::{BlobError, disk, reader::OpenBlob};
+use super::{
+    BlobError,
+    disk::{self, FileIdentity},
+    reader::OpenBlob,
+};
 use crate::trust::digest::Digest;
-
-/// Which file, in which state: while it is the same, its content is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Identity {
-    device: u64,
-    inode: u64,
-    modified: (i64, i64),
-    pub(super) bytes: u64,
-}
-
-impl Identity {
-    pub(super) fn of(file: &File) -> io::Result<Self> {
-        let data = file.metadata()?;
-        Ok(Self {
-            device: data.dev(),
-            inode: data.ino(),
-            modified: (data.mtime(), data.mtime_nsec()),
-            bytes: data.len(),
-        })
-    }
-}
 
 #[derive(Debug)]
 struct Entry {
@@ -43,7 +24,7 @@ struct Entry {
     /// Last use as it is on disk, Unix seconds.
     touched: i64,
     /// Boxed, for a tree has thousands of nodes and none of them is served in pieces.
-    verified: Option<Box<Identity>>,
+    verified: Option<Box<FileIdentity>>,
     open: Weak<OpenBlob>,
 }
 
@@ -83,15 +64,15 @@ impl Index {
                 let data = entry.metadata().map_err(disk::error("read", &path))?;
                 match digest {
                     Some(digest) if data.is_file() && path == disk::blob_path(dir, &digest) => {
-                        found.push(((data.atime(), data.atime_nsec()), digest, data.len()));
+                        found.push((disk::when(data.accessed()), digest, data.len()));
                     }
                     _ => warn!(path = %path.display(), "a file among the blobs is none"),
                 }
             }
         }
         found.sort_unstable();
-        for ((touched, _), digest, bytes) in found {
-            index.insert(digest, bytes, touched, None);
+        for (touched, digest, bytes) in found {
+            index.insert(digest, bytes, disk::unix_seconds(touched), None);
         }
 
         let partials = dir.join("partial");
@@ -101,7 +82,7 @@ impl Index {
             let digest = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
             let data = fs::metadata(&path).map_err(disk::error("read", &path))?;
             match digest {
-                Some(digest) => found.push(((data.mtime(), data.mtime_nsec()), digest, data.len())),
+                Some(digest) => found.push((disk::when(data.modified()), digest, data.len())),
                 None => disk::remove(&path)?,
             }
         }
@@ -138,7 +119,13 @@ impl Index {
         self.entries.len() as u64
     }
 
-    pub(super) fn insert(&mut self, digest: Digest, bytes: u64, touched: i64, verified: Option<Identity>) {
+    pub(super) fn insert(
+        &mut self,
+        digest: Digest,
+        bytes: u64,
+        touched: i64,
+        verified: Option<FileIdentity>,
+    ) {
         self.remove(&digest);
         self.tick += 1;
         self.bytes += bytes;
@@ -194,11 +181,11 @@ impl Index {
         enough.map(|(_, digest, bytes)| (digest, bytes)).collect()
     }
 
-    pub(super) fn verified(&self, digest: &Digest) -> Option<Identity> {
+    pub(super) fn verified(&self, digest: &Digest) -> Option<FileIdentity> {
         self.entries.get(digest)?.verified.as_deref().copied()
     }
 
-    pub(super) fn set_verified(&mut self, digest: &Digest, identity: Identity) {
+    pub(super) fn set_verified(&mut self, digest: &Digest, identity: FileIdentity) {
         if let Some(entry) = self.entries.get_mut(digest) {
             entry.verified = Some(Box::new(identity));
         }

@@ -2,7 +2,7 @@
 
 #[cfg(target_os = "linux")]
 use std::io::IoSliceMut;
-use std::{fmt, fs::File, os::unix::fs::FileExt, path::PathBuf, sync::Arc};
+use std::{fmt, fs::File, path::PathBuf, sync::Arc};
 
 #[cfg(target_os = "linux")]
 use rustix::io::{ReadWriteFlags, preadv2};
@@ -71,7 +71,7 @@ impl Reader {
     /// [`BlobError::Io`], also when there are not so many.
     pub fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), BlobError> {
         let OpenBlob { path, file, .. } = &*self.open;
-        file.read_exact_at(out, offset).map_err(disk::error("read", path))
+        disk::read_exact_at(file, out, offset).map_err(disk::error("read", path))
     }
 
     /// Fills `out` with the bytes from `offset` on if the system has all of them in memory; `false`, and `out`

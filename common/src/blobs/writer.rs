@@ -9,7 +9,10 @@ use std::{
     sync::Arc,
 };
 
-use super::{BlobError, Inner, PARTIALS_MAX, disk, index::Identity};
+use super::{
+    BlobError, Inner, PARTIALS_MAX,
+    disk::{self, FileIdentity},
+};
 use crate::trust::digest::{Digest, Hasher};
 
 /// Room that is set aside at a time for a blob of unknown length.
@@ -184,7 +187,7 @@ impl Writer {
             return Err(BlobError::Mismatch { digest: self.digest, found });
         }
         self.file.sync_all().map_err(disk::error("sync", &self.path))?;
-        let identity = Identity::of(&self.file).map_err(disk::error("read", &self.path))?;
+        let identity = FileIdentity::of(&self.file).map_err(disk::error("read", &self.path))?;
         if identity.bytes != self.offset {
             self.remove();
             return Err(BlobError::Absent { digest: self.digest });

@@ -43,24 +43,46 @@ impl Stop {
         let _ = receiver.wait_for(|stop| *stop).await;
     }
 
-    /// Requests a stop when the process gets SIGTERM or SIGINT.
+    /// Requests a stop when the process gets SIGTERM or SIGINT; on Windows Ctrl-C, or when its console closes.
     ///
     /// # Errors
     ///
     /// When signals cannot be listened to.
     pub fn on_signals(&self) -> std::io::Result<()> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+        let asked = asked()?;
         let stop = self.clone();
         tokio::spawn(async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
+            asked.await;
             tracing::info!("stopping");
             stop.request();
         });
         Ok(())
     }
+}
+
+/// Returns when the system asks the process to stop.
+#[cfg(unix)]
+fn asked() -> std::io::Result<impl Future<Output = ()> + Send> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// Returns when the system asks the process to stop; a service is asked by its manager instead.
+#[cfg(windows)]
+fn asked() -> std::io::Result<impl Future<Output = ()> + Send> {
+    use tokio::signal::windows::{ctrl_c, ctrl_close};
+    let (mut interrupt, mut close) = (ctrl_c()?, ctrl_close()?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = close.recv() => {}
+        }
+    })
 }

@@ -11,8 +11,11 @@ use tierway_common::{
 };
 use tierway_proto::v1;
 
-use super::{Cycle, CycleError, machine};
-use crate::scan::{self, Asked};
+use super::{Cycle, CycleError};
+use crate::{
+    host,
+    scan::{self, Asked},
+};
 
 impl Cycle {
     /// What `status` shows, but for what the agent knows better.
@@ -62,7 +65,7 @@ impl Cycle {
     }
 
     fn explain(&mut self, patch: &str) -> Result<v1::LocalWhyResponse, CycleError> {
-        let machine = machine();
+        let machine = host::machine();
         let os = scan::scan(&self.root, &Asked::default(), &machine).0;
         let rules = self.catalogues.rules(&os)?;
         let found: Vec<String> = (0..rules.compiled.len())

@@ -17,7 +17,7 @@ use tierway_common::{
     lease::{Ask, LEASE_LENGTH_MAX, Want},
     rules::Verdict,
     schema::{
-        Approval, Assignment, Decision, Group, Payload, State, StateEntry, Update,
+        Approval, Assignment, Decision, Group, State, StateEntry, Update,
         policy::{LeaseKey, ServiceLevel, TrustPolicy},
     },
     trust::keys::SigningKey,
@@ -30,11 +30,7 @@ use crate::{
     catalogues::Lookup,
     consent::Countdown,
     fetch::Fetcher,
-    install::{
-        self, Means, PayloadFetcher,
-        deb::{Cleaned, is_incomplete},
-        failsafe::Limit,
-    },
+    install::{self, Cleaned, Engine, Means, PayloadFetcher, deb::is_incomplete, failsafe::Limit},
     ledger::{Conditions, Event},
     phase::{self, Outlook},
     plan::{self, Finding, LeaseNeed, Now, Payloads},
@@ -177,7 +173,7 @@ impl Cycle {
             // Perhaps the package manager that a crash of this program left at work.
             Ok(Cleaned::Busy) => Vec::new(),
             Err(error) => {
-                warn!(error = %Chain(&error), "could not clear up after an earlier installation");
+                warn!(error = %Chain(&error), "left what an earlier installation left");
                 Vec::new()
             }
         };
@@ -185,7 +181,7 @@ impl Cycle {
         self.wanted = updates
             .values()
             .filter(|update| verdicts.get(&update.id) == Some(&Verdict::Needed))
-            .flat_map(|update| payloads_for(update, &self.facts))
+            .flat_map(|update| self.engine.payloads(update, &self.facts))
             .map(|payload| payload.digest)
             .collect();
         self.found = Found { verdicts, updates };
@@ -206,8 +202,8 @@ impl Cycle {
             .updates
             .values()
             .filter_map(|update| {
-                let here =
-                    payloads_for(update, &self.facts).all(|payload| self.payloads.contains(&payload.digest));
+                let here = (self.engine.payloads(update, &self.facts).iter())
+                    .all(|payload| self.payloads.contains(&payload.digest));
                 Some(Finding {
                     update,
                     verdict: self.found.verdicts.get(&update.id)?,
@@ -355,7 +351,7 @@ impl Cycle {
         let mut patience = self.payload_patience;
         for id in self.plan.fetch.clone() {
             let Some(update) = self.found.updates.get(&id).cloned() else { continue };
-            let payloads: Vec<Payload> = payloads_for(&update, &self.facts).cloned().collect();
+            let payloads = self.engine.payloads(&update, &self.facts);
             let fetcher = Fetcher { upstream: &self.upstream, payloads: &self.payloads, patience };
             match fetcher.ensure(&payloads).await {
                 Ok(()) => {
@@ -514,14 +510,4 @@ async fn published<'a>(
         }
     }
     Ok(published)
-}
-
-/// Payloads of the packages of `update` that are installed.
-fn payloads_for<'a>(update: &'a Update, facts: &'a Facts) -> impl Iterator<Item = &'a Payload> {
-    let packages = update.install.deb_packages();
-    packages.iter().filter_map(|package| {
-        let key = format!("package:deb:{}:{}", package.name, package.architecture);
-        let installed = facts.values.get(&key)?;
-        (*installed != package.version).then_some(&package.payload)
-    })
 }

@@ -275,11 +275,17 @@ impl Codes {
     /// the others. A time limit and a signal are no codes, and no table can talk them away.
     #[must_use]
     pub fn said(&self, update: &Update, end: End, text: &str) -> Outcome {
+        self.said_by(update, end, |end| of_program(end, text))
+    }
+
+    /// As [`Codes::said`], with the table of another engine.
+    #[must_use]
+    pub fn said_by(&self, update: &Update, end: End, engine: impl FnOnce(End) -> Outcome) -> Outcome {
         let named = match end {
             End::Exited(code) => self.meaning(update, code.into()).map(|meaning| of_meaning(meaning, code)),
             End::TimedOut | End::Signalled(_) => None,
         };
-        named.unwrap_or_else(|| of_program(end, text))
+        named.unwrap_or_else(|| engine(end))
     }
 }
 
@@ -309,6 +315,9 @@ pub struct After {
     pub incomplete: bool,
     /// A package that this attempt changed asked for a reboot.
     pub reboot_required: bool,
+    /// What the installer replaces it may replace at the restart only, so that a rule that is not yet
+    /// satisfied does not contradict an installer that asks for one.
+    pub at_restart: bool,
 }
 
 /// The outcome of an attempt: the fresh scan has the last word, and what the installer said explains it.
@@ -319,6 +328,12 @@ pub fn decide(said: Outcome, after: After) -> Outcome {
         // Nothing contradicts what the installer said, and nothing confirms it.
         State::Unknown if success => Outcome::PendingVerification,
         State::Unknown => said,
+        State::Needed | State::Failed
+            if after.at_restart
+                && matches!(said, Outcome::SuccessRebootRequired | Outcome::RebootInitiated) =>
+        {
+            said
+        }
         State::Needed | State::Failed => still_needed(said),
         State::Installed | State::RebootPending | State::NotApplicable if after.incomplete => {
             still_needed(said)
@@ -399,7 +414,12 @@ mod tests {
     #[test]
     fn the_fresh_scan_decides_whatever_the_program_said() {
         use Outcome as O;
-        let after = |state, incomplete, reboot_required| After { state, incomplete, reboot_required };
+        let after = |state, incomplete, reboot_required| After {
+            state,
+            incomplete,
+            reboot_required,
+            at_restart: false,
+        };
         for (said, after, outcome) in [
             (O::Success, after(State::Installed, false, false), O::Success),
             (O::Success, after(State::Installed, false, true), O::SuccessRebootRequired),

@@ -98,18 +98,16 @@ pub async fn run<F: PayloadFetcher>(
     }
     let payload = Payload { digest: program, bytes: *bytes, url: String::new() };
     payloads.ensure(&[payload]).await.map_err(|source| FollowUpError::Fetch { program, source })?;
-    let path = scratch.join("follow-up");
+    let path = scratch.join(format!("follow-up{}", std::env::consts::EXE_SUFFIX));
     let placed = place(payloads.path(&program), program, &path);
     let ran = match placed {
         Ok(()) => {
             let started = Program {
                 path: path.clone(),
                 arguments: Vec::new(),
-                environment: vec![
-                    ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin".into()),
-                    ("LC_ALL", "C.UTF-8".into()),
-                    ("HOME", "/root".into()),
-                ],
+                command_line: String::new(),
+                directory: "/".into(),
+                environment: run::environment(),
                 limit: *limit,
                 grace: std::time::Duration::from_secs(10),
                 tail_bytes_max: TAIL_BYTES_MAX,
@@ -146,6 +144,7 @@ fn place(blob: Option<PathBuf>, program: Digest, path: &Path) -> Result<(), Foll
 }
 
 #[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use std::time::Duration;
 

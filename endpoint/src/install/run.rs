@@ -5,26 +5,21 @@
 //! process dies goes on to its end; a file that grows beyond its limit is emptied, and the tail is kept.
 //!
 //! What is still running at the limit is asked to stop (SIGTERM) and then stopped (SIGKILL): the whole
-//! group, and descendants that left it.
+//! group, and descendants that left it. On Windows its job is ended, which holds them all.
+
+#[cfg_attr(unix, path = "run/unix.rs")]
+#[cfg_attr(windows, path = "run/windows.rs")]
+mod system;
 
 use std::{
-    collections::BTreeSet,
     ffi::OsString,
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom},
-    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
-    process::{ExitStatus, Stdio},
+    process::Stdio,
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
-
-use rustix::{
-    fs::{Mode, OFlags},
-    process::{Pid, Signal},
-};
-
-use crate::probe::processes::processes;
 
 /// How often the size of the output is looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
@@ -36,9 +31,6 @@ pub const OUTPUT_FILE_BYTES_MAX: u64 = 32 << 20;
 const BUSY_TRIES: u32 = 100;
 const BUSY_WAIT: Duration = Duration::from_millis(10);
 
-/// A process that starts others faster than it is found is a hostile one.
-const KILL_ROUNDS: usize = 3;
-
 /// A program and how it is run.
 #[derive(Clone, Debug)]
 pub struct Program {
@@ -46,6 +38,10 @@ pub struct Program {
     pub path: PathBuf,
     /// Arguments after the program's name.
     pub arguments: Vec<OsString>,
+    /// What follows them as one text, in the way that Windows hands a command line to a program; mostly empty.
+    pub command_line: String,
+    /// Where it is run.
+    pub directory: PathBuf,
     /// The whole environment.
     pub environment: Vec<(&'static str, OsString)>,
     /// After which it is stopped.
@@ -118,6 +114,12 @@ pub enum RunError {
     },
 }
 
+/// What a program gets in its environment that needs nothing of its own there.
+#[must_use]
+pub fn environment() -> Vec<(&'static str, OsString)> {
+    system::environment()
+}
+
 /// Runs `program` to its end or its time limit. `scratch` holds its nameless output files meanwhile.
 ///
 /// When the returned future is dropped the program goes on.
@@ -136,15 +138,15 @@ pub async fn run(program: &Program, scratch: &Path) -> Result<Ran, RunError> {
         .args(&program.arguments)
         .env_clear()
         .envs(program.environment.iter().map(|(name, value)| (name, value)))
-        .current_dir("/")
+        .current_dir(&program.directory)
         .stdin(Stdio::null())
         .stdout(Stdio::from(output.file.try_clone().map_err(start)?))
         .stderr(Stdio::from(errors.file.try_clone().map_err(start)?))
-        .process_group(0)
         .kill_on_drop(false);
+    let mut starter = system::Starter::new(command, program);
     let mut tries = 0;
     let mut child = loop {
-        match command.spawn() {
+        match starter.spawn() {
             // A program that was just written: a process that another thread is starting holds it open for
             // the moment until it becomes another program.
             Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && tries < BUSY_TRIES => {
@@ -154,7 +156,6 @@ pub async fn run(program: &Program, scratch: &Path) -> Result<Ran, RunError> {
             started => break started.map_err(start)?,
         }
     };
-    let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
     let wait = |source| RunError::Wait { program: program.path.clone(), source };
 
     let limit = tokio::time::sleep(program.limit);
@@ -170,33 +171,15 @@ pub async fn run(program: &Program, scratch: &Path) -> Result<Ran, RunError> {
             }
         }
     };
-    let end = match (ended, group) {
-        (Some(status), _) => end_of(status),
-        (None, None) => End::TimedOut,
-        (None, Some(group)) => {
-            let mut stopped = Stopped::new(group);
-            stopped.signal(Signal::TERM);
-            if tokio::time::timeout(program.grace, child.wait()).await.is_err() {
-                tracing::warn!(program = %program.path.display(), "it did not stop when asked to, killing it");
-            }
-            // Also when the program itself is gone: its descendants may not be. Again, for those that were
-            // started while the table of processes was read.
-            for _ in 0..KILL_ROUNDS {
-                stopped.signal(Signal::KILL);
-            }
-            child.wait().await.map_err(wait)?;
+    let end = match ended {
+        Some(status) => system::end_of(status),
+        None => {
+            child.stop(&program.path, program.grace).await.map_err(wait)?;
             End::TimedOut
         }
     };
     let (output, errors) = (output.tail(program.tail_bytes_max), errors.tail(program.tail_bytes_max));
     Ok(Ran { end, output, errors, took: began.elapsed() })
-}
-
-fn end_of(status: ExitStatus) -> End {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => End::Exited(code),
-        (None, signal) => End::Signalled(signal.unwrap_or(0)),
-    }
 }
 
 /// A file without a name; writes go to its end wherever that is.
@@ -210,11 +193,9 @@ impl Output {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = directory.join(format!("output-{}-{number}", std::process::id()));
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::APPEND | OFlags::CLOEXEC;
-        let file =
-            rustix::fs::open(&path, flags, Mode::from(0o600)).map_err(|source| error(source.into()))?;
+        let file = system::create_output(&path).map_err(error)?;
         fs::remove_file(&path).map_err(error)?;
-        Ok(Self { file: file.into() })
+        Ok(Self { file })
     }
 
     /// Empties a file that grew too large.
@@ -246,48 +227,8 @@ impl Output {
     }
 }
 
-/// What has to be stopped: a group and the descendants outside of it.
-struct Stopped {
-    group: Pid,
-    /// Id and when it began, so that a process id that is used again is not taken for it.
-    descendants: BTreeSet<(i32, u64)>,
-}
-
-impl Stopped {
-    fn new(group: Pid) -> Self {
-        Self { group, descendants: BTreeSet::new() }
-    }
-
-    /// Signals the group and everything that descends from its first process or was seen to before.
-    fn signal(&mut self, signal: Signal) {
-        let table = processes(Path::new("/proc")).unwrap_or_default();
-        let mut known: BTreeSet<i32> = [self.group.as_raw_nonzero().get()].into();
-        known.extend(self.descendants.iter().map(|(id, _)| *id));
-        // Parents come after children when ids wrap around, so go on until nothing new is found.
-        loop {
-            let before = known.len();
-            for process in &table {
-                if known.contains(&process.parent) && known.insert(process.id) {
-                    self.descendants.insert((process.id, process.began));
-                }
-            }
-            if known.len() == before {
-                break;
-            }
-        }
-        // An error means that it is gone already.
-        _ = rustix::process::kill_process_group(self.group, signal);
-        for process in &table {
-            if self.descendants.contains(&(process.id, process.began))
-                && let Some(id) = Pid::from_raw(process.id)
-            {
-                _ = rustix::process::kill_process(id, signal);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use super::*;
 
@@ -295,6 +236,8 @@ mod tests {
         Program {
             path: "/bin/sh".into(),
             arguments: vec!["-c".into(), script.into()],
+            command_line: String::new(),
+            directory: "/".into(),
             environment: vec![("PATH", "/usr/bin:/bin".into()), ("ONLY", "this".into())],
             limit,
             grace: Duration::from_millis(200),

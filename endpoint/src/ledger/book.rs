@@ -485,20 +485,23 @@ impl Book {
                 continue;
             }
             let failing = record.and_then(|record| record.failing.as_ref());
+            // A boot since then was what it waited for: what is pending now is about something else.
+            let waits = record.filter(|record| {
+                record.state == State::RebootPending
+                    && conditions.reboot_pending
+                    && self.boots.current.as_ref().is_none_or(|(_, seen)| *seen <= record.since)
+            });
             let (state, detail) = match verdict {
                 Verdict::NotApplicable => (State::NotApplicable, None),
                 Verdict::Unknown { reason } => (State::Unknown, Some(reason.clone())),
-                Verdict::Needed => needed(failing),
-                Verdict::Installed => match (record, failing) {
+                Verdict::Needed => match waits {
+                    // What it replaces may be replaced at the restart only.
+                    Some(record) => (State::RebootPending, record.detail.clone()),
+                    None => needed(failing),
+                },
+                Verdict::Installed => match (waits, failing) {
                     (_, Some(failing)) if conditions.incomplete.contains(update) => needed(Some(failing)),
-                    // A boot since then was what it waited for: what is pending now is about something else.
-                    (Some(record), _)
-                        if record.state == State::RebootPending
-                            && conditions.reboot_pending
-                            && self.boots.current.as_ref().is_none_or(|(_, seen)| *seen <= record.since) =>
-                    {
-                        (State::RebootPending, record.detail.clone())
-                    }
+                    (Some(record), _) => (State::RebootPending, record.detail.clone()),
                     _ => (State::Installed, None),
                 },
             };

@@ -6,14 +6,12 @@
 //! file is kept aside.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
 use flate2::Crc;
-use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tierway_common::files;
 
@@ -173,8 +171,7 @@ impl Journal {
         let path = journal_path(&self.directory, self.generation);
         let cut = self.file.set_len(self.bytes).and_then(|()| self.file.sync_all());
         cut.map_err(io_error("cut back", &path))?;
-        let directory = File::open(&self.directory).and_then(|directory| directory.sync_all());
-        directory.map_err(io_error("sync", &self.directory))
+        files::sync_folder(&self.directory).map_err(io_error("sync", &self.directory))
     }
 
     /// Removes journals of other generations.
@@ -191,17 +188,17 @@ impl Journal {
 
 fn lock(directory: &Path) -> Result<File, JournalError> {
     let path = directory.join("lock");
-    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    let file = files::privately(OpenOptions::new().create(true).truncate(false).write(true)).open(&path);
     let file = file.map_err(io_error("open", &path))?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(JournalError::InUse { directory: directory.to_owned() }),
-        Err(error) => Err(io_error("lock", &path)(error.into())),
+        Err(TryLockError::WouldBlock) => Err(JournalError::InUse { directory: directory.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(io_error("lock", &path)(error)),
     }
 }
 
 fn append_to(path: &Path) -> Result<File, JournalError> {
-    let opened = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+    let opened = files::privately(OpenOptions::new().create(true).append(true)).open(path);
     opened.map_err(io_error("open", path))
 }
 

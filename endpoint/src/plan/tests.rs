@@ -304,7 +304,7 @@ fn under(level: &str, windows: &[&str], people: &People, minute: i64) -> Plan {
     (here.settings, here.windows) = (settings, read);
     let (a, approve) = (update("a", &[]), decided(Decision::Approve, 0));
     let mut book = Book::default();
-    let (state, detail) = (tierway_common::schema::State::Needed, None);
+    let (state, detail) = (State::Needed, None);
     book.apply(Event::Observed { update: id("a"), at: at(0), state, detail });
     book.apply(Event::Offered { update: id("a"), at: at(0) });
     let now = Now {

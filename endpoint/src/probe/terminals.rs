@@ -13,7 +13,7 @@ use std::{
 use jiff::Timestamp;
 use rustix::fs::{Mode, OFlags};
 
-use super::{User, processes::Process};
+use super::{processes::Process, system::User};
 use crate::people::{Seat, Session};
 
 /// Logins told of; with more the first ones speak for all.

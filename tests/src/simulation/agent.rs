@@ -499,7 +499,8 @@ impl Agent {
         let verdict = around.site.evaluate(&self.machine.facts).remove(&update);
         let state = if verdict == Some(Verdict::Needed) { State::Needed } else { State::Installed };
         let reboot_required = self.machine.pending.contains(&update);
-        let outcome = codes::decide(said, After { state, incomplete: false, reboot_required });
+        let outcome =
+            codes::decide(said, After { state, incomplete: false, reboot_required, at_restart: false });
         let done = state == State::Installed;
         around.tally.installed += u64::from(done);
         around.tally.failed += u64::from(!done);

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Compare, DataOrdering, Expr};
+use super::{Compare, DataOrdering, Expr, FileTest, RegistryTest};
 
 /// True when the system has a property of that name and it compares so.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,10 +120,79 @@ pub struct LoopTest {
     pub test: Box<Expr>,
 }
 
+impl LoopTest {
+    /// The test as a rule without a loop, for a computer on which the key has these subkeys.
+    #[must_use]
+    pub fn unrolled<'a>(&self, subkeys: impl IntoIterator<Item = &'a str>) -> Expr {
+        let each = subkeys.into_iter().map(|name| at(&self.test, &format!("{}\\{name}", self.key))).collect();
+        match self.of {
+            Quantity::Any => Expr::Any(each),
+            Quantity::All => Expr::All(each),
+            Quantity::None => Expr::Not(Box::new(Expr::Any(each))),
+        }
+    }
+}
+
+/// The rule with `subkey` in the place of [`LOOP_TARGET`].
+fn at(expr: &Expr, subkey: &str) -> Expr {
+    let all = |parts: &[Expr]| parts.iter().map(|part| at(part, subkey)).collect();
+    match expr {
+        Expr::All(parts) => Expr::All(all(parts)),
+        Expr::Any(parts) => Expr::Any(all(parts)),
+        Expr::Not(part) => Expr::Not(Box::new(at(part, subkey))),
+        Expr::Registry(test) => {
+            Expr::Registry(RegistryTest { key: test.key.replacen(LOOP_TARGET, subkey, 1), ..test.clone() })
+        }
+        Expr::File(test) => {
+            Expr::File(FileTest { path: test.path.replacen(LOOP_TARGET, subkey, 1), ..test.clone() })
+        }
+        Expr::RegistryLoop(test) => Expr::RegistryLoop(LoopTest {
+            key: test.key.replacen(LOOP_TARGET, subkey, 1),
+            of: test.of,
+            // What is further in is about the inner loop's subkeys.
+            test: test.test.clone(),
+        }),
+        other => other.clone(),
+    }
+}
+
 /// Never decided.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnknownTest {
     /// Why not, as a sentence without a period.
     pub reason: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name_is(key: &str) -> Expr {
+        Expr::Registry(RegistryTest {
+            key: key.to_owned(),
+            value: Some("Name".to_owned()),
+            data: Some(Compare::Eq("x".to_owned())),
+            ordering: Some(DataOrdering::Caseless),
+            ..RegistryTest::default()
+        })
+    }
+
+    #[test]
+    fn an_unrolled_loop_asks_its_test_of_each_subkey() {
+        for (of, wanted) in [
+            (Quantity::Any, Expr::Any(vec![name_is("HKLM\\A\\1"), name_is("HKLM\\A\\2")])),
+            (Quantity::All, Expr::All(vec![name_is("HKLM\\A\\1"), name_is("HKLM\\A\\2")])),
+            (
+                Quantity::None,
+                Expr::Not(Box::new(Expr::Any(vec![name_is("HKLM\\A\\1"), name_is("HKLM\\A\\2")]))),
+            ),
+        ] {
+            let test = LoopTest { key: "HKLM\\A".to_owned(), of, test: Box::new(name_is(LOOP_TARGET)) };
+            assert_eq!(test.unrolled(["1", "2"]), wanted);
+        }
+        let test = Box::new(name_is(LOOP_TARGET));
+        let empty = LoopTest { key: "HKLM\\A".to_owned(), of: Quantity::All, test }.unrolled([]);
+        assert_eq!(empty, Expr::All(Vec::new()));
+    }
 }

@@ -168,6 +168,8 @@ impl Apt {
         Program {
             path: program,
             arguments,
+            command_line: String::new(),
+            directory: "/".into(),
             environment: environment.into_iter().map(|(name, value)| (name, value.into())).collect(),
             limit,
             grace: TERM_GRACE,

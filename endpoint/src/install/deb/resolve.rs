@@ -8,7 +8,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
-    future::Future,
 };
 
 use tierway_common::{
@@ -20,7 +19,7 @@ use super::{
     depends::{Clause, Relation, compare},
     world::{Package, World},
 };
-use crate::install::Unavailable;
+use crate::install::{Pool, Unavailable};
 
 /// Packages offered in one transaction: an upgrade of a desktop to a new release pulls in some 1,000.
 pub const OFFERED_MAX: usize = 2_000;
@@ -33,16 +32,6 @@ const PROVIDERS_MAX: usize = 32;
 
 /// Sentences about what is missing that are kept.
 const UNMET_MAX: usize = 16;
-
-/// What the archive has besides the updates.
-pub trait Pool {
-    /// The entry of a package or virtual package; `None` when the archive has none of that name.
-    fn lookup(
-        &self,
-        architecture: &str,
-        name: &str,
-    ) -> impl Future<Output = Result<Option<PoolEntry>, Unavailable>> + Send;
-}
 
 /// A relation that nothing offered makes true.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,36 +1,21 @@
 //! The files that rules ask for: whether they are there, their size and digest.
 
-use std::io::{self, Read};
+use std::io;
 
-use tierway_common::{
-    facts::Domain,
-    trust::digest::{Digest, Hasher},
-};
+use tierway_common::facts::Domain;
 
 use super::root::Root;
-use crate::scan::{Asked, Collected, FILES_MAX, Problem};
-
-/// A larger file is not digested, its `sha256` stays unknown: 64 MiB take about 0.05 s with SHA
-/// instructions and 0.3 s without, and programs that rules compare by digest are smaller.
-pub const FILE_HASH_BYTES_MAX: u64 = 64 << 20;
-
-/// Digested in one scan over all files; what comes later stays unknown.
-pub const SCAN_HASH_BYTES_MAX: u64 = 1 << 30;
-
-const CHUNK_BYTES: usize = 64 << 10;
+use crate::scan::{Asked, Collected, Problem, hash::Budget};
 
 /// Reads the domain `file` as far as `asked`.
 pub(in crate::scan) fn scan(root: &Root, asked: &Asked, collected: &mut Collected) {
-    let mut budget = SCAN_HASH_BYTES_MAX;
+    let mut budget = Budget::new();
     for path in &asked.files {
         if let Err(reason) = one(root, path, asked.hashed.contains(path), &mut budget, collected) {
             collected.problems.push(Problem(reason));
         }
     }
-    if asked.refused > 0 {
-        let text = format!("rules ask for more than {FILES_MAX} files, {} are not looked at", asked.refused);
-        collected.problems.push(Problem(text));
-    }
+    asked.tell_refused(collected);
     collected.domain("file", Domain::Asked { source: root.path().display().to_string() });
 }
 
@@ -38,7 +23,7 @@ fn one(
     root: &Root,
     path: &str,
     hashed: bool,
-    budget: &mut u64,
+    budget: &mut Budget,
     collected: &mut Collected,
 ) -> Result<(), String> {
     let key = format!("file:{path}");
@@ -65,36 +50,7 @@ fn one(
     if !hashed {
         return Ok(());
     }
-    if metadata.len() > FILE_HASH_BYTES_MAX {
-        return Err(format!("`{path}` has {} bytes, too many to digest", metadata.len()));
-    }
-    if metadata.len() > *budget {
-        return Err(format!("`{path}` was not digested: the scan's limit is reached"));
-    }
-    let (digest, bytes) = digest(root, path).map_err(|error| format!("could not read `{path}`: {error}"))?;
-    *budget = budget.saturating_sub(bytes);
+    let digest = budget.digest(path, metadata.len(), || root.file(path))?;
     collected.set(format!("file:{path}#sha256"), digest.to_string());
     Ok(())
-}
-
-/// Digest and length; fails when the file grew beyond the limit since it was looked at.
-fn digest(root: &Root, path: &str) -> io::Result<(Digest, u64)> {
-    let mut file = root.file(path)?.take(FILE_HASH_BYTES_MAX + 1);
-    let mut hasher = Hasher::new();
-    let mut chunk = vec![0; CHUNK_BYTES];
-    let mut bytes = 0;
-    loop {
-        let read = match file.read(&mut chunk) {
-            Ok(0) => break,
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        hasher.update(&chunk[..read]);
-        bytes += read as u64;
-    }
-    if bytes > FILE_HASH_BYTES_MAX {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it grew while it was read"));
-    }
-    Ok((hasher.finish(), bytes))
 }

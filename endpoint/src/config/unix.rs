@@ -1,0 +1,11 @@
+//! By the File Hierarchy Standard.
+
+use std::path::PathBuf;
+
+pub(super) fn data_dir() -> PathBuf {
+    PathBuf::from("/var/lib/tierway-endpoint")
+}
+
+pub(super) fn local_socket() -> PathBuf {
+    PathBuf::from("/run/tierway/endpoint.sock")
+}

@@ -1,0 +1,13 @@
+//! As the kernel tells.
+
+pub(super) fn name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+pub(super) fn machine() -> String {
+    rustix::system::uname().machine().to_string_lossy().into_owned()
+}
+
+pub(super) fn memory_bytes() -> u64 {
+    rustix::system::sysinfo().totalram
+}

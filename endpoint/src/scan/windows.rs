@@ -1,0 +1,59 @@
+//! Probes of Windows, most of which read the registry.
+//!
+//! The registry is an argument, so that everything that is made of it is tested on any system; only
+//! [`registry`] calls Windows. What a program would have to be asked for is not read, it stays unknown.
+
+pub mod files;
+pub mod os;
+pub mod place;
+pub mod products;
+pub mod programs;
+pub mod questions;
+pub mod reboot;
+pub mod registry;
+pub mod resource;
+pub mod servicing;
+
+use tierway_common::facts::{Domain, Facts};
+
+use self::registry::Registry;
+use super::{Asked, Collected, Problem};
+
+/// Reads the domains `os`, `package:msi`, `package:cbs`, `update`, `program`, `flag`, `number` and, as far as
+/// `asked`, `file`, `registry`, `registry-loop` and `msi`.
+///
+/// `machine` is the architecture as Windows names it.
+#[must_use]
+pub fn scan(registry: &dyn Registry, asked: &Asked, machine: &str) -> (Facts, Vec<Problem>) {
+    let mut collected = Collected::default();
+    os::scan(registry, machine, &mut collected);
+    products::scan(registry, &mut collected);
+    servicing::scan(registry, &mut collected);
+    programs::scan(registry, &mut collected);
+    flags(registry, &mut collected);
+    files::scan(registry, asked, &mut collected);
+    questions::scan(registry, asked, &mut collected);
+    // Not asked of the computer yet, and told so in every explanation.
+    collected.facts.domains.insert(
+        "wmi".to_owned(),
+        Domain::Failed {
+            source: "Windows Management Instrumentation".to_owned(),
+            reason: "this version runs no queries".to_owned(),
+        },
+    );
+    (collected.facts, collected.problems)
+}
+
+fn flags(registry: &dyn Registry, collected: &mut Collected) {
+    let (signs, problems) = reboot::signs(registry);
+    if problems.is_empty() || !signs.is_empty() {
+        let pending = crate::signs::reboot_needed(&signs);
+        collected.set("flag:reboot-pending", if pending { "true" } else { "false" });
+    }
+    collected.problems.extend(problems);
+    match registry.has("HKLM\\Cluster") {
+        Ok(there) => collected.set("flag:clustered", if there { "true" } else { "false" }),
+        Err(reason) => collected.problem(reason),
+    }
+    collected.domain("flag", Domain::Asked { source: "the registry".to_owned() });
+}
