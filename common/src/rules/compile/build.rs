@@ -1,7 +1,5 @@
 //! From what the compiler gathered to what a scan needs: everything in order, and the indexes.
 
-use std::cmp::Ordering;
-
 use super::{Code, Compiled, Compiler, Groups, Op, Slots, number, trees};
 use crate::rules::atom::{Check, Read};
 
@@ -75,7 +73,8 @@ impl Compiled {
                 .then_with(|| code(*a).class().cmp(&code(*b).class()))
                 .then_with(|| match (right(*a), right(*b)) {
                     (Some(a), Some(b)) => a.order(&b),
-                    _ => Ordering::Equal,
+                    // A class of what cannot be read has some of which the right-hand side alone can.
+                    (a, b) => a.is_some().cmp(&b.is_some()),
                 })
                 // What is left is only so that the same rules in the same order give the same bytes.
                 .then_with(|| code(*a).cmp(&code(*b)))
