@@ -3,7 +3,10 @@
 
 mod aside;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::{
+    iter::Peekable,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
+};
 
 use jiff::Timestamp;
 use tierway_common::{
@@ -25,7 +28,8 @@ use crate::{
     store::{chunked, tables},
 };
 
-/// A batch is committed when it has this many bytes, below the store's limit by more than one write adds.
+/// A batch gets no more once it has this many bytes. One write that alone is larger gets a batch of its own: the
+/// largest, a value in chunks, has 2.4 MiB, which the store's limit of 4 MiB lets through.
 const BATCH_BYTES_GOAL: usize = 2 * 1024 * 1024;
 
 /// The one owner of store and model.
@@ -78,6 +82,53 @@ impl Change {
     /// Adds a record to the audit log.
     pub fn audit(&mut self, actor: &str, action: &'static str, object: String, detail: String) {
         self.audit.push(Entry { at: self.now, actor: actor.to_owned(), action, object, detail });
+    }
+}
+
+/// What is not in a batch yet of a change.
+struct Rest {
+    /// With what the next one begins.
+    batch: Batch,
+    /// The ends of the audit log after what is in one.
+    after: Ends,
+    audit: Peekable<std::vec::IntoIter<Entry>>,
+    writes: Peekable<std::vec::IntoIter<Write>>,
+}
+
+impl Rest {
+    /// The next batch, audit records before anything else, and the writes in it; an empty batch at the end.
+    fn part(&mut self, tenant: &TenantId, model: &Model) -> Result<(Batch, Vec<Write>), StoreError> {
+        let mut part = std::mem::take(&mut self.batch);
+        let (mut bytes, mut writes) = (part.bytes(), Vec::new());
+        let mut add = |mut rows: Batch| {
+            let more = rows.bytes();
+            let fits = part.is_empty() || bytes + more <= BATCH_BYTES_GOAL;
+            if fits {
+                bytes += more;
+                part.expects.append(&mut rows.expects);
+                part.puts.append(&mut rows.puts);
+                part.deletes.append(&mut rows.deletes);
+            }
+            fits
+        };
+        while let Some(entry) = self.audit.peek() {
+            let mut rows = Batch::new();
+            let (_, after) = audit::append(&mut rows, tenant, &self.after, entry.clone())?;
+            if !add(rows) {
+                return Ok((part, writes));
+            }
+            self.after = after;
+            self.audit.next();
+        }
+        while let Some(write) = self.writes.peek() {
+            let mut rows = Batch::new();
+            write.rows(tenant, model, &mut rows)?;
+            if !add(rows) {
+                break;
+            }
+            writes.extend(self.writes.next());
+        }
+        Ok((part, writes))
     }
 }
 
@@ -178,44 +229,39 @@ impl State {
             audit: Vec::new(),
         };
         let result = decide(&self.model(), &mut change)?;
-        let Change { mut batch, in_parts, writes, audit, .. } = change;
-        let mut after = writer.ends;
-        for entry in audit {
-            (_, after) = audit::append(&mut batch, &self.tenant, &after, entry)?;
-        }
-        let mut writes = writes.into_iter().peekable();
+        let Change { batch, in_parts, writes, audit, .. } = change;
+        let mut rest = Rest {
+            batch,
+            after: writer.ends,
+            audit: audit.into_iter().peekable(),
+            writes: writes.into_iter().peekable(),
+        };
         let (mut batches, mut applied) = (Vec::new(), Vec::new());
         loop {
-            {
-                let model = self.model();
-                while batch.bytes() < BATCH_BYTES_GOAL
-                    && let Some(write) = writes.next()
-                {
-                    write.rows(&self.tenant, &model, &mut batch)?;
-                    applied.push(write);
-                }
-            }
+            let (batch, mut writes) = rest.part(&self.tenant, &self.model())?;
             if batch.is_empty() {
                 break;
             }
             if in_parts {
                 self.store.commit(&batch)?;
-                self.committed(&mut writer, after, std::mem::take(&mut applied), is_news(&batch));
+                self.committed(&mut writer, rest.after, writes, is_news(&batch));
             } else {
                 batches.push(batch);
+                applied.append(&mut writes);
             }
-            batch = Batch::new();
         }
         match batches.as_slice() {
             [] => {}
             [batch] => {
                 self.store.commit(batch)?;
-                self.committed(&mut writer, after, applied, is_news(batch));
+                self.committed(&mut writer, rest.after, applied, is_news(batch));
             }
             batches => {
+                // What is decided must go through: after that there is no way back.
+                batches.iter().try_for_each(Batch::check)?;
                 aside::write(self.store.as_ref(), &self.tenant, batches)?;
                 let news = batches.iter().any(is_news);
-                writer.unfinished = Some(Unfinished { after, writes: applied, news });
+                writer.unfinished = Some(Unfinished { after: rest.after, writes: applied, news });
                 self.finish(&mut writer)?;
             }
         }

@@ -31,6 +31,9 @@ use crate::{
 /// Endpoints whose failure one rollout forgives: their numbers are in its record.
 const FORGIVEN_MAX: usize = 5_000;
 
+/// Rollouts that move in one run, with an audit record each; the others do in the next, which follows at once.
+pub const MOVED_AT_ONCE_MAX: usize = 2_000;
+
 /// How an update stands in one ring.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RingStanding {
@@ -150,7 +153,7 @@ pub(super) fn room(model: &Model, more: usize) -> Result<(), DecideError> {
 }
 
 /// Looks at every rollout once: opens rings, halts, and forgets those that no approval goes by any more. How
-/// many moved.
+/// many moved; at [`MOVED_AT_ONCE_MAX`] there may be more.
 ///
 /// # Errors
 ///
@@ -162,6 +165,9 @@ pub fn run(state: &State) -> Result<usize, StoreError> {
     let (moved, _) = state.change(|model, change| {
         let (mut rings, mut moved) = (Rings::default(), 0);
         for ((plan_id, update), record) in model.policy().rollouts() {
+            if moved == MOVED_AT_ONCE_MAX {
+                break;
+            }
             let mut approvals = model.policy().approvals_of(update);
             if !approvals.any(|approval| approval.rings.as_ref() == Some(plan_id)) {
                 change.write(Write::NoRollout(plan_id.clone(), update.clone()));

@@ -24,6 +24,10 @@ use crate::{
 /// Records that are read to find a success that is old enough.
 const EVIDENCE_READ_MAX: usize = 1_000;
 
+/// Updates that become trusted in one run, with an audit record each, and that are forgotten in one; the others are
+/// in the next, which follows at once.
+pub const MOVED_AT_ONCE_MAX: usize = 2_000;
+
 /// How an update that is not trusted stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Untrusted {
@@ -120,7 +124,8 @@ pub fn list(state: &State) -> Result<Vec<Untrusted>, StoreError> {
     Ok(rows)
 }
 
-/// Trusts what has proven itself and forgets what is in no catalogue any more; how many were promoted.
+/// Trusts what has proven itself and forgets what is in no catalogue any more; how many were promoted, and at
+/// [`MOVED_AT_ONCE_MAX`] there may be more.
 ///
 /// # Errors
 ///
@@ -132,9 +137,13 @@ pub fn run(state: &State) -> Result<usize, StoreError> {
     let (promoted, _) = state.change(|model, change| {
         let policy = model.policy();
         let gone = |id: &&UpdateId| model.update_by_id(id).is_none_or(|update| update.gone);
-        policy.trusted().keys().filter(gone).for_each(|id| change.write(Write::NoTrusted(id.clone())));
+        let gone = policy.trusted().keys().filter(gone).take(MOVED_AT_ONCE_MAX);
+        gone.for_each(|id| change.write(Write::NoTrusted(id.clone())));
         let (testers, mut promoted) = (testers(model), 0);
         for update in model.updates().filter(|update| fleet::is_current(update)) {
+            if promoted == MOVED_AT_ONCE_MAX {
+                break;
+            }
             if policy.trusted().contains_key(&update.id)
                 || model.index().mended(update.number).is_empty()
                 || policy.trusted().len() + promoted >= TRUSTED_MAX

@@ -99,6 +99,9 @@ pub(super) fn begin(tasks: &mut Tasks, central: &Arc<Central>, identity: &Identi
             if moved + trusted > 0 {
                 info!(rollouts = moved, trusted, "rollouts moved");
             }
+            if moved == decide::rollouts::MOVED_AT_ONCE_MAX || trusted == decide::trust::MOVED_AT_ONCE_MAX {
+                central.rollouts.wake();
+            }
             Ok(())
         }
     });

@@ -53,6 +53,11 @@ const APPROVALS: usize = 4_000;
 
 /// A group and so many approvals that they are several batches.
 fn approve(state: &State) -> Result<((), u64), StoreError> {
+    approve_in_words(state, 1, 0)
+}
+
+/// The same with so many audit records of so many bytes.
+fn approve_in_words(state: &State, records: usize, bytes: usize) -> Result<((), u64), StoreError> {
     state.change(|_, change| {
         let group =
             Group { id: "pilot".parse().unwrap(), priority: 1, members: Members::Everyone, level: None };
@@ -68,7 +73,9 @@ fn approve(state: &State) -> Result<((), u64), StoreError> {
                 rings: None,
             }));
         }
-        change.audit("operator:admin", "approve", "group:pilot".to_owned(), String::new());
+        for _ in 0..records {
+            change.audit("operator:admin", "approve", "group:pilot".to_owned(), "a".repeat(bytes));
+        }
         Ok(())
     })
 }
@@ -112,6 +119,81 @@ fn a_change_of_several_batches_is_there_as_a_whole_or_not_at_all_wherever_a_cras
         0 < wholes && wholes < commits,
         "{wholes} of {commits}: decided neither at once nor only at the end"
     );
+}
+
+#[test]
+fn a_change_whose_audit_records_alone_are_several_batches_is_made_and_the_log_verifies() {
+    for records in [0, 9_000] {
+        let store = Arc::new(MemoryStore::new());
+        let state = open(store.clone());
+        let (_, sequence) = approve_in_words(&state, records, 400).unwrap();
+        assert_eq!(sequence, records as u64);
+        assert_eq!((found(&state), aside(&store)), ((APPROVALS, APPROVALS + 1, records), 0));
+        drop(state);
+        let state = open(store);
+        let verified = audit::verify(state.store(), state.tenant()).unwrap();
+        assert_eq!((verified.records, verified.broken), (records as u64, None));
+        assert_eq!(approve(&state).unwrap().1, records as u64 + 1, "the log goes on");
+    }
+}
+
+#[test]
+fn a_change_in_parts_that_ends_within_its_audit_records_leaves_a_log_that_goes_on() {
+    let store = dying(2);
+    let state = open(store.clone());
+    let change = |state: &State, records: usize| {
+        state.change(|_, change| {
+            change.in_parts = true;
+            for _ in 0..records {
+                change.audit("central", "open ring", "rollout:a".to_owned(), "a".repeat(400));
+            }
+            Ok::<_, StoreError>(())
+        })
+    };
+    change(&state, 9_000).unwrap_err();
+    store.commits_left.store(u64::MAX, Ordering::SeqCst);
+    let (_, sequence) = change(&state, 1).unwrap();
+    assert!((3..9_000).contains(&sequence), "{sequence}");
+    let verified = audit::verify(state.store(), state.tenant()).unwrap();
+    assert_eq!((verified.records, verified.broken), (sequence, None));
+}
+
+#[test]
+fn a_row_that_cannot_be_kept_is_refused_before_anything_is_decided_and_what_follows_is_not() {
+    let store = Arc::new(MemoryStore::new());
+    let state = open(store.clone());
+    let too_large = |state: &State| {
+        state.change(|_, change| {
+            for number in 0..APPROVALS {
+                let id = format!("{}{number}", "a".repeat(100)).parse().unwrap();
+                let members = Members::Everyone;
+                change.write(Write::Group(Group { id, priority: 1, members, level: None }));
+            }
+            change.batch.put("a row", vec![0; 65 * 1024]);
+            // So that it is more than one batch.
+            change.write(Write::Facts(1, vec![0; 2_200 * 1024].into()));
+            Ok::<_, StoreError>(())
+        })
+    };
+    assert!(matches!(too_large(&state), Err(StoreError::ValueTooLarge { .. })));
+    assert_eq!((found(&state), aside(&store)), ((0, 0, 0), 0));
+    approve(&state).unwrap();
+    assert_eq!(found(&open(store)), WHOLE);
+}
+
+#[test]
+fn the_largest_value_is_kept_also_behind_almost_a_whole_batch() {
+    let state = open(Arc::new(MemoryStore::new()));
+    let largest: Arc<[u8]> = vec![7; chunked::CHUNK_BYTES_MAX * usize::from(chunked::CHUNKS_MAX) - 1].into();
+    let change = state.change(|_, change| {
+        for number in 0..33_u32 {
+            change.write(Write::Facts(number, vec![0; 60_000].into()));
+        }
+        change.write(Write::Facts(99, largest.clone()));
+        Ok::<_, StoreError>(())
+    });
+    change.unwrap();
+    assert_eq!(state.packed_facts(99).unwrap().as_deref(), Some(&*largest));
 }
 
 #[test]

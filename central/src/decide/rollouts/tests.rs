@@ -149,6 +149,24 @@ fn a_rollout_that_no_approval_goes_by_is_forgotten() {
 }
 
 #[test]
+fn of_more_rollouts_than_move_in_one_run_the_others_move_in_the_next() {
+    let bench = fleet();
+    approve(&bench);
+    let begun = bench.state.model().policy().rollouts()[&(plan(), update())].clone();
+    let many = bench.state.change(|_, change| {
+        for number in 0..MOVED_AT_ONCE_MAX {
+            let mut record = begun.clone();
+            record.rollout.update = format!("debian-12/many_{number}").parse().unwrap();
+            change.write(Write::Rollout(record));
+        }
+        Ok::<_, StoreError>(())
+    });
+    many.unwrap();
+    decide(&bench, About::Named(&["a".to_owned()]), "everyone", Verb::Clear);
+    assert_eq!([(); 3].map(|()| run(&bench.state).unwrap()), [MOVED_AT_ONCE_MAX, 1, 0]);
+}
+
+#[test]
 fn an_approval_can_ask_that_a_group_passed_and_is_told_what_is_missing() {
     let bench = fleet();
     let names = ["a".to_owned(), "b".to_owned()];
