@@ -1,19 +1,26 @@
 //! Who is treated alike: groups, and the tags by which endpoints come into them.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use tierway_common::{
+    facts::Facts,
     id::{GroupId, LevelId, SiteId, TagId},
-    rules,
-    rules::expr::Expr,
+    rules::{
+        self,
+        evaluate::{Truth, evaluate},
+        expr::Expr,
+    },
     schema::{Group, Members},
+    trust::digest::Digest,
 };
 
 use super::{DecideError, not_found};
 use crate::{
-    fleet,
-    inventory::facts::rule_groups,
-    model::{Model, Write},
+    fleet::{self, AskError},
+    model::Write,
     policy::{GROUPS_MAX, GROUPS_PER_ENDPOINT_MAX, TAGS_PER_ENDPOINT_MAX},
     state::{Change, State},
     store::tables::EndpointRecord,
@@ -33,7 +40,7 @@ pub enum Membership {
     Tag(TagId),
     /// Those for whose facts the rule is true.
     Rule(Expr),
-    /// These, by name or id.
+    /// These, by id or whole name.
     Named(Vec<String>),
 }
 
@@ -66,9 +73,17 @@ pub fn set_group(
         }
     };
     let group = Group { id: id.clone(), priority, members, level: level.cloned() };
+    let named: BTreeSet<u32> = match membership {
+        Membership::Named(names) => names
+            .iter()
+            .map(|name| Ok(fleet::endpoint_exactly(&state.model(), name)?.number))
+            .collect::<Result<_, AskError>>()?,
+        _ => BTreeSet::new(),
+    };
+    // Before the writer is asked for, so that reports go on meanwhile.
+    let found = evaluated(state, &group)?;
     let (_, sequence) = state.change(|model, change| {
-        let before = model.policy().groups().get(id);
-        if before.is_none() && model.policy().groups().len() >= GROUPS_MAX {
+        if !model.policy().groups().contains_key(id) && model.policy().groups().len() >= GROUPS_MAX {
             return Err(DecideError::TooMany { what: "groups", max: GROUPS_MAX });
         }
         if let Some(level) = level.filter(|id| model.policy().documents().level(id).is_none()) {
@@ -76,32 +91,19 @@ pub fn set_group(
         }
         change.write(Write::Group(group.clone()));
         let (mut added, mut removed) = (0, 0);
-        let wanted = match membership {
-            Membership::Named(names) => names
-                .iter()
-                .map(|name| Ok(fleet::endpoint(model, name)?.number))
-                .collect::<Result<BTreeSet<_>, DecideError>>()?,
-            _ => BTreeSet::new(),
-        };
-        for endpoint in model.endpoints().filter(|endpoint| !endpoint.revoked) {
-            let (is, shall) = (endpoint.groups.contains(id), wanted.contains(&endpoint.number));
-            if is == shall {
-                continue;
-            }
-            *if shall { &mut added } else { &mut removed } += 1;
-            assign(change, endpoint, id, shall)?;
-        }
-        if let Members::Rule(_) = &group.members {
-            evaluate(state, model, change, &group)?;
-        } else if before.is_some_and(|before| matches!(before.members, Members::Rule(_))) {
-            forget_rule(model, change, id);
+        for endpoint in model.endpoints() {
+            let is = endpoint.groups.contains(id);
+            let shall = if endpoint.revoked { is } else { named.contains(&endpoint.number) };
+            *if shall { &mut added } else { &mut removed } += u32::from(is != shall);
+            let by_rule = by_rule(state, &group, endpoint, &found)?;
+            belong(change, endpoint, id, shall, by_rule)?;
         }
         let how = match &group.members {
             Members::Everyone => "everyone".to_owned(),
             Members::Site(site) => format!("site {site}"),
             Members::Tag(tag) => format!("tag {tag}"),
             Members::Rule(rule) => format!("rule {}", serde_json::to_string(rule).unwrap_or_default()),
-            Members::Assigned => format!("{} named, {added} added, {removed} removed", wanted.len()),
+            Members::Assigned => format!("{} named, {added} added, {removed} removed", named.len()),
         };
         let level = level.map(|level| format!(", level {level}")).unwrap_or_default();
         let detail = format!("priority {priority}{level}, {how}");
@@ -111,53 +113,74 @@ pub fn set_group(
     Ok(sequence)
 }
 
-fn assign(
+/// Writes an endpoint once when a group shall name it, or its rule be true for it, other than until now.
+fn belong(
     change: &mut Change,
     endpoint: &Arc<EndpointRecord>,
     group: &GroupId,
-    shall: bool,
+    named: bool,
+    by_rule: bool,
 ) -> Result<(), DecideError> {
+    let as_before = |groups: &[GroupId], shall| groups.contains(group) == shall;
+    if as_before(&endpoint.groups, named) && as_before(&endpoint.rule_groups, by_rule) {
+        return Ok(());
+    }
     let mut record = EndpointRecord::clone(endpoint);
-    record.groups.retain(|named| named != group);
-    if shall {
-        if record.groups.len() >= GROUPS_PER_ENDPOINT_MAX {
-            let what = "groups that name one endpoint";
-            return Err(DecideError::TooMany { what, max: GROUPS_PER_ENDPOINT_MAX });
+    if named && !endpoint.groups.contains(group) && endpoint.groups.len() >= GROUPS_PER_ENDPOINT_MAX {
+        let what = "groups that name one endpoint";
+        return Err(DecideError::TooMany { what, max: GROUPS_PER_ENDPOINT_MAX });
+    }
+    for (groups, shall) in [(&mut record.groups, named), (&mut record.rule_groups, by_rule)] {
+        groups.retain(|id| id != group);
+        if shall && groups.len() < GROUPS_PER_ENDPOINT_MAX {
+            groups.push(group.clone());
+            groups.sort();
         }
-        record.groups.push(group.clone());
-        record.groups.sort();
     }
     change.write(Write::Endpoint(Arc::new(record)));
     Ok(())
 }
 
-/// Puts a group by rule into effect for the facts that are known.
-fn evaluate(state: &State, model: &Model, change: &mut Change, group: &Group) -> Result<(), DecideError> {
-    let mut policy = crate::policy::Policy::default();
-    policy.set_group(group.clone());
-    for endpoint in model.endpoints().filter(|endpoint| !endpoint.revoked && endpoint.facts.is_some()) {
-        let Some(facts) = state.facts(endpoint.number)? else { continue };
-        let shall = !rule_groups(&policy, &facts).is_empty();
-        let is = endpoint.rule_groups.contains(&group.id);
-        if is != shall {
-            let mut record = EndpointRecord::clone(endpoint);
-            record.rule_groups.retain(|id| *id != group.id);
-            if shall && record.rule_groups.len() < GROUPS_PER_ENDPOINT_MAX {
-                record.rule_groups.push(group.id.clone());
-                record.rule_groups.sort();
-            }
-            change.write(Write::Endpoint(Arc::new(record)));
+/// Of every active endpoint whose facts are known their digest, and whether the rule of the group is true for
+/// them; nothing for a group that has none.
+fn evaluated(state: &State, group: &Group) -> Result<BTreeMap<u32, (Digest, bool)>, DecideError> {
+    let mut found = BTreeMap::new();
+    if !matches!(group.members, Members::Rule(_)) {
+        return Ok(found);
+    }
+    let known: Vec<_> = {
+        let model = state.model();
+        let active = model.endpoints().filter(|endpoint| !endpoint.revoked);
+        active.filter_map(|endpoint| Some((endpoint.number, endpoint.facts.as_ref()?.digest))).collect()
+    };
+    for (number, digest) in known {
+        // What is reported meanwhile has another digest, and is looked at again.
+        if let Some(facts) = state.facts(number)? {
+            found.insert(number, (digest, is_true(group, &facts)));
         }
     }
-    Ok(())
+    Ok(found)
 }
 
-fn forget_rule(model: &Model, change: &mut Change, group: &GroupId) {
-    for endpoint in model.endpoints().filter(|endpoint| endpoint.rule_groups.contains(group)) {
-        let mut record = EndpointRecord::clone(endpoint);
-        record.rule_groups.retain(|id| id != group);
-        change.write(Write::Endpoint(Arc::new(record)));
+/// Whether the rule of a group is true for an endpoint, as [`evaluated`] found, or as its facts have been since.
+fn by_rule(
+    state: &State,
+    group: &Group,
+    endpoint: &EndpointRecord,
+    found: &BTreeMap<u32, (Digest, bool)>,
+) -> Result<bool, DecideError> {
+    let Some(facts) = &endpoint.facts else { return Ok(false) };
+    if endpoint.revoked || !matches!(group.members, Members::Rule(_)) {
+        return Ok(false);
     }
+    match found.get(&endpoint.number) {
+        Some((digest, belongs)) if *digest == facts.digest => Ok(*belongs),
+        _ => Ok(state.facts(endpoint.number)?.is_some_and(|facts| is_true(group, &facts))),
+    }
+}
+
+fn is_true(group: &Group, facts: &Facts) -> bool {
+    matches!(&group.members, Members::Rule(rule) if evaluate(rule, facts) == Truth::True)
 }
 
 /// Removes a group with everything that was decided for it. Returns the sequence of the audit record.
@@ -178,10 +201,9 @@ pub fn delete_group(state: &State, id: &GroupId, actor: &str) -> Result<u64, Dec
             decisions += 1;
             change.write(Write::NoApproval(id.clone(), approval.update.clone()));
         }
-        for endpoint in model.endpoints().filter(|endpoint| endpoint.groups.contains(id)) {
-            assign(change, endpoint, id, false)?;
+        for endpoint in model.endpoints() {
+            belong(change, endpoint, id, false, false)?;
         }
-        forget_rule(model, change, id);
         change.write(Write::NoGroup(id.clone()));
         let detail = format!("with {decisions} decisions");
         change.audit(actor, "delete group", format!("group:{id}"), detail);

@@ -225,6 +225,37 @@ fn a_group_has_the_members_it_says_also_after_it_says_others() {
 }
 
 #[test]
+fn a_group_that_changes_between_a_rule_and_names_is_kept_and_published_as_the_model_says() {
+    let bench = office();
+    let rule = Membership::Rule(Expr::Os(OsTest { family: Some("debian".to_owned()), ..OsTest::default() }));
+    let published = |number: u32| {
+        let (tenant, key) = (bench.state.tenant(), format!("endpoint/e{number}"));
+        let row = crate::store::tables::PendingPolicy { tenant, key: &key };
+        tierway_common::store::table::get(bench.state.store(), &row).unwrap().flatten().unwrap()
+    };
+    group(&bench, "g", &rule);
+    for (membership, expected, named) in [
+        (Membership::Named(vec!["host-1".to_owned()]), vec![1], r#""groups":["g"]"#),
+        (rule, vec![0, 1], r#""groups":[]"#),
+    ] {
+        group(&bench, "g", &membership);
+        assert_eq!(members(&bench, "g"), expected, "{membership:?}");
+        assert!(published(1).contains(named), "{}", published(1));
+        let again =
+            State::open(bench.state.tenant().clone(), bench.store.clone(), bench.clock.clone()).unwrap();
+        assert_eq!(again.model().members()[&id("g")].iter().collect::<Vec<_>>(), expected, "after a restart");
+    }
+}
+
+#[test]
+fn a_name_that_is_only_a_part_of_one_puts_nobody_into_a_group() {
+    let bench = office();
+    let named = Membership::Named(vec!["host".to_owned()]);
+    let error = set_group(&bench.state, &id("g"), 1, &named, None, ADMIN).unwrap_err();
+    assert_eq!(error.to_string(), "there is no endpoint `host`");
+}
+
+#[test]
 fn a_tag_that_is_taken_away_takes_the_endpoint_out_of_its_groups_and_is_published() {
     let bench = office();
     group(&bench, "g", &Membership::Tag("web".parse().unwrap()));
