@@ -18,7 +18,7 @@ use tierway_common::{
     id::{CatalogueId, IdError},
     rules::expr::Expr,
     schema::{CatalogueInfo, CatalogueKind},
-    store::{Batch, StoreError, table},
+    store::{BATCH_BYTES_MAX, Batch, Row, Store, StoreError, table},
     tree::{self, TreeError},
     trust::{
         digest::Digest,
@@ -42,6 +42,10 @@ use crate::{
 
 /// Policy documents that go into one publication; more follow in the next, a second later.
 pub const PENDING_AT_ONCE: usize = 5_000;
+/// Bytes that they may add to the batch that holds the publication; the other half is for the metadata.
+const PENDING_BYTES_AT_ONCE: usize = BATCH_BYTES_MAX / 2;
+/// Pending documents that are read at once: 16 MiB at most.
+const PENDING_READ_AT_ONCE: usize = 250;
 /// Earlier roots whose trees stay readable: at one a second those of the last two minutes, so that whoever has
 /// begun to fetch can end.
 const KEPT_BEFORE: usize = 128;
@@ -85,7 +89,10 @@ pub enum PublishError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Nothing had changed.
-    Unchanged,
+    Unchanged {
+        /// More policy documents are waiting.
+        more: bool,
+    },
     /// This is out now.
     Published {
         /// Timestamp metadata version.
@@ -122,11 +129,14 @@ struct Writer {
     record: PublishedRecord,
 }
 
+/// What is given to whoever asks, while the next publication is made.
 #[derive(Debug, Default)]
 struct Served {
     files: BTreeMap<String, Bytes>,
     roots: BTreeSet<u64>,
     version: u64,
+    record: Arc<PublishedRecord>,
+    root_expires: Timestamp,
 }
 
 impl Publisher {
@@ -164,6 +174,7 @@ impl Publisher {
         served.put(&name, bytes);
         served.put("1.root.json", Bytes::copy_from_slice(root));
         served.version = repository.timestamp_version();
+        (served.record, served.root_expires) = (Arc::new(record.clone()), repository.root_expires());
         // What was only signed again since makes each relay look once more, and nobody else.
         let (news, _) = watch::channel(News { changed: served.version, of_note: record.news });
         let writer = Mutex::new(Writer { repository, record });
@@ -201,8 +212,8 @@ impl Publisher {
 
     /// Roots of the catalogues as published, and the timestamp version they came with.
     #[must_use]
-    pub fn published(&self) -> PublishedRecord {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner).record.clone()
+    pub fn published(&self) -> Arc<PublishedRecord> {
+        self.served().record.clone()
     }
 
     /// A document of the policy catalogue as published, by its key.
@@ -232,8 +243,8 @@ impl Publisher {
         let parts = table::Key::new().text(tenant.as_str()).done();
         // As bytes, so that a document that changes meanwhile stays pending.
         let prefix = table::prefixed::<tables::PendingPolicy<'_>>(&parts);
-        let (pending, catalogues, now) = self.state.settled(|store, model| {
-            let pending = store.scan(&prefix, None, PENDING_AT_ONCE)?;
+        let ((pending, more), catalogues, now) = self.state.settled(|store, model| {
+            let pending = pending(store, &prefix)?;
             // Read here, so that every decision made until then is in the store.
             Ok::<_, StoreError>((pending, model.catalogues().clone(), self.state.now()))
         })?;
@@ -284,7 +295,7 @@ impl Publisher {
             if !batch.is_empty() {
                 self.state.store().commit(&batch)?;
             }
-            return Ok(Outcome::Unchanged);
+            return Ok(Outcome::Unchanged { more });
         }
         let mut repository = writer.repository.clone();
         let published = repository.publish(&targets, &[&self.key], now)?;
@@ -299,7 +310,7 @@ impl Publisher {
         record.before.truncate(KEPT_BEFORE);
         record.changed = Some(now);
         // Of more than go in at once the last publication holds all.
-        let covers = (pending.len() < PENDING_AT_ONCE).then_some(now);
+        let covers = (!more).then_some(now);
         if let Some(covers) = covers {
             self.state.publications().keep(&mut batch, tenant, published.timestamp_version, &covers)?;
         }
@@ -310,7 +321,7 @@ impl Publisher {
         }
         self.news.send_replace(News { changed: version, of_note: writer.record.news });
         info!(version, documents = pending.len(), "published");
-        Ok(Outcome::Published { version, more: pending.len() == PENDING_AT_ONCE })
+        Ok(Outcome::Published { version, more })
     }
 
     fn add_target(
@@ -367,7 +378,7 @@ impl Publisher {
     /// Until when the root is valid.
     #[must_use]
     pub fn root_expires(&self) -> Timestamp {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner).repository.root_expires()
+        self.served().root_expires
     }
 
     fn keep(
@@ -394,6 +405,8 @@ impl Publisher {
         self.state.store().commit(&batch)?;
         (writer.repository, writer.record) = (repository, record);
         let mut served = self.served.write().unwrap_or_else(PoisonError::into_inner);
+        served.record = Arc::new(writer.record.clone());
+        served.root_expires = writer.repository.root_expires();
         for name in outdated {
             served.files.remove(&name);
         }
@@ -413,8 +426,7 @@ impl Publisher {
     /// [`PublishError`].
     pub fn pin(&self) -> Result<usize, PublishError> {
         let record = self.published();
-        let mut roots: BTreeSet<Digest> = record.roots.into_values().collect();
-        roots.extend(record.before);
+        let mut roots: BTreeSet<Digest> = record.roots.values().chain(&record.before).copied().collect();
         roots.extend(self.state.model().catalogues().values().map(|catalogue| catalogue.root));
         let mut reachable = BTreeSet::new();
         for root in roots {
@@ -423,6 +435,27 @@ impl Publisher {
         self.trees.pin(PIN_OWNER, &reachable)?;
         self.trees.evict()?;
         Ok(reachable.len())
+    }
+}
+
+/// The first documents that wait to be published, as many as go into one publication, and whether there are more.
+fn pending(store: &dyn Store, prefix: &[u8]) -> Result<(Vec<Row>, bool), StoreError> {
+    let (mut taken, mut bytes) = (Vec::<Row>::new(), 0);
+    loop {
+        let after = taken.last().map(|row| row.key.clone());
+        let rows = store.scan(prefix, after.as_deref(), PENDING_READ_AT_ONCE)?;
+        let is_last = rows.len() < PENDING_READ_AT_ONCE;
+        for row in rows {
+            // As it is expected, and as it is deleted.
+            bytes += row.key.len() * 2 + row.value.len();
+            if taken.len() == PENDING_AT_ONCE || (!taken.is_empty() && bytes > PENDING_BYTES_AT_ONCE) {
+                return Ok((taken, true));
+            }
+            taken.push(row);
+        }
+        if is_last {
+            return Ok((taken, false));
+        }
     }
 }
 

@@ -74,20 +74,20 @@ fn what_changed_is_published_once_and_what_did_not_is_not_published_again() {
     let press = Press::new();
     let publisher = press.open();
     assert_eq!(publisher.publish().unwrap(), Outcome::Published { version: 1, more: false });
-    assert_eq!(publisher.publish().unwrap(), Outcome::Unchanged);
+    assert_eq!(publisher.publish().unwrap(), Outcome::Unchanged { more: false });
     press.bench.apply(&[update("a", "1")]);
     press.change(|change| change.write(Write::Group(group())));
     press.approve("a_1");
     assert_eq!(publisher.publish().unwrap(), Outcome::Published { version: 2, more: false });
     assert_eq!(press.policy(&publisher), ["approval/pilot/debian-12/a_1", "group/pilot"]);
     assert_eq!(publisher.published().roots.len(), 3);
-    assert_eq!(publisher.publish().unwrap(), Outcome::Unchanged);
+    assert_eq!(publisher.publish().unwrap(), Outcome::Unchanged { more: false });
     // Something that is changed and changed back is no news.
     press.approve("b_1");
     press.change(|change| {
         change.write(Write::NoApproval("pilot".parse().unwrap(), "debian-12/b_1".parse().unwrap()));
     });
-    assert_eq!(publisher.publish().unwrap(), Outcome::Unchanged);
+    assert_eq!(publisher.publish().unwrap(), Outcome::Unchanged { more: false });
     let prefix = table::prefixed::<tables::PendingPolicy<'_>>(b"");
     assert!(press.bench.state.store().scan(&prefix, None, 10).unwrap().is_empty(), "nothing is pending");
 }
@@ -101,7 +101,7 @@ fn a_withdrawn_catalogue_leaves_what_is_published() {
     assert_eq!(publisher.published().roots.len(), 3);
     press.bench.catalog.withdraw(&[]).unwrap();
     assert_eq!(publisher.publish().unwrap(), Outcome::Published { version: 2, more: false });
-    let left: Vec<_> = publisher.published().roots.into_keys().collect();
+    let left: Vec<_> = publisher.published().roots.keys().cloned().collect();
     assert_eq!(left, ["policy-default".parse().unwrap()]);
 }
 
@@ -122,6 +122,47 @@ fn many_changes_go_out_in_parts_and_none_is_left_behind() {
 }
 
 #[test]
+fn large_documents_go_out_in_parts_that_a_batch_holds_and_none_is_left_behind() {
+    let press = Press::new();
+    let publisher = press.open();
+    let tenant = press.bench.state.tenant();
+    const COUNT: usize = 200;
+    for numbers in [0..COUNT / 2, COUNT / 2..COUNT] {
+        press.change(|change| {
+            for number in numbers {
+                let row = tables::PendingPolicy { tenant, key: &format!("level/{number:03}") };
+                table::put(&mut change.batch, &row, &Some("a".repeat(31 * 1024))).unwrap();
+            }
+        });
+    }
+    let (mut versions, mut more) = (0, true);
+    while more {
+        let Outcome::Published { version, more: others } = publisher.publish().unwrap() else { panic!() };
+        let covered = press.bench.state.publications().with(press.bench.clock.now());
+        assert_eq!(covered.map(|(version, _)| version), (!others).then_some(version), "the last holds all");
+        (versions, more) = (version, others);
+        assert!(versions < 10);
+    }
+    assert!(versions > 1, "it is more than one part");
+    assert_eq!(press.policy(&publisher).len(), COUNT);
+}
+
+#[test]
+fn what_is_published_is_told_while_the_next_publication_is_made() {
+    let press = Press::new();
+    let publisher = press.open();
+    publisher.publish().unwrap();
+    let _made = publisher.writer.lock().unwrap();
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| {
+            (publisher.published().timestamp_version, publisher.policy_document("group/pilot").unwrap())
+        });
+        assert_eq!(asked.join().unwrap(), (1, None));
+    });
+    assert!(publisher.root_expires() > press.bench.clock.now());
+}
+
+#[test]
 fn after_a_restart_the_same_bytes_are_served_and_versions_go_on() {
     let press = Press::new();
     let first = press.open();
@@ -137,7 +178,7 @@ fn after_a_restart_the_same_bytes_are_served_and_versions_go_on() {
     drop(first);
     let second = press.open();
     assert_eq!((files(&second), second.timestamp()), (before, timestamp));
-    assert_eq!(second.publish().unwrap(), Outcome::Unchanged);
+    assert_eq!(second.publish().unwrap(), Outcome::Unchanged { more: false });
     press.approve("a_1");
     assert_eq!(second.publish().unwrap(), Outcome::Published { version: 3, more: false });
     for (role, version) in [("root", Some(2)), ("snapshot", Some(9)), ("timestamp", Some(1)), ("king", None)]
@@ -158,7 +199,7 @@ fn a_timestamp_signed_again_has_a_later_version_and_end_and_the_same_targets() {
     press.bench.clock.advance(SignedDuration::from_hours(1));
     assert_eq!(publisher.refresh().unwrap(), 2);
     assert_eq!(publisher.metadata("targets", None), targets);
-    assert_eq!(publisher.publish().unwrap(), Outcome::Unchanged);
+    assert_eq!(publisher.publish().unwrap(), Outcome::Unchanged { more: false });
     assert!(!news.has_changed().unwrap(), "nobody is called for it");
 }
 

@@ -245,7 +245,10 @@ impl Central {
                 exposure::run(&central.state, &central.trees, &central.publisher.published())
             })
             .await??;
-            let Outcome::Published { more, .. } = outcome else { return Ok(()) };
+            let more = match outcome {
+                Outcome::Unchanged { more: false } => return Ok(()),
+                Outcome::Unchanged { more } | Outcome::Published { more, .. } => more,
+            };
             tokio::time::sleep_until(begun + PUBLISH_APART).await;
             if !more {
                 return Ok(());
