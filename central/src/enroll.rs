@@ -8,7 +8,7 @@ pub mod ca;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use ring::rand::SecureRandom;
@@ -36,6 +36,12 @@ pub const TOKENS_MAX: usize = 10_000;
 pub const TOKEN_USES_MAX: u32 = 100_000;
 /// How long a token is valid unless said otherwise.
 pub const TOKEN_VALID: Duration = Duration::from_secs(24 * 60 * 60);
+/// Names of operators that may have certificates at once.
+pub const OPERATORS_MAX: usize = 1_000;
+/// A holder gets at most so many certificates in the life of one, evenly apart: whoever asks all the time must not
+/// fill the store. Who asks in earnest, a third of a life later, is far from it, and one whose answer was lost asks again
+/// after two hours and a half (an endpoint).
+const RENEWALS_IN_A_LIFE: u32 = 300;
 /// Longest validity of a token.
 pub const TOKEN_VALID_MAX: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 /// A certificate may be renewed this long after its end unless configured otherwise: a machine comes back from
@@ -93,6 +99,19 @@ pub enum EnrollError {
         /// Its serial.
         serial: String,
     },
+    /// It was renewed just now.
+    #[error("`{identity}` got a certificate at {at}, the next one not before {next}")]
+    RenewedAlready {
+        /// Whose.
+        identity: String,
+        /// When.
+        at: Timestamp,
+        /// Not before.
+        next: Timestamp,
+    },
+    /// Without it nobody would be left who could let another in.
+    #[error("operator `{0}` is the last one: let another in first")]
+    LastOperator(String),
     /// A key gets one certificate: whoever carried the request before may send it again.
     #[error("the key of this request has a certificate already: a request is good once")]
     KeyUsed,
@@ -140,6 +159,8 @@ pub struct NewToken {
     pub servers: Vec<String>,
     /// Groups that shall name the new endpoint.
     pub groups: Vec<GroupId>,
+    /// Name of the new operator; empty for the others, who get an id.
+    pub name: String,
 }
 
 /// A request to redeem a token.
@@ -190,7 +211,7 @@ impl Enrollment {
         wanted: &NewToken,
         actor: &str,
     ) -> Result<(Token, Timestamp, u64), EnrollError> {
-        let NewToken { role, site, uses, valid, servers, groups } = wanted;
+        let NewToken { role, site, uses, valid, servers, groups, name } = wanted;
         let invalid = |what, rule: &str, found: String| {
             Err(EnrollError::Invalid { what, rule: rule.to_owned(), found })
         };
@@ -208,6 +229,14 @@ impl Enrollment {
         }
         if groups.len() > GROUPS_PER_ENDPOINT_MAX || (*role != Role::Endpoint && !groups.is_empty()) {
             return invalid("groups", "at most 64, for an endpoint", groups.len().to_string());
+        }
+        if *role == Role::Operator {
+            self.holder(*role, site, name)?;
+            if *uses != 1 {
+                return invalid("uses", "1 for an operator", uses.to_string());
+            }
+        } else if !name.is_empty() {
+            return invalid("name", "given for an operator only", name.clone());
         }
         let token = self.new_token(servers.clone())?;
         let tenant = self.state.tenant();
@@ -229,12 +258,14 @@ impl Enrollment {
                 role: *role,
                 site: site.clone(),
                 groups: groups.clone(),
+                name: name.clone(),
                 uses: *uses,
                 expires,
                 created: change.now,
                 by: actor.to_owned(),
             }));
-            let detail = format!("role {} site {site} uses {uses} until {expires}", role.as_str());
+            let name = if name.is_empty() { String::new() } else { format!(" name {name}") };
+            let detail = format!("role {}{name} site {site} uses {uses} until {expires}", role.as_str());
             change.audit(actor, "create token", format!("token:{}", token.id), detail);
             Ok(expires)
         })?;
@@ -283,10 +314,16 @@ impl Enrollment {
             change.batch.expect_equals(table::full_key(&row), raw);
             token.uses -= 1;
             let id = match token.role {
-                Role::Operator => clean(asked.host_name, NAME_BYTES_MAX),
+                Role::Operator => token.name.clone(),
                 _ => id,
             };
-            let holder = Holder { tenant: tenant.clone(), site: token.site.clone(), role: token.role, id };
+            let holder = self.holder(token.role, &token.site, &id)?;
+            if token.role == Role::Operator
+                && !model.operators().contains_key(&holder.id)
+                && model.operators().len() >= OPERATORS_MAX
+            {
+                return Err(EnrollError::TooMany { what: "operators", max: OPERATORS_MAX as u64 });
+            }
             let issued = self.issue(&holder, key, change)?;
             enrolled(model, change, &token, &holder, &issued, asked)?;
             let detail = format!("site {} certificate {}", token.site, issued.serial);
@@ -304,18 +341,25 @@ impl Enrollment {
         Ok(uuid::Builder::from_random_bytes(bytes).into_uuid().to_string())
     }
 
+    /// Whoever has this name or id, which can stand in a certificate.
+    fn holder(&self, role: Role, site: &SiteId, id: &str) -> Result<Holder, EnrollError> {
+        let tenant = self.state.tenant().clone();
+        let holder = Holder { tenant, site: site.clone(), role, id: id.to_owned() };
+        match holder.to_string().parse::<Holder>() {
+            Ok(_) if id.len() <= NAME_BYTES_MAX => Ok(holder),
+            _ => Err(EnrollError::Invalid {
+                what: "name",
+                rule: "letters, digits and `-_.+~:@`".to_owned(),
+                found: id.to_owned(),
+            }),
+        }
+    }
+
     fn issue(&self, holder: &Holder, key: PublicKey, change: &mut Change) -> Result<Issued, EnrollError> {
-        holder.to_string().parse::<Holder>().map_err(|_| EnrollError::Invalid {
-            what: "name",
-            rule: "letters, digits and `-_.+~:@`".to_owned(),
-            found: holder.id.clone(),
-        })?;
         let tenant = self.state.tenant();
+        self.unused(&key)?;
         let of_key = key.to_string();
         let of_key = tables::CertificateKey { tenant, key: &of_key };
-        if table::get(self.state.store(), &of_key)?.is_some() {
-            return Err(EnrollError::KeyUsed);
-        }
         let issued = self.authority.issue(holder, key, change.now, self.random.as_ref())?;
         let row = tables::Certificate { tenant, serial: &issued.serial };
         change.batch.expect_absent(table::full_key(&row)).expect_absent(table::full_key(&of_key));
@@ -333,6 +377,15 @@ impl Enrollment {
         Ok(issued)
     }
 
+    /// A key gets one certificate.
+    fn unused(&self, key: &PublicKey) -> Result<(), EnrollError> {
+        let row = tables::CertificateKey { tenant: self.state.tenant(), key: &key.to_string() };
+        match table::get(self.state.store(), &row)? {
+            Some(_) => Err(EnrollError::KeyUsed),
+            None => Ok(()),
+        }
+    }
+
     /// Issues a certificate without a token: central's own, and the first operator's.
     ///
     /// # Errors
@@ -346,8 +399,7 @@ impl Enrollment {
         csr_der: &[u8],
     ) -> Result<Issued, EnrollError> {
         let key = ca::requested_key(csr_der)?;
-        let tenant = self.state.tenant().clone();
-        let holder = Holder { tenant, site: site.clone(), role, id: id.to_owned() };
+        let holder = self.holder(role, site, id)?;
         let (issued, _) = self.state.change(|_, change| {
             let issued = self.issue(&holder, key, change)?;
             let object = format!("{}:{id}", role.as_str());
@@ -357,37 +409,51 @@ impl Enrollment {
         Ok(issued)
     }
 
-    /// A new certificate for the holder of `certificate_der`, who proves it with the key of that one.
+    /// A new certificate for the holder of `certificate_der`, who proves it with the key of that one. That of an
+    /// operator must not have expired. The audit log has it only where that is worth a look: of endpoints and relays
+    /// those who come back after the end of their last, of operators all.
     ///
     /// # Errors
     ///
     /// The `Certificate…` and `Renew…` variants, [`EnrollError::Revoked`], [`EnrollError::Ca`]; those of the store.
     pub fn renew(&self, certificate_der: &[u8], csr_der: &[u8], proof: &[u8]) -> Result<Issued, EnrollError> {
         let tenant = self.state.tenant();
+        let store = self.state.store();
         let read = PeerIdentity::read(&rustls_pki_types::CertificateDer::from(certificate_der));
         let serial = read.map(|read| read.serial).unwrap_or_default();
         let row = tables::Certificate { tenant, serial: &serial };
         let unknown = || EnrollError::CertificateUnknown { serial: serial.clone() };
-        let record = table::get(self.state.store(), &row)?.ok_or_else(unknown)?;
+        let record = table::get(store, &row)?.ok_or_else(unknown)?;
         if record.fingerprint != Digest::of(certificate_der) {
             return Err(unknown());
         }
         let message = [RENEW_CONTEXT, csr_der].concat();
         record.key.verify(&message, proof).map_err(|_| EnrollError::RenewProof { serial: serial.clone() })?;
         let key = ca::requested_key(csr_der)?;
+        self.unused(&key)?;
         let (issued, _) = self.state.change(|model, change| {
             if model.is_revoked(&serial) || is_revoked(model, &record) {
                 return Err(EnrollError::Revoked(record.identity.clone()));
             }
-            if change.now > later(record.expires, self.renewal_grace) {
+            if change.now > later(record.expires, self.grace(record.role)) {
                 return Err(EnrollError::CertificateExpired { serial: serial.clone(), at: record.expires });
             }
-            let id = record.identity.clone();
-            let holder = Holder { tenant: tenant.clone(), site: record.site.clone(), role: record.role, id };
+            let (newest, enrolled) = newest(model, &record).unwrap_or((&serial, None));
+            let newest = table::get(store, &tables::Certificate { tenant, serial: newest })?;
+            let newest = newest.unwrap_or_else(|| record.clone());
+            let next = later(newest.issued, ca::validity(record.role) / RENEWALS_IN_A_LIFE);
+            // The one that it enrolled with may be replaced at once: that happens a single time.
+            if change.now < next && enrolled != Some(newest.issued) {
+                let (identity, at) = (record.identity.clone(), newest.issued);
+                return Err(EnrollError::RenewedAlready { identity, at, next });
+            }
+            let holder = self.holder(record.role, &record.site, &record.identity)?;
             let issued = self.issue(&holder, key, change)?;
             renewed(model, change, &record, &issued);
-            let object = format!("{}:{}", record.role.as_str(), record.identity);
-            change.audit(&object.clone(), "renew", object, format!("certificate {}", issued.serial));
+            if record.role == Role::Operator || newest.expires < change.now {
+                let object = format!("{}:{}", record.role.as_str(), record.identity);
+                change.audit(&object.clone(), "renew", object, format!("certificate {}", issued.serial));
+            }
             Ok(issued)
         })?;
         Ok(issued)
@@ -400,17 +466,38 @@ impl Enrollment {
     ///
     /// [`EnrollError::NotEnrolled`], [`EnrollError::Revoked`] when it already is; those of the store.
     pub fn revoke(&self, identity: &str, reason: &str, actor: &str) -> Result<u64, EnrollError> {
-        let certificates = self.certificates_of(identity)?;
-        let ((), sequence) = self.state.change(|model, change| {
+        loop {
+            let certificates = self.certificates_of(identity)?;
+            if let (true, sequence) = self.revoke_those(identity, certificates, reason, actor)? {
+                return Ok(sequence);
+            }
+        }
+    }
+
+    /// Revokes a machine with its certificates; false, and nothing is changed, when it has got another one since
+    /// these were read.
+    fn revoke_those(
+        &self,
+        identity: &str,
+        certificates: Vec<CertificateRecord>,
+        reason: &str,
+        actor: &str,
+    ) -> Result<(bool, u64), EnrollError> {
+        let (tenant, store) = (self.state.tenant(), self.state.store());
+        self.state.change(|model, change| {
             let endpoint = identity.parse().ok().and_then(|id| model.endpoint_by_id(&id));
             let relay = identity.parse().ok().and_then(|id| model.relays().get(&id));
-            let (kind, revoked) = match (endpoint, relay) {
-                (Some(endpoint), _) => ("endpoint", endpoint.revoked),
-                (None, Some(relay)) => ("relay", relay.revoked),
+            let (kind, revoked, serial) = match (endpoint, relay) {
+                (Some(endpoint), _) => ("endpoint", endpoint.revoked, &endpoint.serial),
+                (None, Some(relay)) => ("relay", relay.revoked, &relay.serial),
                 (None, None) => return Err(EnrollError::NotEnrolled(identity.to_owned())),
             };
             if revoked {
                 return Err(EnrollError::Revoked(identity.to_owned()));
+            }
+            let is_there = certificates.iter().any(|record| record.serial == *serial);
+            if !is_there && table::get(store, &tables::Certificate { tenant, serial })?.is_some() {
+                return Ok(false);
             }
             for record in certificates {
                 change.write(Write::Certificate(CertificateRecord { revoked: Some(change.now), ..record }));
@@ -426,9 +513,51 @@ impl Enrollment {
                 })));
             }
             change.audit(actor, "revoke", format!("{kind}:{identity}"), clean(reason, 1_000));
+            Ok(true)
+        })
+    }
+
+    /// Stops believing an operator, by name: all his certificates are refused from now on; or one of them, by its
+    /// serial. Returns the sequence of the audit record.
+    ///
+    /// # Errors
+    ///
+    /// [`EnrollError::NotEnrolled`], also for one who is revoked already; [`EnrollError::LastOperator`]; those of the
+    /// store.
+    pub fn revoke_operator(
+        &self,
+        name_or_serial: &str,
+        reason: &str,
+        actor: &str,
+    ) -> Result<u64, EnrollError> {
+        let ((), sequence) = self.state.change(|model, change| {
+            let all = model.operators().values().flat_map(BTreeMap::values);
+            let is_meant = |record: &CertificateRecord| {
+                record.identity == name_or_serial || record.serial == name_or_serial
+            };
+            let (revoked, others): (Vec<_>, Vec<_>) = all.partition(|record| is_meant(record));
+            let Some(first) = revoked.first() else {
+                return Err(EnrollError::NotEnrolled(name_or_serial.to_owned()));
+            };
+            if !others.iter().any(|record| record.expires > change.now) {
+                return Err(EnrollError::LastOperator(first.identity.clone()));
+            }
+            let serials: Vec<&str> = revoked.iter().map(|record| record.serial.as_str()).collect();
+            let detail = format!("certificates {}: {}", serials.join(" "), clean(reason, 1_000));
+            change.audit(actor, "revoke", format!("operator:{}", first.identity), detail);
+            for record in revoked {
+                let revoked = CertificateRecord { revoked: Some(change.now), ..record.clone() };
+                change.write(Write::Certificate(revoked));
+            }
             Ok(())
         })?;
         Ok(sequence)
+    }
+
+    /// How long after its end a certificate can be renewed: an operator's not at all, for he decides for everybody,
+    /// and somebody else can let him in again.
+    fn grace(&self, role: Role) -> Duration {
+        if role == Role::Operator { Duration::ZERO } else { self.renewal_grace }
     }
 
     fn certificates_of(&self, identity: &str) -> Result<Vec<CertificateRecord>, StoreError> {
@@ -459,7 +588,7 @@ impl Enrollment {
             Ok(())
         })?;
         table::for_each::<tables::Certificate<'_>, StoreError>(store, &parts, |_, record| {
-            if now > later(record.expires, self.renewal_grace) {
+            if now > later(record.expires, self.grace(record.role)) {
                 gone.push(Write::NoCertificate { serial: record.serial, key: record.key });
             }
             Ok(())
@@ -565,6 +694,26 @@ fn renewed(model: &Model, change: &mut Change, before: &CertificateRecord, issue
         (record.serial, record.certificate_expires) = (issued.serial.clone(), issued.expires);
         record.key = issued.key;
         change.write(Write::Relay(Arc::new(record)));
+    }
+}
+
+/// The serial of the newest certificate of whoever holds this one, and when he enrolled, where that is known.
+fn newest<'a>(model: &'a Model, record: &CertificateRecord) -> Option<(&'a String, Option<Timestamp>)> {
+    let identity = &record.identity;
+    match record.role {
+        Role::Endpoint => {
+            let endpoint = model.endpoint_by_id(&identity.parse().ok()?)?;
+            Some((&endpoint.serial, Some(endpoint.enrolled_at)))
+        }
+        Role::Relay => {
+            let relay = model.relays().get(&identity.parse().ok()?)?;
+            Some((&relay.serial, Some(relay.enrolled_at)))
+        }
+        Role::Operator => {
+            let newest = model.operators().get(identity)?.values().max_by_key(|record| record.issued)?;
+            Some((&newest.serial, None))
+        }
+        Role::Central => None,
     }
 }
 

@@ -20,6 +20,7 @@ use tierway_common::{
         policy::{ApprovalMode, LeaseKey, Rollout, ServiceLevel, Timing, Trusted},
     },
     store::{Batch, StoreError, table},
+    transport::identity::Role,
     trust::{digest::Digest, keys::PublicKey},
 };
 
@@ -147,6 +148,7 @@ pub struct Model {
     sources: BTreeMap<SourceId, SourceRecord>,
     download: DownloadRecord,
     revoked: HashSet<String>,
+    operators: BTreeMap<String, BTreeMap<String, CertificateRecord>>,
     policy: Policy,
     index: Index,
     active: RoaringBitmap,
@@ -262,6 +264,12 @@ impl Model {
     #[must_use]
     pub fn is_revoked(&self, serial: &str) -> bool {
         self.revoked.contains(serial)
+    }
+
+    /// The certificates of operators that are not revoked, by name, then serial.
+    #[must_use]
+    pub fn operators(&self) -> &BTreeMap<String, BTreeMap<String, CertificateRecord>> {
+        &self.operators
     }
 
     /// What was decided.
@@ -435,9 +443,19 @@ impl Model {
             Write::Template(template) => self.policy.set_template(template),
             Write::NoTemplate(id) => self.policy.remove_template(&id),
             Write::Certificate(record) if record.revoked.is_some() => {
+                if record.role == Role::Operator {
+                    self.forget_operator(&record.serial);
+                }
                 self.revoked.insert(record.serial);
             }
-            Write::NoCertificate { serial, key: _ } => drop(self.revoked.remove(&serial)),
+            Write::Certificate(record) if record.role == Role::Operator => {
+                let of_name = self.operators.entry(record.identity.clone()).or_default();
+                of_name.insert(record.serial.clone(), record);
+            }
+            Write::NoCertificate { serial, key: _ } => {
+                self.forget_operator(&serial);
+                self.revoked.remove(&serial);
+            }
             Write::Source(id, record) => drop(self.sources.insert(id, record)),
             Write::NoSource(id) => drop(self.sources.remove(&id)),
             Write::Download(record) => self.download = record,
@@ -463,6 +481,13 @@ impl Model {
             | Write::Facts(..)
             | Write::SourceMemory(..) => {}
         }
+    }
+
+    fn forget_operator(&mut self, serial: &str) {
+        self.operators.retain(|_, certificates| {
+            certificates.remove(serial);
+            !certificates.is_empty()
+        });
     }
 
     fn apply_endpoint(&mut self, record: Arc<EndpointRecord>) {

@@ -102,7 +102,8 @@ impl ToStatus for EnrollError {
             Self::Invalid { .. } | Self::Ca(CaError::Request(_) | CaError::RequestSignature) => {
                 Status::invalid_argument(Chain(self).to_string())
             }
-            Self::TooMany { .. } => Status::failed_precondition(self.to_string()),
+            Self::TooMany { .. } | Self::LastOperator(_) => Status::failed_precondition(self.to_string()),
+            Self::RenewedAlready { .. } => Status::resource_exhausted(self.to_string()),
             Self::Ca(_) | Self::Store(_) => own_fault(self),
         }
     }

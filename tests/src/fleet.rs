@@ -207,6 +207,7 @@ impl Fleet {
             valid_seconds: 3600,
             server: Some(server.to_string()),
             groups: Vec::new(),
+            name: String::new(),
         };
         self.admin().await.create_token(request).await.unwrap().into_inner().token.parse().unwrap()
     }

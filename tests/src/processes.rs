@@ -195,6 +195,7 @@ impl Processes {
             valid_seconds: 3600,
             server: Some(server.to_string()),
             groups: Vec::new(),
+            name: String::new(),
         };
         self.admin.clone().create_token(request).await.unwrap().into_inner().token.parse().unwrap()
     }

@@ -13,6 +13,7 @@ use super::*;
 
 struct Site {
     clock: Clock,
+    store: Arc<dyn Store>,
     state: Arc<State>,
     enrollment: Enrollment,
 }
@@ -22,10 +23,10 @@ fn site_on(store: Arc<dyn Store>) -> Site {
     let random: Arc<dyn SecureRandom + Send + Sync> = Arc::new(SystemRandom::new());
     let (root, issuing) = ca::create(clock.now(), random.as_ref()).unwrap();
     let authority = Authority::open(&root.certificate_pem, &issuing).unwrap();
-    let state = Arc::new(State::open("default".parse().unwrap(), store, clock.clone()).unwrap());
+    let state = Arc::new(State::open("default".parse().unwrap(), store.clone(), clock.clone()).unwrap());
     let enrollment =
         Enrollment::new(state.clone(), authority, Digest::of(b"1.root.json"), RENEWAL_GRACE, random);
-    Site { clock, state, enrollment }
+    Site { clock, store, state, enrollment }
 }
 
 fn site() -> Site {
@@ -41,8 +42,27 @@ impl Site {
             valid: TOKEN_VALID,
             servers: vec!["central.example:7443".to_owned()],
             groups: vec![],
+            name: String::new(),
         };
         self.enrollment.create_token(&wanted, "operator:admin").unwrap().0
+    }
+
+    /// Lets an operator of this name in.
+    fn operator(&self, name: &str) -> (Issued, ring::signature::Ed25519KeyPair) {
+        let wanted = NewToken {
+            role: Role::Operator,
+            site: "lyon".parse().unwrap(),
+            uses: 1,
+            valid: TOKEN_VALID,
+            servers: vec!["central.example:7443".to_owned()],
+            groups: vec![],
+            name: name.to_owned(),
+        };
+        self.redeem(&self.enrollment.create_token(&wanted, "operator:admin").unwrap().0).unwrap()
+    }
+
+    fn hours(&self, hours: i64) {
+        self.clock.advance(SignedDuration::from_hours(hours));
     }
 
     fn redeem(&self, token: &Token) -> Result<(Issued, ring::signature::Ed25519KeyPair), EnrollError> {
@@ -164,9 +184,17 @@ fn what_a_token_may_allow_is_limited() {
         valid: TOKEN_VALID,
         servers: vec!["central.example:7443".to_owned()],
         groups: vec![],
+        name: String::new(),
     };
+    let operator = NewToken { role: Role::Operator, name: "ana".to_owned(), ..good.clone() };
+    assert!(site.enrollment.create_token(&operator, "operator:admin").is_ok());
     let cases = [
         (NewToken { role: Role::Central, ..good.clone() }, "role"),
+        (NewToken { name: "web-1".to_owned(), ..good.clone() }, "name"),
+        (NewToken { name: String::new(), ..operator.clone() }, "name"),
+        (NewToken { name: "a/b".to_owned(), ..operator.clone() }, "name"),
+        (NewToken { name: "a".repeat(NAME_BYTES_MAX + 1), ..operator.clone() }, "name"),
+        (NewToken { uses: 2, ..operator.clone() }, "uses"),
         (NewToken { uses: 0, ..good.clone() }, "uses"),
         (NewToken { uses: TOKEN_USES_MAX + 1, ..good.clone() }, "uses"),
         (NewToken { valid: Duration::ZERO, ..good.clone() }, "valid"),
@@ -198,6 +226,7 @@ fn an_endpoint_joins_the_groups_its_token_names() {
         valid: TOKEN_VALID,
         servers: vec!["[::1]:7443".to_owned()],
         groups: vec![group.id.clone()],
+        name: String::new(),
     };
     let (token, ..) = site.enrollment.create_token(&wanted, "operator:admin").unwrap();
     site.redeem(&token).unwrap();
@@ -208,6 +237,7 @@ fn an_endpoint_joins_the_groups_its_token_names() {
 fn a_renewal_is_for_the_same_holder_and_needs_the_current_key() {
     let site = site();
     let (first, key) = site.redeem(&site.token(Role::Relay, 1)).unwrap();
+    site.hours(24 * 7);
     let second = renewal(&site, &first, &key).unwrap();
     assert_eq!(identity(&second).holder, identity(&first).holder);
     assert_ne!(second.serial, first.serial);
@@ -243,9 +273,11 @@ fn who_is_revoked_while_away_does_not_come_back() {
 
 #[test]
 fn how_long_an_expired_certificate_can_be_renewed_is_configured() {
-    let Site { clock, state, enrollment } = site();
-    let enrollment = Enrollment { renewal_grace: Duration::from_secs(86_400), ..enrollment };
-    let site = Site { clock, state, enrollment };
+    let site = site();
+    let site = Site {
+        enrollment: Enrollment { renewal_grace: Duration::from_secs(86_400), ..site.enrollment },
+        ..site
+    };
     let (first, key) = site.redeem(&site.token(Role::Endpoint, 1)).unwrap();
     site.clock.advance(SignedDuration::from_hours(24 * 31 - 1));
     renewal(&site, &first, &key).unwrap();
@@ -273,6 +305,7 @@ fn a_request_that_is_sent_again_by_whoever_carried_it_gives_nothing_the_second_t
     assert_eq!(model, 1, "no second machine");
     site.redeem(&token).unwrap();
 
+    site.hours(24 * 10);
     let (request, _) = csr();
     let proof = key.sign(&[RENEW_CONTEXT, &request].concat());
     let renew = || site.enrollment.renew(&first.chain[0], &request, proof.as_ref());
@@ -282,6 +315,7 @@ fn a_request_that_is_sent_again_by_whoever_carried_it_gives_nothing_the_second_t
     assert_eq!(*site.state.model().endpoint(0).unwrap(), before);
     // Also long after, when that certificate is no longer among the newest.
     for _ in 0..5 {
+        site.hours(3);
         renewal(&site, &first, &key).unwrap();
     }
     assert!(matches!(renew(), Err(EnrollError::KeyUsed)));
@@ -292,6 +326,7 @@ fn who_never_gets_the_answers_to_its_renewals_goes_on_with_the_key_it_has() {
     let site = site();
     let (first, key) = site.redeem(&site.token(Role::Endpoint, 1)).unwrap();
     for _ in 0..3 * KEYS_MAX {
+        site.hours(3);
         let newest = renewal(&site, &first, &key).unwrap();
         let keys = site.state.model().endpoint(0).unwrap().keys.clone();
         assert!(keys.contains(&first.key) && keys[0] == newest.key && keys.len() <= KEYS_MAX);
@@ -302,6 +337,7 @@ fn who_never_gets_the_answers_to_its_renewals_goes_on_with_the_key_it_has() {
 fn reports_signed_before_a_renewal_still_count_and_those_of_a_revoked_endpoint_do_not() {
     let site = site();
     let (first, key) = site.redeem(&site.token(Role::Endpoint, 1)).unwrap();
+    site.hours(24 * 10);
     let second = renewal(&site, &first, &key).unwrap();
     let id = identity(&first).holder.id;
     let record = || site.state.model().endpoint_by_id(&id.parse().unwrap()).unwrap().clone();
@@ -315,6 +351,80 @@ fn reports_signed_before_a_renewal_still_count_and_those_of_a_revoked_endpoint_d
     assert!(matches!(renewal(&site, &first, &key), Err(EnrollError::Revoked(_))));
     assert!(matches!(site.enrollment.revoke(&id, "", "operator:admin"), Err(EnrollError::Revoked(_))));
     assert!(matches!(site.enrollment.revoke("x", "", "operator:admin"), Err(EnrollError::NotEnrolled(_))));
+}
+
+#[test]
+fn an_operator_is_called_as_his_token_says_and_can_be_revoked_by_name_or_by_one_certificate() {
+    let site = site();
+    let (ana, key) = site.operator("ana");
+    assert_eq!(identity(&ana).holder.id, "ana", "whatever the computer is called");
+    let refused =
+        |name: &str| site.enrollment.revoke_operator(name, "", "operator:ana").unwrap_err().to_string();
+    assert_eq!(refused("ana"), "operator `ana` is the last one: let another in first");
+    assert_eq!(refused("bo"), "`bo` is not enrolled");
+    let (bo, bos_key) = site.operator("bo");
+    site.hours(24 * 130);
+    let second = renewal(&site, &bo, &bos_key).unwrap();
+    site.enrollment.revoke_operator(&bo.serial, "lost laptop", "operator:ana").unwrap();
+    let names = || site.state.model().operators().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(), ["ana", "bo"]);
+    let is_revoked = |issued: &Issued| site.state.model().is_revoked(&issued.serial);
+    assert_eq!([&ana, &bo, &second].map(is_revoked), [false, true, false]);
+    assert!(matches!(renewal(&site, &bo, &bos_key), Err(EnrollError::Revoked(_))));
+    site.enrollment.revoke_operator("bo", "left", "operator:ana").unwrap();
+    assert_eq!((names(), is_revoked(&second)), (vec!["ana".to_owned()], true));
+    let log = crate::audit::list(site.state.store(), site.state.tenant(), 0, 1).unwrap();
+    assert_eq!((log[0].action.as_str(), log[0].object.as_str()), ("revoke", "operator:bo"));
+    assert_eq!(log[0].detail, format!("certificates {}: left", second.serial));
+    // Also after a restart.
+    let again = State::open("default".parse().unwrap(), site.store.clone(), site.clock.clone()).unwrap();
+    assert_eq!(again.model().operators().keys().collect::<Vec<_>>(), ["ana"]);
+
+    site.hours(24 * 240);
+    assert!(matches!(renewal(&site, &ana, &key), Err(EnrollError::CertificateExpired { .. })), "no grace");
+    site.enrollment.retain().unwrap();
+    assert!(names().is_empty());
+}
+
+#[test]
+fn who_renews_all_the_time_fills_neither_the_store_nor_the_audit_log() {
+    let site = site();
+    let (first, key) = site.redeem(&site.token(Role::Endpoint, 1)).unwrap();
+    let records = || crate::audit::list(site.state.store(), site.state.tenant(), 0, 1).unwrap()[0].sequence;
+    let before = records();
+    let mut renewed = 0;
+    for _ in 0..60 {
+        site.clock.advance(SignedDuration::from_mins(6));
+        match renewal(&site, &first, &key) {
+            Ok(_) => renewed += 1,
+            Err(EnrollError::RenewedAlready { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    // At once what it enrolled with, then after each three hundredth of a month, which is 144 minutes.
+    assert_eq!((renewed, records()), (3, before));
+    site.hours(24 * 31);
+    renewal(&site, &first, &key).unwrap();
+    assert_eq!(records(), before + 1, "it comes back after its end");
+}
+
+#[test]
+fn a_certificate_that_is_issued_while_its_holder_is_being_revoked_is_revoked_too() {
+    let site = site();
+    let (first, key) = site.redeem(&site.token(Role::Relay, 1)).unwrap();
+    let id = identity(&first).holder.id;
+    site.hours(24 * 7);
+    let read = site.enrollment.certificates_of(&id).unwrap();
+    let second = renewal(&site, &first, &key).unwrap();
+    let (done, _) = site.enrollment.revoke_those(&id, read, "", "operator:admin").unwrap();
+    assert!(!done && !site.state.model().relays().values().next().unwrap().revoked);
+    site.enrollment.revoke(&id, "", "operator:admin").unwrap();
+    let tenant = site.state.tenant();
+    for serial in [&first.serial, &second.serial] {
+        let key = format!("revoked/{serial}");
+        let row = tables::PendingPolicy { tenant, key: &key };
+        assert!(table::get(site.state.store(), &row).unwrap().flatten().is_some(), "relays are told of it");
+    }
 }
 
 #[test]

@@ -216,7 +216,8 @@ impl admin_server::Admin for AdminService {
         request: Request<v1::CreateTokenRequest>,
     ) -> Result<Response<v1::CreateTokenResponse>, Status> {
         let actor = self.gate.operator(request.extensions())?;
-        let v1::CreateTokenRequest { role, site, uses, valid_seconds, server, groups } = request.into_inner();
+        let v1::CreateTokenRequest { role, site, uses, valid_seconds, server, groups, name } =
+            request.into_inner();
         let role = match role.as_str() {
             "endpoint" => Role::Endpoint,
             "relay" => Role::Relay,
@@ -237,6 +238,7 @@ impl admin_server::Admin for AdminService {
             valid,
             servers: vec![server.unwrap_or_else(|| self.central.config.public_address.clone())],
             groups: groups.iter().map(|group| parse(group)).collect::<Result<_, _>>()?,
+            name,
         };
         let (token, expires, audit_sequence) =
             blocking(&self.central, move |central| central.enrollment.create_token(&wanted, &actor)).await?;
@@ -245,6 +247,26 @@ impl admin_server::Admin for AdminService {
             expires: millis(Some(expires)),
             audit_sequence,
         }))
+    }
+
+    async fn list_operators(
+        &self,
+        request: Request<v1::ListOperatorsRequest>,
+    ) -> Result<Response<v1::ListOperatorsResponse>, Status> {
+        self.gate.operator(request.extensions())?;
+        let v1::ListOperatorsRequest {} = request.into_inner();
+        let model = self.central.state.model();
+        let operators = model.operators().values().filter_map(convert::operator).collect();
+        Ok(Response::new(v1::ListOperatorsResponse { operators }))
+    }
+
+    async fn revoke_operator(
+        &self,
+        request: Request<v1::RevokeOperatorRequest>,
+    ) -> Result<Response<v1::Change>, Status> {
+        let actor = self.gate.operator(request.extensions())?;
+        let v1::RevokeOperatorRequest { name_or_serial, reason } = request.into_inner();
+        self.change(move |central| central.enrollment.revoke_operator(&name_or_serial, &reason, &actor)).await
     }
 
     async fn tag_endpoint(

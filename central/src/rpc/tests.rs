@@ -94,6 +94,7 @@ impl Live {
             valid_seconds: 60,
             server: Some(self.address.to_string()),
             groups: vec![],
+            name: String::new(),
         };
         let token: Token =
             self.admin().create_token(request).await.unwrap().into_inner().token.parse().unwrap();

@@ -476,6 +476,9 @@ pub struct TokenRecord {
     pub site: SiteId,
     /// Groups the new endpoint shall be in.
     pub groups: Vec<GroupId>,
+    /// Name of the new operator; empty for the others.
+    #[serde(default)]
+    pub name: String,
     /// Uses left.
     pub uses: u32,
     /// Not after.

@@ -148,6 +148,7 @@ impl World {
                 valid_seconds: 3600,
                 server: Some(relay.address.to_string()),
                 groups: Vec::new(),
+                name: String::new(),
             };
             let token = fleet.admin().await.create_token(request).await.unwrap().into_inner().token;
             let token = token.parse().unwrap();

@@ -191,6 +191,7 @@ async fn a_token_that_should_allow_too_much_is_not_made() {
         valid_seconds: 60,
         server: None,
         groups: Vec::new(),
+        name: String::new(),
     };
     let with = |change: &dyn Fn(&mut v1::CreateTokenRequest)| {
         let mut request = good.clone();
@@ -202,6 +203,8 @@ async fn a_token_that_should_allow_too_much_is_not_made() {
         (with(&|it| it.valid_seconds = 91 * 86_400), "`valid` must be between 1 second and 90 days"),
         (with(&|it| it.role = "king".to_owned()), "`role` must be endpoint, relay or operator, found `king`"),
         (with(&|it| it.server = Some("nowhere".to_owned())), "`server` must be"),
+        (with(&|it| it.name = "admin".to_owned()), "`name` must be given for an operator only"),
+        (with(&|it| it.role = "operator".to_owned()), "`name` must be letters"),
         (with(&|it| it.site = "a site".to_owned()), "a site"),
         (with(&|it| it.groups = vec!["no-such-group".to_owned()]), "found `no-such-group`"),
     ];

@@ -14,7 +14,7 @@ use crate::{
     endpoint,
     environment::Environment,
     failure::{Exit, Failure},
-    group, level,
+    group, level, operator,
     output::OutputArgs,
     package, patch, plan, policy, relay, report, result_code, ring, rollout,
     screen::Screen,
@@ -62,6 +62,9 @@ enum Noun {
     /// Relays, one or more for each site
     #[command(subcommand)]
     Relay(relay::RelayCommand),
+    /// Who decides
+    #[command(subcommand)]
+    Operator(operator::OperatorCommand),
     /// Endpoints that are treated alike
     #[command(subcommand)]
     Group(group::GroupCommand),
@@ -154,6 +157,7 @@ async fn dispatch(
         Noun::Patch(command) => patch::run(screen, &mut admin(connect().await?), command).await,
         Noun::Package(command) => package::run(screen, &mut packages(connect().await?), command).await,
         Noun::Relay(command) => relay::run(screen, &mut admin(connect().await?), command).await,
+        Noun::Operator(command) => operator::run(screen, &mut admin(connect().await?), command).await,
         Noun::Group(command) => group::run(screen, &mut admin(connect().await?), command).await,
         Noun::Level(command) => level::run(screen, &mut policies(connect().await?), command).await,
         Noun::Window(window::WindowCommand::Check { file, when }) => window::check(screen, &file, &when),

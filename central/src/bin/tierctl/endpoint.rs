@@ -450,6 +450,7 @@ pub(crate) async fn create_token(
         valid_seconds: valid.as_secs(),
         server,
         groups,
+        name: String::new(),
     };
     let answer = central.create_token(request).await;
     Ok(answer.map_err(Failure::call(format!("make {role} token")))?.into_inner())

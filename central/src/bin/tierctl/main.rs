@@ -26,6 +26,7 @@ mod document;
 mod endpoint;
 mod group;
 mod level;
+mod operator;
 mod package;
 mod patch;
 mod plan;

@@ -1,6 +1,6 @@
 //! From what central knows to the messages of `Admin`.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use tierway_common::{
     daemon::tasks::TaskStatus,
@@ -28,7 +28,7 @@ use crate::{
     plan::{Applied, PlanRecord},
     server::{DownloadSettings, Feed},
     sources::{local, payloads::Which},
-    store::tables::{AutoApprovalRecord, EndpointRecord, LeaseRecord, RelayRecord},
+    store::tables::{AutoApprovalRecord, CertificateRecord, EndpointRecord, LeaseRecord, RelayRecord},
 };
 
 /// Whom an operator wants to check now, and what else he wants of them.
@@ -277,6 +277,19 @@ pub(super) fn relay(record: &Arc<RelayRecord>) -> v1::Relay {
         enrolled_at: millis(Some(record.enrolled_at)),
         revoked: record.revoked,
     }
+}
+
+/// An operator with his newest certificate; none for one without any.
+pub(super) fn operator(certificates: &BTreeMap<String, CertificateRecord>) -> Option<v1::Operator> {
+    let newest = certificates.values().max_by_key(|record| record.issued)?;
+    Some(v1::Operator {
+        name: newest.identity.clone(),
+        site: newest.site.to_string(),
+        certificates: u32::try_from(certificates.len()).unwrap_or(u32::MAX),
+        serial: newest.serial.clone(),
+        issued: millis(Some(newest.issued)),
+        expires: millis(Some(newest.expires)),
+    })
 }
 
 /// Computers without an end that are named in an answer.

@@ -293,6 +293,30 @@ impl Admin for Fake {
         self.change()
     }
 
+    async fn list_operators(
+        &self,
+        r: Request<v1::ListOperatorsRequest>,
+    ) -> Result<Response<v1::ListOperatorsResponse>, Status> {
+        self.note(r)?;
+        let ana = v1::Operator {
+            name: "ana".into(),
+            site: "central".into(),
+            certificates: 2,
+            serial: "5f00aa".into(),
+            issued: NOW_MS - 300 * MINUTE,
+            expires: NOW_MS + 365 * 24 * 60 * MINUTE,
+        };
+        Ok(Response::new(v1::ListOperatorsResponse { operators: vec![ana] }))
+    }
+
+    async fn revoke_operator(
+        &self,
+        r: Request<v1::RevokeOperatorRequest>,
+    ) -> Result<Response<v1::Change>, Status> {
+        self.note(r)?;
+        self.change()
+    }
+
     async fn create_token(
         &self,
         r: Request<v1::CreateTokenRequest>,
