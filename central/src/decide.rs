@@ -14,6 +14,7 @@ use tierway_common::{
     schema::{Approval, Decision, State as UpdateState},
     store::StoreError,
 };
+use tracing::warn;
 
 use crate::{
     fleet::{self, AskError},
@@ -156,11 +157,8 @@ pub struct PassedOn {
 }
 
 /// [`patches_if`] without conditions.
-///
-/// # Errors
-///
-/// As there.
-pub fn patches(
+#[cfg(test)]
+pub(crate) fn patches(
     state: &State,
     about: About<'_>,
     group: &GroupId,
@@ -186,6 +184,15 @@ pub fn patches_if(
     actor: &str,
 ) -> Result<(Vec<UpdateId>, u64), DecideError> {
     let Conditions { rings, passed_on } = conditions;
+    let too_many = || DecideError::TooMany { what: "patches in one decision", max: PATCHES_AT_ONCE_MAX };
+    if !state.model().policy().groups().contains_key(group) {
+        return Err(not_found("group", &group));
+    }
+    let named = match about {
+        About::Named(names) if names.len() > PATCHES_AT_ONCE_MAX => return Err(too_many()),
+        About::Named(names) => named(state, names)?,
+        _ => BTreeSet::new(),
+    };
     state.change(|model, change| {
         let members = model.members().get(group).ok_or_else(|| not_found("group", &group))?;
         if let Some(plan) = rings.as_ref().filter(|plan| model.policy().documents().ring_plan(plan).is_none())
@@ -193,10 +200,7 @@ pub fn patches_if(
             return Err(not_found("ring plan", plan));
         }
         let chosen: BTreeSet<UpdateId> = match about {
-            About::Named(names) => names
-                .iter()
-                .map(|name| Ok(fleet::update(model, name)?.id.clone()))
-                .collect::<Result<_, DecideError>>()?,
+            About::Named(_) => named,
             About::AllNeeded => model
                 .updates()
                 .filter(|update| fleet::is_current(update))
@@ -206,7 +210,7 @@ pub fn patches_if(
             About::Template(_, ids) => ids.iter().cloned().collect(),
         };
         if chosen.len() > PATCHES_AT_ONCE_MAX {
-            return Err(DecideError::TooMany { what: "patches in one decision", max: PATCHES_AT_ONCE_MAX });
+            return Err(too_many());
         }
         if let Some(passed_on) = passed_on.as_ref().filter(|_| verb == Verb::Approve) {
             passed(model, passed_on, &chosen)?;
@@ -279,6 +283,12 @@ pub fn patches_if(
         changed.sort();
         Ok(changed)
     })
+}
+
+/// The updates of these names, each looked up by itself: a name may have to be searched among all, and nobody shall
+/// wait until the last was.
+pub(crate) fn named(state: &State, names: &[String]) -> Result<BTreeSet<UpdateId>, AskError> {
+    names.iter().map(|name| Ok(fleet::update(&state.model(), name)?.id.clone())).collect()
 }
 
 /// Whether updates passed on a test group.
@@ -366,11 +376,15 @@ pub fn by_rules(state: &State) -> Result<usize, StoreError> {
         return Ok(0);
     }
     let (count, _) = state.change(|model, change| {
-        let mut given = model.policy().materialise(model.updates().map(AsRef::as_ref), now);
-        given.truncate(APPROVALS_MAX.saturating_sub(model.policy().approvals_count()));
-        given.truncate(PATCHES_AT_ONCE_MAX);
-        if given.iter().any(|approval| approval.rings.is_some()) {
-            given.truncate(ROLLOUTS_MAX.saturating_sub(model.policy().rollouts().len()));
+        let given = model.policy().materialise(model.updates().map(AsRef::as_ref), now);
+        let rollouts = model.policy().rollouts();
+        let room = Room {
+            approvals: APPROVALS_MAX.saturating_sub(model.policy().approvals_count()),
+            rollouts: ROLLOUTS_MAX.saturating_sub(rollouts.len()),
+        };
+        let (given, left_out) = room.fitting(given, |key| rollouts.contains_key(key));
+        if left_out > 0 {
+            warn!(left_out, "rules would approve more than there may be approvals or rollouts");
         }
         let mut by_rule: std::collections::BTreeMap<_, Vec<_>> = Default::default();
         for approval in &given {
@@ -385,6 +399,35 @@ pub fn by_rules(state: &State) -> Result<usize, StoreError> {
         Ok::<_, StoreError>(count)
     })?;
     Ok(count)
+}
+
+/// How many more approvals, and updates on their way through ring plans, there may be.
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    approvals: usize,
+    rollouts: usize,
+}
+
+impl Room {
+    /// Of approvals that rules give those that fit, at most [`PATCHES_AT_ONCE_MAX`], and how many will not fit as
+    /// things are; one by a ring plan needs a rollout, unless that `is_begun`.
+    fn fitting(
+        self,
+        mut given: Vec<Approval>,
+        is_begun: impl Fn(&(RingPlanId, UpdateId)) -> bool,
+    ) -> (Vec<Approval>, usize) {
+        let all = given.len();
+        let mut begun = BTreeSet::new();
+        given.retain(|approval| {
+            let Some(plan) = &approval.rings else { return true };
+            let key = (plan.clone(), approval.update.clone());
+            is_begun(&key) || begun.contains(&key) || (begun.len() < self.rollouts && begun.insert(key))
+        });
+        given.truncate(self.approvals);
+        let left_out = all - given.len();
+        given.truncate(PATCHES_AT_ONCE_MAX);
+        (given, left_out)
+    }
 }
 
 /// Drops decisions about updates that are in no catalogue any more, and how long those took; how many decisions.

@@ -34,6 +34,9 @@ const FORGIVEN_MAX: usize = 5_000;
 /// Rollouts that move in one run, with an audit record each; the others do in the next, which follows at once.
 pub const MOVED_AT_ONCE_MAX: usize = 2_000;
 
+/// Rollouts that are looked at while the model is held.
+const LOOKED_AT_ONCE: usize = 100;
+
 /// How an update stands in one ring.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RingStanding {
@@ -159,40 +162,65 @@ pub(super) fn room(model: &Model, more: usize) -> Result<(), DecideError> {
 ///
 /// Those of the store.
 pub fn run(state: &State) -> Result<usize, StoreError> {
-    if state.model().policy().rollouts().is_empty() {
+    let all: Vec<_> = state.model().policy().rollouts().keys().cloned().collect();
+    // Looked at a few at a time, and decided once more in the change: in most runs nothing moves, and reports go on.
+    let (mut rings, mut moving) = (Rings::default(), Vec::new());
+    for some in all.chunks(LOOKED_AT_ONCE) {
+        let (model, now) = (state.model(), state.now());
+        moving.extend(some.iter().filter(|key| step(&model, &mut rings, key, now).is_some()).cloned());
+        if moving.len() >= MOVED_AT_ONCE_MAX {
+            moving.truncate(MOVED_AT_ONCE_MAX);
+            break;
+        }
+    }
+    if moving.is_empty() {
         return Ok(0);
     }
     let (moved, _) = state.change(|model, change| {
         let (mut rings, mut moved) = (Rings::default(), 0);
-        for ((plan_id, update), record) in model.policy().rollouts() {
-            if moved == MOVED_AT_ONCE_MAX {
-                break;
+        for key in &moving {
+            match step(model, &mut rings, key, change.now) {
+                None => continue,
+                Some(Step::Forget) => change.write(Write::NoRollout(key.0.clone(), key.1.clone())),
+                Some(Step::Move(record)) => {
+                    let action = match record.rollout.stage {
+                        RolloutStage::Halted => "halt rollout",
+                        _ => "open ring",
+                    };
+                    change.audit("central", action, object(&key.0, &key.1), record.rollout.detail.clone());
+                    change.write(Write::Rollout(record));
+                }
             }
-            let mut approvals = model.policy().approvals_of(update);
-            if !approvals.any(|approval| approval.rings.as_ref() == Some(plan_id)) {
-                change.write(Write::NoRollout(plan_id.clone(), update.clone()));
-                moved += 1;
-                continue;
-            }
-            let Some(plan) = model.policy().documents().ring_plan(plan_id) else { continue };
-            if !record.rollout.stage.installs() {
-                continue;
-            }
-            let Some(standing) = rings.standing(model, record, change.now) else { continue };
-            let counts: Vec<Counts> = standing.rings.iter().map(|ring| ring.counts).collect();
-            if let Some(rollout) = gates::step(plan, &record.rollout, &counts, change.now) {
-                let action = match rollout.stage {
-                    RolloutStage::Halted => "halt rollout",
-                    _ => "open ring",
-                };
-                change.audit("central", action, object(plan_id, update), rollout.detail.clone());
-                change.write(Write::Rollout(RolloutRecord { rollout, ..record.clone() }));
-                moved += 1;
-            }
+            moved += 1;
         }
         Ok::<_, StoreError>(moved)
     })?;
     Ok(moved)
+}
+
+/// What becomes of a rollout now.
+enum Step {
+    /// No approval goes by it any more.
+    Forget,
+    /// A ring opens, or it halts.
+    Move(RolloutRecord),
+}
+
+fn step(model: &Model, rings: &mut Rings, key: &(RingPlanId, UpdateId), now: Timestamp) -> Option<Step> {
+    let (plan, update) = key;
+    let record = model.policy().rollouts().get(key)?;
+    let mut approvals = model.policy().approvals_of(update);
+    if !approvals.any(|approval| approval.rings.as_ref() == Some(plan)) {
+        return Some(Step::Forget);
+    }
+    let plan = model.policy().documents().ring_plan(plan)?;
+    if !record.rollout.stage.installs() {
+        return None;
+    }
+    let standing = rings.standing(model, record, now)?;
+    let counts: Vec<Counts> = standing.rings.iter().map(|ring| ring.counts).collect();
+    let rollout = gates::step(plan, &record.rollout, &counts, now)?;
+    Some(Step::Move(RolloutRecord { rollout, ..record.clone() }))
 }
 
 fn object(plan: &RingPlanId, update: &UpdateId) -> String {

@@ -327,6 +327,43 @@ fn rules_approve_under_their_own_name_and_once() {
 }
 
 #[test]
+fn without_room_for_another_rollout_rules_still_approve_what_goes_by_no_ring_plan() {
+    let approval = |update: u32, rings: Option<&str>| Approval {
+        group: id("everyone"),
+        update: format!("debian-12/a_{update}").parse().unwrap(),
+        decision: Decision::Approve,
+        at: jiff::Timestamp::UNIX_EPOCH,
+        renewed: None,
+        by: "rule:weekly".to_owned(),
+        rings: rings.map(|plan| plan.parse().unwrap()),
+    };
+    let given = [(1, Some("safe")), (2, Some("safe")), (2, None), (3, Some("safe")), (4, None), (5, None)];
+    for (approvals, rollouts, expected, expected_left_out) in [
+        (9, 9, vec![1, 2, 2, 3, 4, 5], 0),
+        // The rollout of 3 has begun.
+        (9, 0, vec![2, 3, 4, 5], 2),
+        (9, 1, vec![1, 2, 3, 4, 5], 1),
+        (2, 9, vec![1, 2], 4),
+        (0, 9, vec![], 6),
+    ] {
+        let given = given.iter().map(|(update, rings)| approval(*update, *rings)).collect();
+        let is_begun = |key: &(RingPlanId, UpdateId)| key.1.name() == "a_3";
+        let (fitting, left_out) = Room { approvals, rollouts }.fitting(given, is_begun);
+        let named: Vec<u32> =
+            fitting.iter().map(|approval| approval.update.name()[2..].parse().unwrap()).collect();
+        assert_eq!((named, left_out), (expected, expected_left_out), "{approvals} {rollouts}");
+    }
+}
+
+#[test]
+fn a_decision_about_more_than_there_may_be_is_refused_before_anything_is_looked_up() {
+    let bench = office();
+    let names = vec!["nothing".to_owned(); PATCHES_AT_ONCE_MAX + 1];
+    let error = patches(&bench.state, About::Named(&names), &id("everyone"), Verb::Approve, ADMIN);
+    assert_eq!(error.unwrap_err().to_string(), "there may be at most 5000 patches in one decision");
+}
+
+#[test]
 fn a_rule_that_cannot_be_is_refused() {
     let bench = office();
     let bad_name = AutoApprovalRecord { name: "a b".to_owned(), ..rule("x", "everyone") };

@@ -1,15 +1,18 @@
 //! Which updates are trusted: those that proved themselves on the computers that take untrusted ones, and
 //! those a person vouches for.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use roaring::RoaringBitmap;
 use tierway_common::{
     id::UpdateId,
-    schema::{State as UpdateState, policy::Trusted},
+    schema::{
+        State as UpdateState,
+        policy::{TrustPolicy, Trusted},
+    },
     store::StoreError,
 };
 
-use super::{DecideError, not_found};
+use super::{DecideError, named, not_found};
 use crate::{
     fleet,
     model::{Model, Write},
@@ -56,16 +59,28 @@ fn counts(model: &Model, update: &UpdateRecord, testers: &RoaringBitmap) -> Coun
     }
 }
 
-/// The earliest time at which a tester had the update, among the records that are read.
+/// An update whose trust depends on how long testers have had it.
+struct Candidate {
+    update: UpdateId,
+    number: u32,
+    counts: Counts,
+    /// The testers that had needed it and have it.
+    proved: RoaringBitmap,
+}
+
+/// The earliest time at which a tester had the update, among the records that are read; any that is early enough
+/// will do.
 fn first_success(
     state: &State,
-    model: &Model,
-    update: u32,
-    testers: &RoaringBitmap,
+    candidate: &Candidate,
+    early_enough: Timestamp,
 ) -> Result<Option<Timestamp>, StoreError> {
-    let proved = model.index().mended(update) & testers;
-    let mut first = None;
-    for endpoint in proved.iter().take(EVIDENCE_READ_MAX) {
+    let (update, enough) = (candidate.number, u32::try_from(early_enough.as_second()).unwrap_or(0));
+    let mut first: Option<u32> = None;
+    for endpoint in candidate.proved.iter().take(EVIDENCE_READ_MAX) {
+        if first.is_some_and(|first| first <= enough) {
+            break;
+        }
         let record = state.states(endpoint)?;
         let applied = record.get(update).and_then(|entry| entry.applied);
         first = match (first, applied) {
@@ -77,22 +92,43 @@ fn first_success(
     Ok(first.and_then(|seconds: u32| Timestamp::from_second(seconds.into()).ok()))
 }
 
+/// Whether an update is trusted by the policy, and why or why not. Reads records: nobody may wait for it.
 fn judge(
     state: &State,
-    model: &Model,
-    update: &UpdateRecord,
-    testers: &RoaringBitmap,
+    candidate: &Candidate,
+    policy: &TrustPolicy,
     now: Timestamp,
-) -> Result<(Counts, Result<String, String>), StoreError> {
-    let counts = counts(model, update, testers);
-    let Some(policy) = model.policy().documents().trust() else {
-        return Ok((counts, Err("there is no trust policy".to_owned())));
-    };
-    let first = match counts.successes >= u64::from(policy.successes_at_least) {
-        true => first_success(state, model, update.number, testers)?,
+) -> Result<Result<String, String>, StoreError> {
+    let first = match candidate.counts.successes >= u64::from(policy.successes_at_least) {
+        true => {
+            let over = SignedDuration::try_from(policy.over).unwrap_or(SignedDuration::MAX);
+            first_success(state, candidate, now.checked_sub(over).unwrap_or(Timestamp::MIN))?
+        }
         false => None,
     };
-    Ok((counts, gates::trusted(counts, first, policy, now)))
+    Ok(gates::trusted(candidate.counts, first, policy, now))
+}
+
+/// Current updates that are not trusted and for which `matters`, by id, at most so many; and the policy, without
+/// which there are none.
+fn candidates(
+    model: &Model,
+    max: usize,
+    matters: impl Fn(&Model, &Candidate, &TrustPolicy) -> bool,
+) -> Option<(TrustPolicy, Vec<Candidate>)> {
+    let policy = model.policy().documents().trust()?;
+    let testers = testers(model);
+    let untrusted = model
+        .updates()
+        .filter(|update| fleet::is_current(update) && !model.policy().trusted().contains_key(&update.id));
+    let candidates = untrusted.map(|update| Candidate {
+        update: update.id.clone(),
+        number: update.number,
+        counts: counts(model, update, &testers),
+        proved: model.index().mended(update.number) & &testers,
+    });
+    let candidates = candidates.filter(|candidate| matters(model, candidate, policy)).take(max).collect();
+    Some((policy.clone(), candidates))
 }
 
 /// Current updates that are not trusted and that some computer needs or has, by id; none without a policy.
@@ -101,25 +137,17 @@ fn judge(
 ///
 /// Those of the store.
 pub fn list(state: &State) -> Result<Vec<Untrusted>, StoreError> {
-    let (model, now) = (state.model(), state.now());
-    let policy = model.policy();
-    if policy.documents().trust().is_none() {
-        return Ok(Vec::new());
-    }
-    let testers = testers(&model);
-    let mut rows = Vec::new();
-    for update in model.updates().filter(|update| fleet::is_current(update)) {
-        let matters = !model.index().lacking(update.number).is_empty()
-            || !model.index().mended(update.number).is_empty();
-        if !matters || policy.trusted().contains_key(&update.id) {
-            continue;
-        }
-        let (counts, judged) = judge(state, &model, update, &testers, now)?;
+    let is_somewhere = |model: &Model, candidate: &Candidate, _: &_| {
+        let index = model.index();
+        !index.lacking(candidate.number).is_empty() || !index.mended(candidate.number).is_empty()
+    };
+    let found = candidates(&state.model(), fleet::ROWS_MAX, is_somewhere);
+    let Some((policy, candidates)) = found else { return Ok(Vec::new()) };
+    let mut rows = Vec::with_capacity(candidates.len());
+    for candidate in candidates {
+        let judged = judge(state, &candidate, &policy, state.now())?;
         let waits = judged.unwrap_or_else(|missing| missing);
-        rows.push(Untrusted { update: update.id.clone(), counts, waits });
-        if rows.len() >= fleet::ROWS_MAX {
-            break;
-        }
+        rows.push(Untrusted { update: candidate.update, counts: candidate.counts, waits });
     }
     Ok(rows)
 }
@@ -131,30 +159,53 @@ pub fn list(state: &State) -> Result<Vec<Untrusted>, StoreError> {
 ///
 /// Those of the store.
 pub fn run(state: &State) -> Result<usize, StoreError> {
-    if state.model().policy().documents().trust().is_none() {
+    // Of what a tester has had for long, enough have it: what is left is to read since when.
+    let has_enough = |_: &Model, candidate: &Candidate, policy: &TrustPolicy| {
+        gates::trusted(candidate.counts, Some(Timestamp::MIN), policy, Timestamp::MAX).is_ok()
+    };
+    let found = candidates(&state.model(), TRUSTED_MAX, has_enough);
+    let Some((policy, candidates)) = found else { return Ok(0) };
+    let mut proven = Vec::new();
+    for candidate in candidates {
+        if proven.len() == MOVED_AT_ONCE_MAX {
+            break;
+        }
+        if let Ok(by) = judge(state, &candidate, &policy, state.now())? {
+            proven.push((candidate.update, by));
+        }
+    }
+    let is_gone = |model: &Model, id: &UpdateId| model.update_by_id(id).is_none_or(|update| update.gone);
+    let gone: Vec<UpdateId> = {
+        let model = state.model();
+        let gone = model.policy().trusted().keys().filter(|id| is_gone(&model, id));
+        gone.take(MOVED_AT_ONCE_MAX).cloned().collect()
+    };
+    if proven.is_empty() && gone.is_empty() {
         return Ok(0);
     }
     let (promoted, _) = state.change(|model, change| {
-        let policy = model.policy();
-        let gone = |id: &&UpdateId| model.update_by_id(id).is_none_or(|update| update.gone);
-        let gone = policy.trusted().keys().filter(gone).take(MOVED_AT_ONCE_MAX);
-        gone.for_each(|id| change.write(Write::NoTrusted(id.clone())));
+        for id in gone.iter().filter(|id| is_gone(model, id)) {
+            change.write(Write::NoTrusted(id.clone()));
+        }
+        let kept = model.policy();
+        if kept.documents().trust() != Some(&policy) {
+            return Ok(0);
+        }
         let (testers, mut promoted) = (testers(model), 0);
-        for update in model.updates().filter(|update| fleet::is_current(update)) {
-            if promoted == MOVED_AT_ONCE_MAX {
-                break;
-            }
-            if policy.trusted().contains_key(&update.id)
-                || model.index().mended(update.number).is_empty()
-                || policy.trusted().len() + promoted >= TRUSTED_MAX
-            {
+        for (id, by) in &proven {
+            let still = model.update_by_id(id).is_some_and(|update| {
+                // How long they have had it was read; a failure may have come since.
+                let counts = counts(model, update, &testers);
+                fleet::is_current(update)
+                    && gates::trusted(counts, Some(Timestamp::MIN), &policy, Timestamp::MAX).is_ok()
+            });
+            let room = kept.trusted().len() + promoted < TRUSTED_MAX;
+            if !still || !room || kept.trusted().contains_key(id) {
                 continue;
             }
-            if let (_, Ok(by)) = judge(state, model, update, &testers, change.now)? {
-                change.audit("central", "trust", format!("patch:{}", update.id), by.clone());
-                change.write(Write::Trusted(Trusted { update: update.id.clone(), at: change.now, by }));
-                promoted += 1;
-            }
+            change.audit("central", "trust", format!("patch:{id}"), by.clone());
+            change.write(Write::Trusted(Trusted { update: id.clone(), at: change.now, by: by.clone() }));
+            promoted += 1;
         }
         Ok::<_, StoreError>(promoted)
     })?;
@@ -168,18 +219,12 @@ pub fn run(state: &State) -> Result<usize, StoreError> {
 ///
 /// [`DecideError`]; then nothing is changed.
 pub fn promote(state: &State, names: &[String], actor: &str) -> Result<(Vec<UpdateId>, u64), DecideError> {
+    let named = named(state, names)?;
     state.change(|model, change| {
         let policy = model.policy();
         policy.documents().trust().ok_or_else(|| not_found("trust policy", &"trust"))?;
-        let mut updates = Vec::new();
-        for name in names {
-            let id = fleet::update(model, name)?.id.clone();
-            if !policy.trusted().contains_key(&id) {
-                updates.push(id);
-            }
-        }
-        updates.sort();
-        updates.dedup();
+        let untrusted = named.iter().filter(|id| !policy.trusted().contains_key(*id));
+        let updates: Vec<UpdateId> = untrusted.cloned().collect();
         if policy.trusted().len() + updates.len() > TRUSTED_MAX {
             return Err(DecideError::TooMany { what: "trusted patches", max: TRUSTED_MAX });
         }
