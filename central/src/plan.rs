@@ -35,7 +35,10 @@ use crate::{
         documents::{Document, Kind},
     },
     state::State,
-    store::tables::{self, EndpointRecord, UpdateRecord},
+    store::{
+        chunked,
+        tables::{self, EndpointRecord, UpdateRecord},
+    },
 };
 
 /// Updates of one plan.
@@ -77,6 +80,13 @@ pub struct PlanRecord {
     pub inputs: BTreeMap<String, String>,
 }
 
+/// When a plan was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    /// That is.
+    pub at: Timestamp,
+}
+
 /// Why nothing is planned or applied.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
@@ -107,6 +117,8 @@ pub enum Applied {
 struct Reading {
     wanted: Wanted,
     documents: BTreeMap<UpdateId, Update>,
+    /// Of these updates those that have not proven themselves.
+    untrusted: BTreeSet<UpdateId>,
     windows: BTreeMap<WindowId, Window>,
     rings: Option<RingPlan>,
     inputs: BTreeMap<String, String>,
@@ -128,18 +140,12 @@ pub fn approval(
     group: &GroupId,
     rings: Option<&RingPlanId>,
 ) -> Result<(PlanRecord, Forecast), PlanError> {
-    let updates = {
-        let model = state.model();
-        names
-            .iter()
-            .map(|name| Ok(fleet::update(&model, name)?.id.clone()))
-            .collect::<Result<_, AskError>>()?
-    };
-    let wanted = Wanted { updates, group: group.clone(), rings: rings.cloned() };
-    if wanted.updates.is_empty() || wanted.updates.len() > PATCHES_MAX {
-        let found = wanted.updates.len().to_string();
+    if names.is_empty() || names.len() > PATCHES_MAX {
+        let found = names.len().to_string();
         return Err(AskError::Invalid { what: "patches", rule: "1 to 200", found }.into());
     }
+    let updates = decide::named(state, names)?;
+    let wanted = Wanted { updates, group: group.clone(), rings: rings.cloned() };
     let reading = read(state, trees, wanted)?;
     let found = forecast(&ground(state, &reading), &machines(state, &reading)?);
     let record = PlanRecord {
@@ -158,8 +164,7 @@ pub fn approval(
 ///
 /// [`AskError::NotFound`] for a plan that was never made or is too old; the others of [`PlanError`].
 pub fn apply(state: &State, trees: &Blobs, id: &str, actor: &str) -> Result<Applied, PlanError> {
-    let row = tables::Plan { tenant: state.tenant(), id };
-    let kept = table::get(state.store(), &row)?;
+    let kept = kept(state, id)?;
     let kept = kept.filter(|plan| state.now().duration_since(plan.at) <= KEPT);
     let plan = kept.ok_or_else(|| AskError::NotFound { what: "plan", name: id.to_owned() })?;
     let reading = read(state, trees, plan.wanted.clone())?;
@@ -192,14 +197,31 @@ fn drift(before: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> V
     changed.take(CHANGES_TOLD).collect()
 }
 
+fn kept(state: &State, id: &str) -> Result<Option<PlanRecord>, StoreError> {
+    let row = tables::PlanBody { tenant: state.tenant(), id, chunk: 0 };
+    let malformed = |source: serde_json::Error| StoreError::Malformed {
+        key: table::full_key(&row),
+        source: source.into(),
+    };
+    let json = chunked::get(state.store(), &row)?;
+    json.map(|json| serde_json::from_slice(&json).map_err(malformed)).transpose()
+}
+
 fn keep(state: &State, record: &PlanRecord) -> Result<(), StoreError> {
     let tenant = state.tenant();
     let parts = table::Key::new().text(tenant.as_str()).done();
     let mut kept = Vec::new();
-    table::for_each::<tables::Plan<'_>, StoreError>(state.store(), &parts, |_, plan| {
-        kept.push((plan.at, plan.id));
+    table::for_each::<tables::Plan<'_>, StoreError>(state.store(), &parts, |key, made| {
+        let mut key = table::Parts::of(key);
+        kept.extend(key.text().and_then(|_| key.text()).map(|id| (made.at, id)));
         Ok(())
     })?;
+    let row = tables::PlanBody { tenant, id: &record.id, chunk: 0 };
+    let malformed = |source: serde_json::Error| StoreError::Malformed {
+        key: table::full_key(&row),
+        source: source.into(),
+    };
+    let json = serde_json::to_vec(record).map_err(malformed)?;
     kept.retain(|(_, id)| *id != record.id);
     kept.sort();
     let beyond = (kept.len() + 1).saturating_sub(PLANS_MAX);
@@ -209,8 +231,10 @@ fn keep(state: &State, record: &PlanRecord) -> Result<(), StoreError> {
             kept.iter().enumerate().filter(|(place, (at, _))| *place < beyond || old(at)).collect();
         for (_, (_, id)) in gone {
             table::delete(&mut change.batch, &tables::Plan { tenant, id });
+            chunked::delete(&mut change.batch, &tables::PlanBody { tenant, id, chunk: 0 });
         }
-        table::put(&mut change.batch, &tables::Plan { tenant, id: &record.id }, record)
+        table::put(&mut change.batch, &tables::Plan { tenant, id: &record.id }, &Made { at: record.at })?;
+        chunked::put(&mut change.batch, &row, &json)
     })?;
     Ok(())
 }
@@ -281,13 +305,30 @@ fn read(state: &State, trees: &Blobs, wanted: Wanted) -> Result<Reading, PlanErr
             windows.insert(window.id.clone(), window.clone());
         }
     }
+    for document in documents_of_policy.of(Kind::Trust) {
+        inputs.insert("trust policy".to_owned(), short_json(document));
+    }
+    let mut untrusted = BTreeSet::new();
+    for record in &records {
+        if documents_of_policy.trust().is_some() && !model.policy().trusted().contains_key(&record.id) {
+            inputs.insert(format!("trust in {}", record.id), "not trusted".to_owned());
+            untrusted.insert(record.id.clone());
+        }
+    }
+    // By which level somebody is served, and whose decision counts, his other groups say too.
+    for (id, group) in model.policy().groups().iter().filter(|(id, _)| **id != wanted.group) {
+        if model.members().get(id).is_some_and(|members| !members.is_disjoint(&who)) {
+            let level = group.level.as_ref().map_or("no level".to_owned(), |level| format!("level {level}"));
+            inputs.insert(format!("group {id}"), format!("priority {}, {level}", group.priority));
+        }
+    }
     if let Some(rings) = &rings {
         inputs.insert(format!("ring plan {}", rings.id), short_json(rings));
     }
     let group = model.policy().groups().get(&wanted.group);
     inputs.insert(format!("group {}", wanted.group), short_json(&group));
     drop(model);
-    Ok(Reading { wanted, documents, windows, rings, inputs, endpoints, policy })
+    Ok(Reading { wanted, documents, untrusted, windows, rings, inputs, endpoints, policy })
 }
 
 fn short(digest: &Digest) -> String {
@@ -348,7 +389,8 @@ fn machines(state: &State, reading: &Reading) -> Result<Vec<Machine>, StoreError
                 continue;
             }
             let document = reading.documents.get(&update.id);
-            if document.is_some_and(|document| !taken(&settings, document)) {
+            let trusted = !reading.untrusted.contains(&update.id);
+            if document.is_some_and(|document| !taken(&settings, document, trusted)) {
                 continue;
             }
             work.push(one(&model, endpoint, update, document, facts.as_ref(), &mut of_site));
@@ -369,8 +411,9 @@ fn machines(state: &State, reading: &Reading) -> Result<Vec<Machine>, StoreError
 }
 
 /// Whether the service level lets an update through.
-fn taken(settings: &Settings, document: &Update) -> bool {
-    document.severity >= settings.severity_at_least
+fn taken(settings: &Settings, document: &Update, trusted: bool) -> bool {
+    (trusted || settings.untrusted)
+        && document.severity >= settings.severity_at_least
         && (settings.classes.is_empty() || settings.classes.contains(&document.class))
 }
 

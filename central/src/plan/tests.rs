@@ -101,7 +101,29 @@ fn a_plan_tells_who_what_when_and_how_many_bytes_and_is_applied_as_it_stands() {
 #[test]
 fn what_changed_since_a_plan_was_made_is_named_and_nothing_is_approved() {
     type Drift = fn(&Bench);
-    let cases: [(Drift, &str); 6] = [
+    let cases: [(Drift, &str); 8] = [
+        (
+            |bench| {
+                let group = Group {
+                    id: "web".parse().unwrap(),
+                    priority: 9,
+                    members: Members::Everyone,
+                    level: None,
+                };
+                change(bench, vec![Write::Group(group)]);
+            },
+            "group web: new since it was planned",
+        ),
+        (
+            |bench| {
+                let level = Document::read(
+                    Kind::Level,
+                    r#"{"id":"servers","windows":["nightly"],"severity_at_least":"critical"}"#,
+                );
+                change(bench, vec![Write::Document(level.unwrap())]);
+            },
+            "service level servers: ",
+        ),
         (|bench| needs(bench, 2, &[0]), "members that lack debian-12/a_2: 3 endpoints lack it"),
         (|bench| needs(bench, 0, &[]), "members that lack debian-12/a_2: 1 endpoints lack it"),
         (|bench| change(bench, vec![window("4h")]), "window nightly: "),
@@ -139,6 +161,41 @@ fn what_changed_since_a_plan_was_made_is_named_and_nothing_is_approved() {
 }
 
 #[test]
+fn what_is_not_trusted_is_planned_for_nobody_who_takes_only_what_is_and_drifts_when_that_changes() {
+    let bench = fleet();
+    let policy = r#"{"successes_at_least":2,"over":"1h","failure_permille_max":100}"#;
+    change(&bench, vec![Write::Document(Document::read(Kind::Trust, policy).unwrap())]);
+    let (record, found) = plan(&bench, &["a"]).unwrap();
+    assert_eq!((found.endpoints, found.installations), (0, 0));
+    assert_eq!(record.inputs["trust in debian-12/a_2"], "not trusted");
+    decide::trust::promote(&bench.state, &["a".to_owned()], "operator:ana").unwrap();
+    let Applied::Drifted(changes) = apply(&bench, &record.id).unwrap() else { panic!("it was applied") };
+    assert_eq!(changes, ["trust in debian-12/a_2: gone since it was planned"]);
+    assert_eq!(plan(&bench, &["a"]).unwrap().1.endpoints, 2);
+}
+
+#[test]
+fn a_plan_of_as_many_patches_as_there_may_be_with_earlier_decisions_is_kept_and_applied() {
+    let bench = fleet();
+    let mut updates: Vec<_> =
+        (0..PATCHES_MAX).map(|number| update(&format!("{}-{number}", "p".repeat(60)), "2")).collect();
+    updates.push(update("a", "2"));
+    bench.apply(&updates);
+    let web = Group { id: "web".parse().unwrap(), priority: 9, members: Members::Everyone, level: None };
+    change(&bench, vec![Write::Group(web)]);
+    let names: Vec<String> = updates[..PATCHES_MAX].iter().map(|update| update.id.to_string()).collect();
+    for group in ["all", "web"] {
+        let about = About::Named(&names);
+        decide::patches(&bench.state, about, &group.parse().unwrap(), Verb::Decline, "operator:bo").unwrap();
+    }
+    let (record, _) = approval(&bench.state, &bench.trees, &names, &"all".parse().unwrap(), None).unwrap();
+    assert!(serde_json::to_vec(&record).unwrap().len() > 64 * 1024, "it is more than one row holds");
+    assert_eq!(kept(&bench.state, &record.id).unwrap().as_ref(), Some(&record));
+    let Applied::Done(changed, _) = apply(&bench, &record.id).unwrap() else { panic!("it drifted") };
+    assert_eq!(changed.len(), PATCHES_MAX);
+}
+
+#[test]
 fn what_does_not_matter_to_a_plan_does_not_make_it_drift() {
     let bench = fleet();
     let (record, _) = plan(&bench, &["a"]).unwrap();
@@ -158,7 +215,9 @@ fn a_plan_that_was_never_made_or_is_too_old_is_not_found() {
     bench.clock.advance(KEPT + SignedDuration::from_secs(1));
     assert!(apply(&bench, &record.id).is_err());
     assert_eq!(approvals(&bench), 0);
+    let too_many = vec!["nothing"; PATCHES_MAX + 1];
     for (names, said) in [
+        (&too_many[..], "`patches` must be 1 to 200, found `201`"),
         (&[][..], "`patches` must be 1 to 200, found `0`"),
         (&["nothing"][..], "there is no patch `nothing`"),
     ] {

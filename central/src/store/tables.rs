@@ -152,8 +152,8 @@ tables! {
     PendingPolicy b"pending-policy" { key: str; } => Option<String>;
     /// The lease of an endpoint for a window, held, given back or at its end.
     Lease b"lease" { window: WindowId, endpoint: EndpointId; } => LeaseRecord;
-    /// What would come of an approval, and what that rests on, until it is applied or too old.
-    Plan b"plan" { id: str; } => crate::plan::PlanRecord;
+    /// When a plan was made that is in [`PlanBody`].
+    Plan b"plan" { id: str; } => crate::plan::Made;
     /// How long an update takes to install, by its number.
     Timing b"timing" { ; number: u32 } => crate::timing::TimingRecord;
     /// The key with which leases are signed, as published.
@@ -185,6 +185,8 @@ packed_tables! {
     Metadata b"metadata" { name: str; chunk: u8 };
     /// State of the TUF writer, as JSON, in chunks.
     Writer b"writer" { ; chunk: u8 };
+    /// What would come of an approval, and what that rests on, as JSON, until it is too old, in chunks.
+    PlanBody b"plan-body" { id: str; chunk: u8 };
     /// A change larger than one batch, until it is in place: one of its batches in rows of at most 60 KiB.
     Aside b"aside" { ; batch: u32, chunk: u32 };
     /// What a source wants to remember from one sync to the next, as zstd of JSON, in chunks.
@@ -204,6 +206,7 @@ chunked!(
     Payloads { number },
     Metadata { name },
     Writer {},
+    PlanBody { id },
     SourceMemory { name }
 );
 
