@@ -356,8 +356,9 @@ fn record_updates(
             }
         };
         let payloads = payloads(&update);
-        change.write(Write::Update(Arc::new(record(update, number, seen, document, &payloads))));
-        change.write(Write::Payloads(number, payloads));
+        // Once the record is there, the next sync does not look at this document again.
+        let record = Write::Update(Arc::new(record(update, number, seen, document, &payloads)));
+        change.write(Write::Together(vec![record, Write::Payloads(number, payloads)]));
     }
     for before in model.updates() {
         if !before.gone && before.id.catalogue() == catalogue.as_str() && !there.contains(&before.id) {

@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+use roaring::RoaringBitmap;
 use tierway_common::{
     blobs::Blobs,
     facts::Facts,
@@ -26,7 +27,7 @@ use tracing::{info, warn};
 
 use crate::{
     compliance::record::{Entry, Progress, Record},
-    model::{Model, Write},
+    model::Write,
     state::State,
     store::tables::{self, EndpointRecord, PublishedRecord},
 };
@@ -67,8 +68,11 @@ pub struct Exposed {
 struct News {
     fits: Expr,
     compiled: Compiled,
-    updates: BTreeSet<UpdateId>,
-    gone: BTreeSet<UpdateId>,
+    /// New or changed, with their numbers.
+    updates: BTreeMap<UpdateId, u32>,
+    /// Numbers of those, and of those that are gone.
+    numbers: RoaringBitmap,
+    gone: RoaringBitmap,
 }
 
 /// Evaluates what was published since the last run.
@@ -87,7 +91,7 @@ pub fn run(state: &State, trees: &Blobs, published: &PublishedRecord) -> Result<
         if done.get(catalogue) == Some(root) {
             continue;
         }
-        let news = news(trees, catalogue, done.get(catalogue), root, record.fits)?;
+        let news = news(state, trees, catalogue, done.get(catalogue), root, record.fits)?;
         total.updates += news.updates.len();
         estimate(state, &news, published.timestamp_version, &mut total)?;
         done.insert(catalogue.clone(), *root);
@@ -102,6 +106,7 @@ pub fn run(state: &State, trees: &Blobs, published: &PublishedRecord) -> Result<
 }
 
 fn news(
+    state: &State,
     trees: &Blobs,
     catalogue: &CatalogueId,
     old: Option<&Digest>,
@@ -137,7 +142,13 @@ fn news(
             None => gone.extend(format!("{catalogue}/{name}").parse::<UpdateId>().ok()),
         }
     }
-    Ok(News { fits, compiled: compiler.finish(), updates, gone })
+    let model = state.model();
+    let number = |id: &UpdateId| model.update_by_id(id).map(|update| update.number);
+    let updates: BTreeMap<_, _> =
+        updates.into_iter().filter_map(|id| number(&id).map(|number| (id, number))).collect();
+    let numbers = updates.values().copied().collect();
+    let gone = gone.iter().filter_map(number).collect();
+    Ok(News { fits, compiled: compiler.finish(), updates, numbers, gone })
 }
 
 fn estimate(state: &State, news: &News, version: u64, total: &mut Exposed) -> Result<(), ExposureError> {
@@ -165,14 +176,16 @@ fn estimate(state: &State, news: &News, version: u64, total: &mut Exposed) -> Re
                 }
                 let old = Arc::new(state.states(*number)?);
                 let seconds = u32::try_from(change.now.as_second()).unwrap_or(0);
-                let mut new = merge(model, &old, verdicts, &news.gone, seconds);
+                let mut new = merge(&old, verdicts, news, seconds);
                 new.limit_details();
                 if new != *old {
                     affected += 1;
-                    change.write(Write::States { endpoint: *number, old, new: Arc::new(new) });
                     let mut record = EndpointRecord::clone(record);
                     (record.estimated_for, record.assessed) = (version, true);
-                    change.write(Write::Endpoint(Arc::new(record)));
+                    change.write(Write::Together(vec![
+                        Write::States { endpoint: *number, old, new: Arc::new(new) },
+                        Write::Endpoint(Arc::new(record)),
+                    ]));
                 }
             }
             Ok::<_, ExposureError>(affected)
@@ -182,7 +195,8 @@ fn estimate(state: &State, news: &News, version: u64, total: &mut Exposed) -> Re
     Ok(())
 }
 
-type Verdicts = BTreeMap<UpdateId, Verdict>;
+/// By number of the update; what is not applicable, as most is, is not in it.
+type Verdicts = BTreeMap<u32, Verdict>;
 
 /// What the news say of one endpoint; `None` when they say nothing, or it has evaluated them itself.
 fn conclude(
@@ -198,27 +212,21 @@ fn conclude(
     if evaluate(&news.fits, &facts) == Truth::False {
         return Ok(None);
     }
-    let mut verdicts: Verdicts =
-        news.updates.iter().map(|update| (update.clone(), Verdict::NotApplicable)).collect();
     let scan = news.compiled.scan(&facts);
-    verdicts.extend(news.compiled.verdicts(&scan, &facts));
-    Ok(Some(verdicts))
+    let verdicts = news.compiled.verdicts(&scan, &facts);
+    let says = verdicts.filter(|(_, verdict)| *verdict != Verdict::NotApplicable);
+    Ok(Some(says.filter_map(|(id, verdict)| Some((*news.updates.get(&id)?, verdict))).collect()))
 }
 
-fn merge(
-    model: &Model,
-    old: &Record,
-    verdicts: &Verdicts,
-    gone: &BTreeSet<UpdateId>,
-    now_seconds: u32,
-) -> Record {
+fn merge(old: &Record, verdicts: &Verdicts, news: &News, now_seconds: u32) -> Record {
     let mut new = old.clone();
-    let gone: BTreeSet<u32> =
-        gone.iter().filter_map(|id| model.update_by_id(id)).map(|update| update.number).collect();
-    new.retain(|entry| !gone.contains(&entry.update));
-    for (id, verdict) in verdicts {
-        let Some(update) = model.update_by_id(id) else { continue };
-        let before = old.get(update.number);
+    new.retain(|entry| {
+        // It does not apply any more where the news say nothing of it.
+        let known = verdicts.contains_key(&entry.update) || !news.numbers.contains(entry.update);
+        known && !news.gone.contains(entry.update)
+    });
+    for (&update, verdict) in verdicts {
+        let before = old.get(update);
         let known = before.map_or(UpdateState::NotApplicable, |entry| entry.state);
         let (state, detail) = match verdict {
             Verdict::NotApplicable => (UpdateState::NotApplicable, None),
@@ -234,13 +242,15 @@ fn merge(
         if known == state || agrees {
             continue;
         }
-        let detected = before.and_then(|entry| entry.detected);
-        // Needed again after it was there: what was settled then is over.
+        // Needed again after it was there: what was settled then is over, and the need is a new one.
+        let again = state == UpdateState::Needed
+            && matches!(known, UpdateState::Installed | UpdateState::RebootPending);
+        let detected = before.filter(|_| !again).and_then(|entry| entry.detected);
         let settled = before.filter(|_| state != UpdateState::Needed);
         let detail =
             detail.map(|detail| crate::text::clean(detail, tierway_common::schema::DETAIL_BYTES_MAX));
         let entry = Entry {
-            update: update.number,
+            update,
             state,
             estimated: true,
             since: now_seconds,
@@ -251,7 +261,7 @@ fn merge(
             progress: settled.map_or_else(Progress::default, |entry| entry.progress.settled()),
         };
         if new.set(entry).is_err() {
-            warn!(update = %id, "too many states, left one out");
+            warn!(update, "too many states, left one out");
         }
     }
     new

@@ -47,9 +47,11 @@ pub const RELAYS_MAX: usize = 20_000;
 /// Updates that were ever in a catalogue: each costs about a kilobyte of memory and six bitmaps.
 pub const UPDATES_MAX: u32 = 1_000_000;
 
-/// A change of one row.
+/// A change of one row, or of those that must not be seen without each other.
 #[derive(Clone, Debug)]
 pub enum Write {
+    /// These at once, also in a change that is made in parts: a few.
+    Together(Vec<Self>),
     /// Adds or replaces an endpoint.
     Endpoint(Arc<EndpointRecord>),
     /// Adds or replaces a relay.
@@ -408,6 +410,7 @@ impl Model {
     /// Takes in one write that is on disk.
     pub fn apply(&mut self, write: Write) {
         match write {
+            Write::Together(writes) => writes.into_iter().for_each(|write| self.apply(write)),
             Write::Endpoint(record) => self.apply_endpoint(record),
             Write::Relay(record) => drop(self.relays.insert(record.id.clone(), record)),
             Write::Update(record) => {
@@ -561,6 +564,9 @@ impl Write {
         batch: &mut Batch,
     ) -> Result<(), StoreError> {
         match self {
+            Self::Together(writes) => {
+                writes.iter().try_for_each(|write| write.rows(tenant, model, batch))?;
+            }
             Self::Endpoint(record) => {
                 table::put(batch, &tables::Endpoint { tenant, id: &record.id }, record)?;
                 let key = format!("endpoint/{}", record.id);

@@ -168,12 +168,6 @@ impl State {
         self.store.as_ref()
     }
 
-    /// The same, to be kept.
-    #[cfg(test)]
-    pub(crate) fn store_handle(&self) -> Arc<dyn Store> {
-        self.store.clone()
-    }
-
     /// The clock.
     #[must_use]
     pub fn clock(&self) -> &Clock {

@@ -242,8 +242,7 @@ fn only_a_source_that_the_configuration_does_not_name_any_more_leaves_what_is_pu
     ];
     assert_eq!(done, expected.map(|(action, object)| (action.to_owned(), object.to_owned())));
     assert_eq!(bench.catalog.withdraw(&[]).unwrap(), [], "once");
-    let reopened =
-        State::open("default".parse().unwrap(), bench.state.store_handle(), bench.clock.clone()).unwrap();
+    let reopened = State::open("default".parse().unwrap(), bench.store.clone(), bench.clock.clone()).unwrap();
     assert!(reopened.model().catalogues().is_empty() && reopened.model().sources().is_empty());
 
     assert_eq!(

@@ -135,6 +135,26 @@ fn what_the_endpoint_found_itself_stays_where_central_concludes_the_same_or_know
 }
 
 #[test]
+fn what_applies_no_more_is_forgotten_and_what_is_needed_again_is_needed_since_now() {
+    let bench = bench();
+    endpoint(&bench, 0, &[("a", "2"), ("b", "1")]);
+    publish(&bench, &[update("a", "2"), update("b", "2")], 1);
+    let mut installed = bench.state.states(0).unwrap().get(0).unwrap().clone();
+    (installed.detected, installed.applied) = (Some(100), Some(200));
+    set(&bench, 0, installed);
+    bench.clock.advance(jiff::SignedDuration::from_hours(1));
+    // The same updates with other rules: `a` is not new enough after all, `b` is for what is not there.
+    let (mut a, mut b) = (update("a", "2"), update("b", "2"));
+    a.installed = update("a", "3").installed;
+    b.applicable = update("c", "1").applicable;
+    assert_eq!(publish(&bench, &[a, b], 2).affected, 1);
+    assert_eq!(states(&bench, 0), [(0, Needed, true)]);
+    let entry = bench.state.states(0).unwrap().get(0).unwrap().clone();
+    let now = u32::try_from(bench.clock.now().as_second()).unwrap();
+    assert_eq!((entry.detected, entry.applied), (Some(now), None));
+}
+
+#[test]
 fn an_endpoint_that_has_evaluated_this_dictionary_itself_is_left_alone() {
     let bench = bench();
     endpoint(&bench, 0, &[("a", "1")]);

@@ -243,13 +243,16 @@ fn times(
     detected: u32,
 ) -> Times {
     let lacking = matches!(entry.state, UpdateState::Needed | UpdateState::Failed);
-    let decided = model.decision(endpoint, &update.id);
-    let approved = decided.filter(|approval| approval.decision == Decision::Approve);
-    let approved = approved.and_then(|approval| u32::try_from(approval.at.as_second()).ok());
+    // Of what is there it is settled.
+    let approved = || {
+        let decided = lacking.then(|| model.decision(endpoint, &update.id)).flatten()?;
+        let approved = (decided.decision == Decision::Approve).then_some(decided.at)?;
+        u32::try_from(approved.as_second()).ok()
+    };
     let progress = entry.progress;
     Times {
         detected,
-        authorized: entry.authorized.or(approved.filter(|_| lacking)),
+        authorized: entry.authorized.or_else(approved),
         entry: Entries {
             offered: progress.offered,
             downloaded: progress.downloaded,

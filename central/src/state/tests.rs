@@ -159,6 +159,37 @@ fn a_change_in_parts_that_ends_within_its_audit_records_leaves_a_log_that_goes_o
 }
 
 #[test]
+fn what_belongs_together_is_never_half_there_also_in_a_change_in_parts() {
+    const PAIRS: u32 = 100;
+    let pairs = |state: &State| {
+        state.change(|_, change| {
+            change.in_parts = true;
+            for number in 0..PAIRS {
+                let (id, members) = (format!("g{number}").parse().unwrap(), Members::Everyone);
+                let group = Write::Group(Group { id, priority: 1, members, level: None });
+                let facts = Write::Facts(number, vec![0; 50_000].into());
+                change.write(Write::Together(vec![group, facts]));
+            }
+            Ok::<_, StoreError>(())
+        })
+    };
+    let mut seen = std::collections::BTreeSet::new();
+    for crash_after in 0..=4 {
+        let store = dying(crash_after);
+        let _ = pairs(&open(store.clone()));
+        let state = open(store.store.clone());
+        let has = |number: &u32| {
+            let group = state.model().policy().groups().contains_key(&format!("g{number}").parse().unwrap());
+            let facts = state.packed_facts(*number).unwrap().is_some();
+            assert_eq!(group, facts, "{number} after {crash_after}");
+            group
+        };
+        seen.insert((0..PAIRS).filter(has).count());
+    }
+    assert!(seen.len() > 2 && seen.contains(&100), "{seen:?}");
+}
+
+#[test]
 fn a_row_that_cannot_be_kept_is_refused_before_anything_is_decided_and_what_follows_is_not() {
     let store = Arc::new(MemoryStore::new());
     let state = open(store.clone());
