@@ -300,8 +300,9 @@ fn decide(
         released,
     };
     let Want::Acquire { seconds } = ask.want() else {
-        // Also without a lease: an earlier ask that is still on its way must not get one any more.
-        if known.is_some() || model.leases_count() < LEASES_MAX {
+        // Also without a lease: an earlier ask that is still on its way must not get one any more. Of a window that
+        // is none of the endpoint's it would get none.
+        if known.is_some() || (window.is_some() && model.leases_count() < LEASES_MAX) {
             change.write(Write::Lease(record(0, now, Some(now))));
         }
         return Ok(Decided::Released);

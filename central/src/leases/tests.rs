@@ -101,6 +101,19 @@ fn is_granted(answer: &Answer) -> bool {
 }
 
 #[test]
+fn who_gives_back_what_it_never_could_have_takes_no_place() {
+    let bench = bench();
+    let release = bench.ask("e1", Want::Release);
+    assert_eq!(bench.leases.decide(&release, None).unwrap(), Answer::Released);
+    assert_eq!(bench.state.model().leases_count(), 0);
+    bench.answer("e1", Want::Release);
+    assert_eq!(bench.state.model().leases_count(), 1);
+    let release = bench.ask("e1", Want::Release);
+    assert_eq!(bench.leases.decide(&release, None).unwrap(), Answer::Released);
+    assert_eq!(bench.state.model().leases().values().next().unwrap().len(), 1);
+}
+
+#[test]
 fn at_most_so_many_of_a_window_hold_a_lease_and_who_has_to_wait_is_told_how_long() {
     let bench = bench();
     assert!(is_granted(&bench.answer("e1", HALF_HOUR)));
