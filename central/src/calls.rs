@@ -1,7 +1,7 @@
 //! Whom an operator's wish that computers check now reaches, and by which way. Pure, but for the one function
 //! that sends.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use roaring::RoaringBitmap;
 use tierway_common::{
@@ -115,17 +115,20 @@ pub enum Way {
 
 /// The orders that reach `meant`: who watches central himself is told himself, the others by the relays of
 /// their site, or by every relay while none of those watches central, since it may be behind another; who may be
-/// on the road by every relay. At a site without a relay everybody comes to central.
+/// on the road by every relay. At a site without a relay everybody comes to central. However many relays carry the same
+/// order, it is there once.
 #[must_use]
 pub fn orders(
     meant: BTreeMap<SiteId, Vec<EndpointId>>,
     wish: Wish,
     relays: &[(RelayId, SiteId)],
     watches: impl Fn(&str) -> bool,
-) -> Vec<(Way, Order)> {
+) -> Vec<(Way, Arc<Order>)> {
     let Wish { report_inventory, roaming, offline } = wish;
     let crowd = meant.values().map(Vec::len).sum::<usize>() > 1;
-    let order = |endpoints| Order { endpoints, report_inventory, roaming, offline, crowd };
+    let order = |part: &[EndpointId]| {
+        Arc::new(Order { endpoints: part.to_vec(), report_inventory, roaming, offline, crowd })
+    };
     let mut orders = Vec::new();
     for (site, endpoints) in meant {
         let (here, below): (Vec<_>, Vec<_>) = endpoints.into_iter().partition(|id| watches(id.as_str()));
@@ -134,14 +137,15 @@ pub fn orders(
         let behind = at_site && !of_site.any(|(relay, _)| watches(relay.as_str()));
         let ways: Vec<_> = relays.iter().filter(|(_, of)| roaming || behind || *of == site).collect();
         for part in here.chunks(ENDPOINTS_PER_ORDER_MAX) {
-            orders.push((Way::Direct, order(part.to_vec())));
+            orders.push((Way::Direct, order(part)));
         }
         for part in below.chunks(ENDPOINTS_PER_ORDER_MAX) {
+            let order = order(part);
             if offline && !at_site {
-                orders.push((Way::Direct, order(part.to_vec())));
+                orders.push((Way::Direct, order.clone()));
             }
             for (relay, _) in &ways {
-                orders.push((Way::Relay(relay.clone()), order(part.to_vec())));
+                orders.push((Way::Relay(relay.clone()), order.clone()));
             }
         }
     }
@@ -171,7 +175,7 @@ pub fn call(central: &Central, actor: &str, whom: &Whom, mut wish: Wish) -> Resu
 }
 
 /// Sends orders. A relay that is away for the moment is told when it is back.
-fn send(notices: &Notices, orders: Vec<(Way, Order)>) {
+fn send(notices: &Notices, orders: Vec<(Way, Arc<Order>)>) {
     for (way, order) in orders {
         match way {
             Way::Direct => notices.order_each(&order),
@@ -206,7 +210,7 @@ mod tests {
         ]);
         let orders = orders(meant, wish, &relays(), |id| watching.contains(&id) || id == "r2");
         assert!(orders.iter().all(|(_, order)| order.crowd));
-        let told = |(way, order): (Way, Order)| {
+        let told = |(way, order): (Way, Arc<Order>)| {
             let way = match way {
                 Way::Direct => "direct".to_owned(),
                 Way::Relay(relay) => relay.to_string(),
@@ -248,6 +252,8 @@ mod tests {
             |relays: &[&str]| relays.iter().map(|id| Way::Relay(id.parse().unwrap())).collect::<Vec<_>>();
         assert_eq!(found(&["r1", "r3"]), by(&["r3"]));
         assert_eq!(found(&["r1"]), by(&["r1", "r2", "r3"]));
+        let orders = orders(meant.clone(), Wish::default(), &relays(), |_| false);
+        assert!(orders.iter().all(|(_, order)| Arc::ptr_eq(order, &orders[0].1)), "it is kept once");
     }
 
     #[test]

@@ -70,9 +70,10 @@ impl Notices {
     /// Passes an order on: to each endpoint that is named, and as it is to the relays below.
     pub fn order(&self, order: &Order) {
         self.order_each(order);
+        let shared = Arc::new(order.clone());
         let relays = self.shared().table.relays();
         for relay in relays {
-            self.order_by_way_of(&relay, order.clone(), Absent::Drop);
+            self.order_by_way_of(&relay, shared.clone(), Absent::Drop);
         }
     }
 
@@ -90,10 +91,10 @@ impl Notices {
     }
 
     /// Has one peer told of an order, whoever is named in it.
-    pub fn order_by_way_of(&self, peer: &str, order: Order, absent: Absent) {
+    pub fn order_by_way_of(&self, peer: &str, order: Arc<Order>, absent: Absent) {
         let now = self.clock.now();
         let mut shared = self.shared();
-        shared.table.wish(peer, Event::Check(Arc::new(order)), absent, now);
+        shared.table.wish(peer, Event::Check(order), absent, now);
         shared.wake(peer);
     }
 
