@@ -11,8 +11,8 @@ pub mod inbox;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use bytes::Bytes;
@@ -68,10 +68,36 @@ pub struct Submission {
     pub envelopes: Vec<Bytes>,
 }
 
+/// Installations of which it is remembered that they were counted today: as many as a hundred thousand computers make
+/// on the day after a release; those beyond are not counted.
+const COUNTED_MAX: usize = 1_000_000;
+
 /// Takes reports in.
 #[derive(Clone, Debug)]
 pub struct Inventory {
     state: Arc<State>,
+    counted: Arc<Mutex<Counted>>,
+}
+
+/// Whose installations of what were counted today: by a restart it is forgotten, and what is counted twice then is
+/// little.
+#[derive(Debug, Default)]
+struct Counted {
+    /// Days since 1970, by central's clock.
+    day: i64,
+    /// Numbers of endpoint and update.
+    pairs: HashSet<(u32, u32)>,
+}
+
+impl Counted {
+    /// Whether it is the first time today.
+    fn first(&mut self, endpoint: u32, update: u32, now: Timestamp) -> bool {
+        let day = now.as_second().div_euclid(86_400);
+        if self.day != day {
+            *self = Self { day, pairs: HashSet::new() };
+        }
+        self.pairs.len() < COUNTED_MAX && self.pairs.insert((endpoint, update))
+    }
 }
 
 struct Verified {
@@ -83,7 +109,7 @@ impl Inventory {
     /// On the given state.
     #[must_use]
     pub fn new(state: Arc<State>) -> Self {
-        Self { state }
+        Self { state, counted: Arc::default() }
     }
 
     /// Takes in several submissions with as few commits as their size allows. The outcomes are in the order of
@@ -175,7 +201,12 @@ impl Inventory {
         }
         endpoint.check_acknowledged();
         let Taking { record, states, facts, took: samples, .. } = endpoint;
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         for (update, seconds) in samples {
+            // Nobody makes the limit of all by saying the same again and again.
+            if !counted.first(record.number, update, change.now) {
+                continue;
+            }
             took.entry(update).or_default().push((record.machine_class.clone(), seconds));
         }
         if record == **known && states.is_none() && facts.is_none() {
@@ -232,6 +263,14 @@ fn measure(model: &Model, change: &mut Change, took: Took) {
         }
         change.write(Write::Timing(update, Arc::new(record)));
     }
+}
+
+fn is_lacking(state: UpdateState) -> bool {
+    matches!(state, UpdateState::Needed | UpdateState::Failed)
+}
+
+fn is_there(state: UpdateState) -> bool {
+    matches!(state, UpdateState::Installed | UpdateState::RebootPending)
 }
 
 struct Held {
@@ -369,12 +408,12 @@ impl Taking<'_> {
             let changed = self.changed()?;
             let old = changed.new.get(number).or_else(|| before.get(number)).cloned();
             let packed = self.entry(number, entry, old.as_ref());
-            let again = old.as_ref().is_some_and(|old| old.applied == packed.applied);
-            let there = matches!(packed.state, UpdateState::Installed | UpdateState::RebootPending);
+            let lacked = old.as_ref().is_some_and(|old| is_lacking(old.state));
+            let there = is_there(packed.state);
             if let Some(seconds) = packed.progress.took_seconds
                 && there
                 && packed.applied.is_some()
-                && !again
+                && lacked
             {
                 self.took.push((number, seconds));
             }
@@ -391,10 +430,11 @@ impl Taking<'_> {
     fn entry(&self, number: u32, said: &StateEntry, old: Option<&Entry>) -> Entry {
         let seconds = |at: Timestamp| u32::try_from(at.min(self.now).as_second()).unwrap_or(0);
         let since = seconds(said.at);
-        let detected = said.detected.map(seconds).or(old.and_then(|old| old.detected));
+        // Needed again after it was there: what was settled then is over, and the need is a new one.
+        let lacking = is_lacking(said.state);
+        let round = old.filter(|old| !lacking || !is_there(old.state));
+        let detected = said.detected.map(seconds).or(round.and_then(|old| old.detected));
         let detected = detected.or((said.state == UpdateState::Needed).then_some(since));
-        // Needed again after it was there: what was settled then is over.
-        let lacking = matches!(said.state, UpdateState::Needed | UpdateState::Failed);
         let settled = old.filter(|_| !lacking);
         let applied = said.applied.map(seconds).or(settled.and_then(|old| old.applied));
         let authorized = settled.and_then(|old| old.authorized).or_else(|| {

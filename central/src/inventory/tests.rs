@@ -470,7 +470,7 @@ fn how_long_installations_take_is_published_when_enough_are_known_and_told_once_
     };
     for round in 0..5 {
         assert_eq!(pending(), None, "{round} are not enough");
-        bench.clock.advance(SignedDuration::from_hours(1));
+        bench.clock.advance(SignedDuration::from_hours(24));
         bench.report(2 + 2 * round, &bench.transitions(&[("a_1", Needed)]));
         let entries = vec![installed(40)];
         bench.report(3 + 2 * round, &Report::States { snapshot: false, entries });
@@ -486,6 +486,19 @@ fn how_long_installations_take_is_published_when_enough_are_known_and_told_once_
     failed.progress.took_seconds = Some(9_000);
     bench.report(13, &Report::States { snapshot: false, entries: vec![failed] });
     assert_eq!(samples(), 5);
+    // Nor what was not lacking here, nor the same again on one day.
+    let said = |sequence, entry| {
+        bench.clock.advance(SignedDuration::from_mins(1));
+        bench.report(sequence, &Report::States { snapshot: false, entries: vec![entry] });
+        samples()
+    };
+    assert_eq!(said(14, installed(9_000)), 5, "counted today already");
+    bench.clock.advance(SignedDuration::from_hours(24));
+    assert_eq!(said(15, installed(9_000)), 5, "it was there");
+    assert_eq!(said(16, bench.entry("a_1", Needed)), 5);
+    assert_eq!(said(17, installed(41)), 6);
+    assert_eq!(said(18, bench.entry("a_1", Needed)), 6);
+    assert_eq!(said(19, installed(9_000)), 6, "once a day");
     let reopened =
         State::open("default".parse().unwrap(), Arc::new(copy(bench.state.store())), bench.clock.clone());
     assert_eq!(reopened.unwrap().model().timings(), bench.state.model().timings());
