@@ -6,7 +6,7 @@
 //! tier above everything goes on by the last verified state.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -87,6 +87,14 @@ pub enum AgentError {
     /// The socket.
     #[error("could not serve the person at the machine")]
     Local(#[from] LocalError),
+    /// Its folder stays.
+    #[error("could not delete `{path}`")]
+    Forget {
+        /// The data folder.
+        path: PathBuf,
+        /// As the system says it.
+        source: io::Error,
+    },
     /// Another one runs.
     #[error("another endpoint uses `{path}`")]
     Locked {
@@ -179,6 +187,19 @@ pub async fn start_among(
         stop,
         _lock: lock,
     })
+}
+
+/// Deletes identity and state of an endpoint that does not run, and the folder.
+///
+/// # Errors
+///
+/// [`AgentError::Locked`] when it runs, [`AgentError::Forget`].
+pub fn forget(dir: &Path) -> Result<(), AgentError> {
+    if !dir.is_dir() {
+        return Ok(());
+    }
+    drop(lock(dir)?);
+    fs::remove_dir_all(dir).map_err(|source| AgentError::Forget { path: dir.to_owned(), source })
 }
 
 fn lock(dir: &Path) -> Result<File, AgentError> {

@@ -36,5 +36,8 @@ pub mod watch;
 pub mod agent;
 pub mod config;
 pub mod cycle;
+pub mod invitation;
 pub mod local;
+#[cfg(windows)]
+pub mod service;
 pub mod show;

@@ -1,6 +1,9 @@
 //! `tierway-endpoint`: enrol a computer, patch it, ask it.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 use jiff::{Timestamp, tz::TimeZone};
@@ -10,10 +13,13 @@ use tierway_common::{
     enrollment::Token,
     transport::identity::Role,
 };
+#[cfg(windows)]
+use tierway_endpoint::service;
 use tierway_endpoint::{
     agent::{self, VERSION},
     config::Config,
     host,
+    invitation::Invitation,
     local::{
         self,
         screen::{self, TimeError},
@@ -58,6 +64,23 @@ enum Verb {
     },
     /// Check and patch this computer until told to stop.
     Serve,
+    /// The same as a service of Windows, for the service manager to start.
+    #[cfg(windows)]
+    #[command(hide = true)]
+    Service,
+    /// Leave an invitation for the service to enrol by, for an installer.
+    #[command(hide = true)]
+    Invite {
+        /// The token.
+        #[arg(long)]
+        token: String,
+        /// Where to enrol, `host:port`, instead of where the token says.
+        #[arg(long, default_value = "")]
+        server: String,
+    },
+    /// Delete identity and state, for an installer; the service must be stopped.
+    #[command(hide = true)]
+    Forget,
     /// Run a whole check now, and wait for its end.
     CheckNow,
     /// What this computer has, lacks, and does next.
@@ -156,6 +179,14 @@ impl WishVerb {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    // The service manager wants this thread, and starts another.
+    #[cfg(windows)]
+    if let Verb::Service = arguments.verb {
+        return match service::run(arguments.config) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(&error),
+        };
+    }
     // One thread: the agent does one thing at a time and must stay small.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -172,6 +203,18 @@ fn failed(error: &dyn std::error::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// Has only administrators get into the data folder, before a secret is put there.
+#[cfg(windows)]
+async fn secure(data_dir: &Path) -> Result<(), service::ServiceError> {
+    service::secure(data_dir).await
+}
+
+/// Each secret is a file of its owner's alone.
+#[cfg(not(windows))]
+async fn secure(data_dir: &Path) -> std::io::Result<()> {
+    tokio::fs::create_dir_all(data_dir).await
+}
+
 async fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let config: Config = match &arguments.config {
         Some(path) => config::load(path)?,
@@ -181,6 +224,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error
     match arguments.verb {
         Verb::Enroll { token, server, proxy } => {
             let token: Token = token.parse()?;
+            secure(&config.data_dir).await?;
             let host = host::name();
             let joined =
                 joining::join(&token, server.as_deref(), proxy.as_deref(), &host, VERSION, &config.data_dir)
@@ -204,6 +248,15 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
             running.ended().await;
         }
+        // Answered above.
+        #[cfg(windows)]
+        Verb::Service => {}
+        Verb::Invite { token, server } => {
+            secure(&config.data_dir).await?;
+            let server = Some(server).filter(|server| !server.is_empty());
+            Invitation { token, server }.leave(&config.data_dir)?;
+        }
+        Verb::Forget => agent::forget(&config.data_dir)?,
         Verb::CheckNow => {
             let mut local = local::connect(&config.local_socket).await?;
             let done = local.check_now(v1::LocalCheckNowRequest {}).await?.into_inner();

@@ -20,3 +20,4 @@ pub mod roots;
 pub mod simulation;
 pub mod skip;
 pub mod small_disk;
+pub mod wine;

@@ -1,9 +1,9 @@
-//! Logging: lines for people or JSON for machines, on standard error.
+//! Logging: lines for people or JSON for machines, on standard error or wherever a system keeps logs.
 
 use std::io::{self, IsTerminal};
 
 use serde::Deserialize;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -46,13 +46,29 @@ pub struct LogError {
 ///
 /// [`LogError`] when the level does not parse.
 pub fn init(log: &Log) -> Result<(), LogError> {
+    start(log, io::stderr, io::stderr().is_terminal())
+}
+
+/// Starts logging to where `writer` writes; a second call changes nothing.
+///
+/// # Errors
+///
+/// As [`init`].
+pub fn init_to<W>(log: &Log, writer: W) -> Result<(), LogError>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    start(log, writer, false)
+}
+
+fn start<W>(log: &Log, writer: W, ansi: bool) -> Result<(), LogError>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     let filter = EnvFilter::builder()
         .parse(&log.level)
         .map_err(|source| LogError { level: log.level.clone(), source })?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(ansi);
     // Fails only when logging runs already, which is what a second call wants.
     let _ = match log.format {
         Format::Text => builder.try_init(),

@@ -35,3 +35,5 @@ mod trees;
 mod tuf_interop;
 #[cfg(test)]
 mod why;
+#[cfg(test)]
+mod windows_endpoint;

@@ -1,0 +1,162 @@
+//! A Windows of a test's own: Wine with a fresh drive, without a display.
+//!
+//! What Wine does not have (rights of files, masked properties in logs, recovery actions) shows nothing here.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use tempfile::TempDir;
+
+use crate::programs::Ended;
+
+/// Where Debian has Wine; it is on no path.
+const WINE: &str = "/usr/lib/wine/wine64";
+const SERVER: &str = "/usr/lib/wine/wineserver64";
+
+/// What a made-up package installs, for `wixl`.
+const PACKAGE: &str = r#"<?xml version="1.0" encoding="utf-8"?>
+<Wix xmlns="http://schemas.microsoft.com/wix/2006/wi">
+  <Product Id="*" Name="Sample App" Manufacturer="Example" Language="1033" Codepage="1252" Version="$(var.Version)"
+           UpgradeCode="5B1E0C77-51B9-4A3A-9C53-0E6F0C0C9A01">
+    <Package InstallerVersion="500" Compressed="yes" InstallScope="perMachine" Manufacturer="Example"/>
+    <MajorUpgrade DowngradeErrorMessage="A newer one is installed."/>
+    <Media Id="1" Cabinet="app.cab" EmbedCab="yes"/>
+    <Directory Id="TARGETDIR" Name="SourceDir">
+      <Directory Id="ProgramFiles64Folder">
+        <Directory Id="INSTALLDIR" Name="Sample App">
+          <Component Id="Content" Guid="5B1E0C77-51B9-4A3A-9C53-0E6F0C0C9A02" Win64="yes">
+            <File Id="content.txt" Name="content.txt" Source="content.txt" DiskId="1" KeyPath="yes"/>
+          </Component>
+        </Directory>
+      </Directory>
+    </Directory>
+    <Feature Id="Main" Level="1"><ComponentRef Id="Content"/></Feature>
+  </Product>
+</Wix>
+"#;
+
+/// A Windows; it is gone, with everything that runs in it, when this is dropped.
+#[derive(Debug)]
+pub struct Wine {
+    prefix: TempDir,
+    /// Services end with the last program of a person; this one waits for input that never comes.
+    awake: Option<Child>,
+}
+
+/// The endpoint for Windows that `deploy/test` built; `None`, said, where there is none.
+#[must_use]
+pub fn program(what: &str) -> Option<PathBuf> {
+    let program = std::env::var_os("TIERWAY_TEST_WINDOWS").map(PathBuf::from).filter(|path| path.is_file());
+    if program.is_none() {
+        // Also where everything must run: it needs a toolchain that is not to be had everywhere.
+        println!("skipped: {what}, since `TIERWAY_TEST_WINDOWS` names no program (deploy/test makes one)");
+    }
+    program
+}
+
+impl Wine {
+    /// A Windows 10 in which nobody has done anything; takes some 15 s and 700 MB.
+    #[must_use]
+    pub fn start() -> Self {
+        let prefix = tempfile::tempdir().unwrap();
+        let mut wine = Self { prefix, awake: None };
+        assert_eq!(wine.run(&["wineboot", "-i"]).code, Some(0));
+        assert_eq!(wine.run(&["winecfg", "-v", "win10"]).code, Some(0));
+        assert!(wine.server(&["-w"]).status().unwrap().success());
+        wine.wake();
+        wine
+    }
+
+    /// Keeps its services running from now on.
+    fn wake(&mut self) {
+        let mut cmd = self.command(&["cmd"]);
+        cmd.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.awake = Some(cmd.spawn().unwrap());
+    }
+
+    fn server(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(SERVER);
+        command.args(arguments).env("WINEPREFIX", self.prefix.path());
+        command
+    }
+
+    fn command<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Command {
+        let mut command = Command::new(WINE);
+        command
+            .args(arguments)
+            .env("WINEPREFIX", self.prefix.path())
+            .env("WINEARCH", "win64")
+            .env("WINEDEBUG", "-all")
+            .env("WINEDLLOVERRIDES", "mscoree,mshtml=")
+            .env_remove("DISPLAY")
+            .env_remove("WAYLAND_DISPLAY");
+        command
+    }
+
+    /// Runs a program of Windows to its end. Of its exit code 8 bits are left: 1603 is 67.
+    pub fn run<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Ended {
+        let ended: Ended = self.command(arguments).stdin(Stdio::null()).output().unwrap().into();
+        Ended { output: ended.output.replace('\r', ""), ..ended }
+    }
+
+    /// Runs Windows Installer quietly, with a log.
+    pub fn msiexec(&self, verb: &str, package: &Path, properties: &[String]) -> Ended {
+        let mut arguments = vec!["msiexec".to_owned(), verb.to_owned(), within(package), "/qn".to_owned()];
+        arguments.extend(["/l*v".to_owned(), r"C:\install.log".to_owned()]);
+        arguments.extend_from_slice(properties);
+        self.run(&arguments)
+    }
+
+    /// A value of the registry, as `reg query` shows it; `None` without it.
+    #[must_use]
+    pub fn registry(&self, key: &str, value: &str) -> Option<String> {
+        let ended = self.run(&["reg", "query", key, "/v", value]);
+        (ended.code == Some(0)).then_some(ended.output)
+    }
+
+    /// Where `path` of drive C is on this computer.
+    #[must_use]
+    pub fn drive(&self, path: &str) -> PathBuf {
+        self.prefix.path().join("drive_c").join(path)
+    }
+}
+
+impl Drop for Wine {
+    fn drop(&mut self) {
+        let _ = self.server(&["-k"]).status();
+        if let Some(mut awake) = self.awake.take() {
+            let _ = awake.kill();
+            let _ = awake.wait();
+        }
+        let _ = self.server(&["-w"]).status();
+    }
+}
+
+/// A path of this computer as Wine shows it to Windows.
+#[must_use]
+pub fn within(path: &Path) -> String {
+    format!("Z:{}", path.display()).replace('/', "\\")
+}
+
+/// Makes an MSI of the product `Sample App` whose file `content.txt` has this content.
+///
+/// # Panics
+///
+/// When wixl fails, or complains.
+#[must_use]
+pub fn sample_package(folder: &Path, version: &str, content: &str) -> PathBuf {
+    fs::write(folder.join("app.wxs"), PACKAGE).unwrap();
+    fs::write(folder.join("content.txt"), content).unwrap();
+    let name = format!("app-{version}.msi");
+    let made = Command::new("wixl")
+        .current_dir(folder)
+        .args(["-a", "x64", "-D", &format!("Version={version}"), "-o", &name, "app.wxs"])
+        .output();
+    let made = Ended::from(made.unwrap());
+    assert_eq!((made.code, made.errors.as_str()), (Some(0), ""));
+    folder.join(name)
+}

@@ -1,0 +1,162 @@
+//! A Windows that is enrolled by its MSI, patched by an administrator's own MSI, upgraded and left clean: under
+//! Wine, at a real relay over mutual TLS.
+
+use std::path::{Path, PathBuf};
+
+use tierway_common::facts::Facts;
+use tierway_proto::v1;
+use tierway_tests::{
+    fleet::{Fleet, until},
+    programs::{self, Ended},
+    wine::{Wine, program, sample_package},
+};
+
+/// Where the MSI puts the program.
+const PROGRAM: &str = r"C:\Program Files\Tierway\tierway-endpoint.exe";
+const STATE: &str = "ProgramData/Tierway/endpoint";
+const APP: &str = "Program Files/Sample App/content.txt";
+
+/// The MSI of this version of the endpoint.
+fn endpoint_msi(folder: &Path, program: &Path, version: &str) -> PathBuf {
+    let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/msi/build").display().to_string();
+    let (program, folder) = (program.display().to_string(), folder.display().to_string());
+    let arguments = ["--version", version, "--exe", &program, "--to", &folder];
+    let made = programs::run_if_there(&build, &arguments).unwrap();
+    assert_eq!((made.code, made.errors.as_str()), (Some(0), ""));
+    PathBuf::from(made.output.trim())
+}
+
+/// Windows tells a product that it is removed for a newer one; Wine does not, so that the package says it here.
+fn say_that_it_gives_way(package: &Path) {
+    let told = "UPDATE `Upgrade` SET `Remove`='ALL UPGRADINGPRODUCTCODE=1' WHERE `ActionProperty`='WIX_UPGRADE_DETECTED'";
+    let package = package.display().to_string();
+    let changed = programs::run_if_there("msibuild", &[&package, "-q", told]).unwrap();
+    assert_eq!((changed.code, changed.errors.as_str()), (Some(0), ""));
+}
+
+fn tierctl(fleet: &Fleet, arguments: &[&str]) -> Ended {
+    let config = fleet.folder("contexts.toml").display().to_string();
+    let with = |arguments: &[&str]| {
+        let all: Vec<&str> = ["--config", &config].iter().chain(arguments).copied().collect();
+        programs::run("tierctl", &all)
+    };
+    let operator = fleet.folder("central").join("operator");
+    let file = |name: &str| operator.join(name).display().to_string();
+    let (server, identity, roots) = (fleet.address.to_string(), file("identity.pem"), file("roots.pem"));
+    let set = ["context", "set", "test", "--server", &server, "--identity", &identity, "--roots", &roots];
+    let set = with(&set);
+    assert_eq!(set.code, Some(0), "{set:?}");
+    with(arguments)
+}
+
+fn said(ended: &Ended, parts: &[&str]) {
+    for part in parts {
+        assert!(ended.output.contains(part), "`{part}` is not in: {} {}", ended.output, ended.errors);
+    }
+}
+
+/// What central knows of the only endpoint.
+fn facts(fleet: &Fleet) -> Facts {
+    let state = &fleet.central.as_ref().unwrap().running.central.state;
+    state.facts(0).unwrap().unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_windows_is_enrolled_patched_upgraded_and_left_clean() {
+    let Some(program) = program("an endpoint on Windows") else { return };
+    let fleet = Fleet::start().await;
+    let relay = fleet.relay("osaka").await;
+    let wine = Wine::start();
+    let folder = fleet.folder("packages");
+    std::fs::create_dir(&folder).unwrap();
+    let older = sample_package(&folder, "1.0.0", "one");
+    assert_eq!(wine.msiexec("/i", &older, &[]).code, Some(0));
+
+    // Installed with its properties; the service enrols by itself.
+    let token = fleet.token("endpoint", "osaka", relay.address).await.to_string();
+    let first = endpoint_msi(&folder, &program, "1.0.0");
+    let properties = [format!("SERVER={}", relay.address), format!("ENROLL_TOKEN={token}")];
+    let installed = wine.msiexec("/i", &first, &properties);
+    assert_eq!(installed.code, Some(0), "{installed:?}");
+    said(&wine.run(&["sc", "query", "TierwayEndpoint"]), &["RUNNING"]);
+    until("the endpoint has reported", async || facts(&fleet).values.contains_key("os:family")).await;
+    assert!(!wine.drive(STATE).join("invitation.json").exists(), "the token was kept");
+    let enrolled = std::fs::read(wine.drive(STATE).join("identity/identity.pem")).unwrap();
+
+    // Its inventory is what the registry says.
+    let found = facts(&fleet);
+    assert_eq!(found.values["os:family"], "windows");
+    assert_eq!(found.values["os:version"].split('.').next(), Some("10"));
+    assert_eq!(found.values["os:architecture"], "amd64");
+    let mut shown: Vec<&str> = (found.values.iter())
+        .filter(|(key, _)| key.starts_with("program:machine:{"))
+        .map(|(_, shown)| shown.as_str())
+        .collect();
+    shown.sort_unstable();
+    assert_eq!(shown, ["Sample App 1.0.0", "Tierway Endpoint 1.0.0"]);
+    let products = found.values.iter().filter(|(key, _)| key.starts_with("package:msi:")).count();
+    assert_eq!(products, 2);
+    said(&tierctl(&fleet, &["endpoint", "list"]), &["windows 10.0.", "osaka"]);
+
+    // A newer version of what is there is found needed.
+    let newer = sample_package(&folder, "1.1.0", "two");
+    let added = tierctl(&fleet, &["package", "add", &newer.display().to_string(), "--only-upgrade"]);
+    assert_eq!(added.code, Some(0), "{added:?}");
+    fleet.published().await;
+    relay.caught_up(&fleet).await;
+    let check = || wine.run(&[PROGRAM, "check-now"]);
+    said(&check(), &["1 "]);
+    relay.forwarded().await;
+    let listed = tierctl(&fleet, &["patch", "list", "-o", "csv", "--columns", "id"]);
+    let patch = listed.output.lines().nth(1).unwrap_or_default().trim().to_owned();
+    let id = fleet
+        .admin()
+        .await
+        .list_endpoints(v1::ListEndpointsRequest::default())
+        .await
+        .unwrap()
+        .into_inner()
+        .endpoints[0]
+        .id
+        .clone();
+    fleet.until_state(&id, &patch, "needed").await;
+    let needed = ["Sample App 1.1.0", ">= 1.1.0 ... not present", "not installed because: not approved"];
+    said(&wine.run(&[PROGRAM, "why", &patch]), &needed);
+    said(&tierctl(&fleet, &["why", &id, &patch]), &["needs", ">= 1.1.0"]);
+    assert_eq!(std::fs::read_to_string(wine.drive(APP)).unwrap(), "one");
+
+    // Approved, it is downloaded, verified, installed by Windows Installer, and found installed.
+    fleet.approve(&[&patch]).await;
+    relay.caught_up(&fleet).await;
+    let done = check();
+    assert_eq!(std::fs::read_to_string(wine.drive(APP)).unwrap(), "two", "{done:?}");
+    relay.forwarded().await;
+    fleet.until_state(&id, &patch, "installed").await;
+    said(&wine.run(&[PROGRAM, "why", &patch]), &[">= 1.1.0 ... 1.1.0"]);
+    said(&tierctl(&fleet, &["why", &id, &patch]), &["has ", ">= 1.1.0"]);
+    said(&wine.run(&[PROGRAM, "history"]), &["installed"]);
+    assert!(facts(&fleet).values.values().any(|shown| shown == "Sample App 1.1.0"));
+
+    // An upgrade without properties keeps identity and state, a downgrade is refused.
+    let second = endpoint_msi(&folder, &program, "1.1.0");
+    say_that_it_gives_way(&second);
+    assert_eq!(wine.msiexec("/i", &second, &[]).code, Some(0));
+    said(&wine.run(&["sc", "query", "TierwayEndpoint"]), &["RUNNING"]);
+    assert_eq!(std::fs::read(wine.drive(STATE).join("identity/identity.pem")).unwrap(), enrolled);
+    until("the upgraded endpoint answers", async || {
+        wine.run(&[PROGRAM, "history"]).output.contains("installed")
+    })
+    .await;
+    assert_eq!(wine.msiexec("/i", &first, &[]).code, Some(1603 & 0xff));
+    said(&wine.run(&["sc", "query", "TierwayEndpoint"]), &["RUNNING"]);
+
+    // Nothing is left of it but what it installed.
+    assert_eq!(wine.msiexec("/x", &second, &[]).code, Some(0));
+    assert_ne!(wine.run(&["sc", "query", "TierwayEndpoint"]).code, Some(0));
+    for left in [STATE, "Program Files/Tierway/tierway-endpoint.exe"] {
+        assert!(!wine.drive(left).exists(), "`{left}` was left");
+    }
+    let source = r"HKLM\SYSTEM\CurrentControlSet\Services\EventLog\Application\Tierway";
+    assert_eq!(wine.registry(source, "TypesSupported"), None);
+    assert_eq!(std::fs::read_to_string(wine.drive(APP)).unwrap(), "two");
+}
