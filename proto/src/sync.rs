@@ -3,7 +3,10 @@
 //! A tree is fetched level by level from its root. What is complete here already (the digests its owner
 //! pins, see `tierway_common::tree`) is skipped whole, so an unchanged subtree costs nothing.
 
-use std::collections::{BTreeSet, HashSet};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use tierway_common::{
@@ -81,14 +84,16 @@ pub async fn tree(
     upstream: &Upstream,
     root: Digest,
     trees: &Blobs,
-    complete: &BTreeSet<Digest>,
+    complete: &Arc<BTreeSet<Digest>>,
 ) -> Result<Cost, CatalogueError> {
     let mut cost = Cost::default();
     // Nothing is pinned before all of it is here, so one part can drive out another.
     let mut fetched = HashSet::new();
     // Each round fetches at least one node of what is finite; a tree that is not is refused by its depth.
     loop {
-        let wanted = tree::missing(&root, None, &|digest| complete.contains(digest), trees)?;
+        let (here, complete) = (trees.clone(), complete.clone());
+        let wanted =
+            on_disk(move || tree::missing(&root, None, &|digest| complete.contains(digest), &here)).await?;
         if wanted.is_empty() {
             return Ok(cost);
         }
@@ -109,8 +114,13 @@ async fn keep(trees: &Blobs, blobs: Vec<Bytes>) -> Result<(), BlobError> {
         return Ok(());
     }
     let trees = trees.clone();
-    match tokio::task::spawn_blocking(move || trees.put_many(&blobs)).await {
-        Ok(kept) => kept.map(drop),
+    on_disk(move || trees.put_many(&blobs)).await.map(drop)
+}
+
+/// Does what blocks for the disk on a thread where nobody else waits; a panic in it goes on in the caller.
+pub async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
 }

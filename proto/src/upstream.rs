@@ -17,6 +17,7 @@ use tonic::{Code, Status, Streaming, transport::Channel};
 
 use crate::{
     blob_stream::{BLOBS_PER_REQUEST_MAX, CHUNK_BYTES},
+    sync::on_disk,
     v1::{self, upstream_client::UpstreamClient},
 };
 
@@ -315,7 +316,7 @@ impl Upstream {
             return Ok(());
         }
         let opening = blobs.clone();
-        let mut writer = blocking(move || opening.writer(&digest, bytes)).await.map_err(keep)?;
+        let mut writer = on_disk(move || opening.writer(&digest, bytes)).await.map_err(keep)?;
         let mut at = writer.offset();
         *resumed = at > 0;
         let mut stream = self.open(vec![(digest, at)]).await?;
@@ -336,9 +337,9 @@ impl Upstream {
                 let reason = format!("it has {at} bytes or more instead of {bytes_max}");
                 return Err(UpstreamError::Altered { digest, reason });
             }
-            writer = blocking(move || writer.write(&chunk.data).map(|()| writer)).await.map_err(keep)?;
+            writer = on_disk(move || writer.write(&chunk.data).map(|()| writer)).await.map_err(keep)?;
             if end == v1::BlobEnd::Complete {
-                return blocking(move || writer.finish()).await.map(drop).map_err(keep);
+                return on_disk(move || writer.finish()).await.map(drop).map_err(keep);
             }
         }
     }
@@ -361,15 +362,6 @@ async fn in_time<T>(
     match timeout(CALL_TIMEOUT, answer).await {
         Ok(answer) => Ok(answer?.into_inner()),
         Err(_) => Err(UpstreamError::Slow { call }),
-    }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, BlobError> + Send + 'static,
-) -> Result<T, BlobError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
 }
 

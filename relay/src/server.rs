@@ -348,9 +348,11 @@ impl Up {
 
     async fn sync(&self, sync: &mut Sync, now: jiff::Timestamp) -> Result<(), TaskError> {
         let begun = tokio::time::Instant::now();
-        // What is asked for while this runs is passed on by the run after it.
+        // What is asked for while this runs is answered and passed on by the run after it; the answers first, or
+        // one might be given for an order that this run does not know.
+        let answered: Vec<u64> = self.answers().iter().copied().collect();
         let orders = std::mem::take(&mut *self.orders.lock().unwrap_or_else(PoisonError::into_inner));
-        let result = self.bring(sync, now).await;
+        let result = self.bring(sync, &answered, now).await;
         for order in orders {
             self.notices.order(&order);
         }
@@ -358,7 +360,7 @@ impl Up {
         result
     }
 
-    async fn bring(&self, sync: &mut Sync, now: jiff::Timestamp) -> Result<(), TaskError> {
+    async fn bring(&self, sync: &mut Sync, answered: &[u64], now: jiff::Timestamp) -> Result<(), TaskError> {
         let payloads = self.payloads.blobs().clone();
         tokio::task::spawn_blocking(move || payloads.keep_room()).await?;
         let (usage, fill) = (self.payloads.blobs().usage(), self.outbox.fill());
@@ -373,7 +375,7 @@ impl Up {
             endpoints_seen: count(self.seen.lately(now)),
         };
         let before = sync.head_version();
-        let answer = self.check_in(before, health).await?;
+        let answer = self.check_in(before, health, answered).await?;
         let synced = sync.run(answer.timestamp.as_deref(), now).await?;
         if let Some(version) = synced.filter(|version| *version < before) {
             warn!(
@@ -383,13 +385,13 @@ impl Up {
             self.notices.taken_back(version);
         }
         // Endpoints hear of it when it is here.
-        if sync.note_news(answer.news)? {
+        if sync.note_news(answer.news).await? {
             self.notices.published(answer.news, Audience::Everybody);
         }
         if let Some(version) = synced {
             self.notices.published(version, Audience::Relays);
             // Or else it would look at central as if this had not come until the next check.
-            self.check_in(version, health).await?;
+            self.check_in(version, health, &[]).await?;
         }
         Ok(())
     }
@@ -398,18 +400,18 @@ impl Up {
         &self,
         timestamp_version: u64,
         health: v1::RelayHealth,
+        answered: &[u64],
     ) -> Result<v1::CheckInResponse, TaskError> {
-        let answered: Vec<u64> = self.answers().iter().copied().collect();
         let request = v1::CheckInRequest {
             timestamp_version,
             agent_version: VERSION.to_owned(),
             wanted: Vec::new(),
             relay: Some(health),
-            answered: answered.clone(),
+            answered: answered.to_vec(),
         };
         let answer = self.upstream.check_in(request).await?;
         for id in answered {
-            self.answers().remove(&id);
+            self.answers().remove(id);
         }
         self.ask_again(&answer.resync_endpoints).await?;
         Ok(answer)

@@ -24,7 +24,7 @@ use tierway_common::{
     },
 };
 use tierway_proto::{
-    sync::{CatalogueError, MetadataFrom, tree as bring},
+    sync::{CatalogueError, MetadataFrom, on_disk, tree as bring},
     upstream::Upstream,
 };
 use tracing::info;
@@ -96,6 +96,12 @@ impl Fetcher for Noted {
 pub struct Sync {
     client: Client<Noted>,
     upstream: Upstream,
+    here: Here,
+}
+
+/// What is on this relay's disk; all of it blocks.
+#[derive(Clone, Debug)]
+struct Here {
     trees: Blobs,
     mirror: Mirror,
     trust_dir: PathBuf,
@@ -128,14 +134,15 @@ impl Sync {
         let noted = Noted { from: MetadataFrom(upstream.clone()), mirror: mirror.clone() };
         let client = Client::open(trust_dir, noted, Limits::default())?;
         let policy = format!("policy-{tenant}");
-        mirror.restore().map_err(|source| SyncError::File { file: "head.json".to_owned(), source })?;
-        Ok(Self { client, upstream, trees, mirror, trust_dir: trust_dir.to_owned(), policy })
+        mirror.restore().map_err(head_error)?;
+        let here = Here { trees, mirror, trust_dir: trust_dir.to_owned(), policy };
+        Ok(Self { client, upstream, here })
     }
 
     /// Version of the timestamp that is mirrored.
     #[must_use]
     pub fn head_version(&self) -> u64 {
-        self.mirror.head().timestamp_version
+        self.here.mirror.head().timestamp_version
     }
 
     /// Brings over what is new, and what was lost here; `timestamp` is what a check-in brought, if anything. Returns
@@ -150,31 +157,28 @@ impl Sync {
             Some(bytes) => self.client.refresh_with_timestamp(bytes, now).await?,
             None => self.client.refresh(now).await?,
         };
-        let before = self.mirror.head();
-        let whole = self.trees.pins_if_whole(PINS);
-        let is_new = self.verified("timestamp")? != before.timestamp;
+        let here = self.here.clone();
+        let (is_new, whole) = on_disk(move || {
+            let is_new = here.verified("timestamp")? != here.mirror.head().timestamp;
+            Ok::<_, SyncError>((is_new, here.trees.pins_if_whole(PINS)))
+        })
+        .await?;
         if !is_new && whole.is_some() {
             return Ok(None);
         }
         let complete = whole.unwrap_or_default();
         for (catalogue, target) in &trusted.targets {
-            let cost = bring(&self.upstream, target.sha256, &self.trees, &complete)
+            let cost = bring(&self.upstream, target.sha256, &self.here.trees, &complete)
                 .await
                 .map_err(|source| SyncError::Catalogue { catalogue: catalogue.clone(), source })?;
             if cost.blobs > 0 {
                 info!(catalogue, blobs = cost.blobs, bytes = cost.bytes, "mirrored a catalogue");
             }
         }
-        // What is served is pinned: both, from before the one takes the place of the other until after it.
-        let new = self.reachable(&trusted)?;
-        self.trees.pin(PINS, &self.trees.pins(PINS).union(&new).copied().collect())?;
-        let head = self.publish(&trusted)?;
-        info!(version = head.timestamp_version, "mirrored what is published");
-        self.mirror
-            .set_head(head)
-            .map_err(|source| SyncError::File { file: "head.json".to_owned(), source })?;
-        self.trees.pin(PINS, &new)?;
-        Ok(is_new.then_some(trusted.timestamp_version))
+        let (here, version) = (self.here.clone(), trusted.timestamp_version);
+        on_disk(move || here.take_over(&trusted)).await?;
+        info!(version, "mirrored what is published");
+        Ok(is_new.then_some(version))
     }
 
     /// Notes what the tier above calls news; false when that is not here yet, or no news.
@@ -182,15 +186,30 @@ impl Sync {
     /// # Errors
     ///
     /// When it cannot be kept.
-    pub fn note_news(&self, news: u64) -> Result<bool, SyncError> {
-        let head = self.mirror.head();
+    pub async fn note_news(&self, news: u64) -> Result<bool, SyncError> {
+        let mirror = self.here.mirror.clone();
+        let head = mirror.head();
         if news <= head.news || news > head.timestamp_version {
             return Ok(false);
         }
-        self.mirror
-            .set_head(Head { news, ..Head::clone(&head) })
-            .map_err(|source| SyncError::File { file: "head.json".to_owned(), source })?;
+        on_disk(move || mirror.set_head(Head { news, ..Head::clone(&head) })).await.map_err(head_error)?;
         Ok(true)
+    }
+}
+
+fn head_error(source: io::Error) -> SyncError {
+    SyncError::File { file: "head.json".to_owned(), source }
+}
+
+impl Here {
+    /// Serves this version, whose trees are here, and lets go of those of older ones.
+    fn take_over(&self, trusted: &Trusted) -> Result<(), SyncError> {
+        // What is served is pinned: both, from before the one takes the place of the other until after it.
+        let new = self.reachable(trusted)?;
+        self.trees.pin(PINS, &self.trees.pins(PINS).union(&new).copied().collect())?;
+        self.mirror.set_head(self.publish(trusted)?).map_err(head_error)?;
+        self.trees.pin(PINS, &new)?;
+        Ok(())
     }
 
     /// Puts the verified files where they are served from.

@@ -5,6 +5,7 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -113,16 +114,16 @@ async fn a_relay_follows_to_an_earlier_version_that_is_verified() {
 async fn a_tree_that_does_not_fit_is_an_error_and_not_fetched_for_ever() {
     let (site, dir) = (Site::new(), tempfile::tempdir().unwrap());
     let mut publisher = Publisher::start(&site, &dir.path().join("publisher")).await;
-    publisher.publish_first(&site, 12_000);
+    publisher.publish_first(&site, 8_000);
     let root = publisher.root(CATALOGUE);
     let identity = site.join(&dir.path().join("endpoint"), Role::Endpoint, "web1", None);
     let upstream = Upstream::new(dial::channel(Route::direct(&publisher.address.to_string()), &identity));
     let bring = async |quota_bytes| {
         let options = BlobOptions { quota_bytes, free_floor_bytes: 0 };
         let trees = Blobs::open(&dir.path().join(format!("trees-{quota_bytes}")), options).unwrap();
-        let none = BTreeSet::new();
+        let none = Arc::default();
         let brought = sync::tree(&upstream, root, &trees, &none);
-        (timeout(Duration::from_secs(60), brought).await.expect("it ends"), trees)
+        (timeout(Duration::from_secs(180), brought).await.expect("it ends"), trees)
     };
     let (brought, trees) = bring(1 << 30).await;
     let bytes = trees.usage().bytes;
