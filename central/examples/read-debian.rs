@@ -14,7 +14,9 @@ use std::{
     time::Instant,
 };
 
-use tierway_central::sources::{Source, SourceConfig, State, debian::stanza::Stanzas};
+use tierway_central::sources::{
+    Before, Source, SourceConfig, State, advisories::Advisories, debian::stanza::Stanzas,
+};
 use tierway_common::{
     clock::Clock,
     facts::{Domain, Facts},
@@ -52,7 +54,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let source = Source::new(config, &cache)?;
     let clock = Clock::system();
     let begun = Instant::now();
-    let first = source.sync(&State::New, &BTreeMap::new(), clock.now()).await?;
+    let (none, advisories) = (BTreeMap::new(), Advisories::default());
+    let before = Before { state: &State::New, catalogue: &none, advisories: &advisories };
+    let first = source.sync(before, clock.now()).await?;
     let took = begun.elapsed();
     let bytes = |documents: &BTreeMap<String, bytes::Bytes>| -> usize {
         documents.values().map(bytes::Bytes::len).sum()
@@ -69,7 +73,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("pool documents        {} with {} bytes", first.pool.len(), bytes(&first.pool));
     println!("took                  {took:.2?}");
     let begun = Instant::now();
-    let again = source.sync(&first.state, &first.catalogue, clock.now()).await?;
+    let before = Before { state: &first.state, catalogue: &first.catalogue, advisories: &advisories };
+    let again = source.sync(before, clock.now()).await?;
     println!("again                 unchanged {} in {:.2?}", again.unchanged, begun.elapsed());
     println!("state                 {} bytes", serde_json::to_vec(&again.state)?.len());
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

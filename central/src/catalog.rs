@@ -20,7 +20,7 @@ use tracing::warn;
 
 use crate::{
     model::{Model, UPDATES_MAX, Write},
-    sources::{SourceConfig, State as SourceState, Synced},
+    sources::{SourceConfig, State as SourceState, Synced, advisories::Advisories},
     state::{Change, State},
     store::{
         chunked,
@@ -114,7 +114,8 @@ impl Catalog {
     /// Those of the store.
     pub fn memory(&self, config: &SourceConfig) -> Result<SourceState, CatalogError> {
         let source = config.name();
-        if !self.state.model().catalogues().contains_key(config.catalogue()) {
+        let is_there = |catalogue| self.state.model().catalogues().contains_key(catalogue);
+        if !config.catalogue().is_none_or(is_there) {
             return Ok(SourceState::New);
         }
         let row = tables::SourceMemory { tenant: self.state.tenant(), name: source, chunk: 0 };
@@ -128,6 +129,26 @@ impl Catalog {
         Ok(read.unwrap_or_default())
     }
 
+    /// What the vendors' advisories say, as all sources of that kind remember it.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub fn advisories<'a>(
+        &self,
+        sources: impl IntoIterator<Item = &'a SourceConfig>,
+    ) -> Result<Advisories, CatalogError> {
+        let mut all = Advisories::default();
+        for source in sources.into_iter().filter(|source| source.catalogue().is_none()) {
+            if let SourceState::Msrc(state) = self.memory(source)? {
+                for (article, fix) in &state.advisories().0 {
+                    all.add(article, fix);
+                }
+            }
+        }
+        Ok(all)
+    }
+
     /// Takes over what a source gave. Documents that are no updates, or have rules beyond the limits, are left
     /// out; everything else is on disk and in the model when this returns, together with what the source
     /// remembers.
@@ -136,7 +157,7 @@ impl Catalog {
     ///
     /// [`CatalogError`]; then the next sync begins where this one did.
     pub fn apply(&self, source: &SourceConfig, synced: Synced) -> Result<Applied, CatalogError> {
-        let Synced { unchanged, mut catalogue, pool, state, archive_date, stats: _ } = synced;
+        let Synced { unchanged, mut catalogue, pool, state, archive_date, stats } = synced;
         let memory = pack(&state)?;
         let name = source.name();
         if unchanged {
@@ -151,14 +172,29 @@ impl Catalog {
             })?;
             return Ok(Applied::default());
         }
-        let id = source.catalogue();
-        let (updates, refused) = read_updates(id, &mut catalogue);
+        let Some((id, pool_id)) = source.catalogues()? else {
+            self.state.change(|_, change| {
+                let record = SourceRecord {
+                    last_sync: Some(change.now),
+                    last_error: String::new(),
+                    updates: 0,
+                    archive_date: Some(archive_date),
+                };
+                change.write(Write::Source(name.clone(), record));
+                change.write(Write::SourceMemory(name.clone(), memory));
+                let detail = format!("{} articles", stats.updates);
+                change.audit("central", "sync", format!("source:{name}"), detail);
+                Ok::<_, StoreError>(())
+            })?;
+            return Ok(Applied::default());
+        };
+        let (updates, refused) = read_updates(&id, &mut catalogue);
         let trees = [
             (id.clone(), CatalogueKind::Updates, self.build(catalogue)?),
-            (source.pool_catalogue()?, CatalogueKind::Pool(id.clone()), self.build(pool)?),
+            (pool_id, CatalogueKind::Pool(id.clone()), self.build(pool)?),
         ];
         let (applied, _) = self.state.change(|model, change| {
-            let mut applied = record_updates(model, change, id, updates)?;
+            let mut applied = record_updates(model, change, &id, updates)?;
             applied.refused = refused;
             // Records, then roots, then what the source remembers: after a crash in between it is read as if
             // this had not been, and what is published is what was or what is.
@@ -177,7 +213,7 @@ impl Catalog {
             let record = SourceRecord {
                 last_sync: Some(change.now),
                 last_error: String::new(),
-                updates: live(model, id) + applied.new as u64 - applied.gone as u64,
+                updates: live(model, &id) + applied.new as u64 - applied.gone as u64,
                 archive_date: Some(archive_date),
             };
             change.write(Write::Source(name.clone(), record));
@@ -203,7 +239,7 @@ impl Catalog {
         // What an administrator brought is no configured source's.
         let mut kept = BTreeSet::from([own::catalogue()?]);
         for source in sources {
-            kept.extend([source.catalogue().clone(), source.pool_catalogue()?]);
+            kept.extend(source.catalogues()?.into_iter().flat_map(|(updates, pool)| [updates, pool]));
         }
         let own = own::source()?;
         let named: BTreeSet<_> = sources.iter().map(SourceConfig::name).chain([&own]).collect();

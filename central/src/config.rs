@@ -4,7 +4,11 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use jiff::{civil::Time, tz::TimeZone};
 use serde::Deserialize;
-use tierway_common::{daemon::logging::Log, id::TenantId, transport::accept::Limits};
+use tierway_common::{
+    daemon::logging::Log,
+    id::{CatalogueId, TenantId},
+    transport::accept::Limits,
+};
 
 use crate::{
     enroll::RENEWAL_GRACE,
@@ -176,7 +180,8 @@ impl Config {
             return Err(error("download.concurrency", "between 1 and 64", found));
         }
         for (index, source) in file.source.iter().enumerate() {
-            if [source.name().as_str(), source.catalogue().as_str()].contains(&local::NAME) {
+            let catalogue = source.catalogue().map(|id| id.as_str());
+            if [Some(source.name().as_str()), catalogue].contains(&Some(local::NAME)) {
                 let rule = "another than that of an administrator's own packages";
                 return Err(error("source.name", rule, local::NAME.to_owned()));
             }
@@ -184,9 +189,9 @@ impl Config {
             if others.iter().any(|other| other.name() == source.name()) {
                 return Err(error("source.name", "another for each source", source.name().to_string()));
             }
-            if others.iter().any(|other| other.catalogue() == source.catalogue()) {
-                let found = source.catalogue().to_string();
-                return Err(error("source.catalogue", "another for each source", found));
+            let shared = |id: &&CatalogueId| others.iter().any(|other| other.catalogue() == Some(*id));
+            if let Some(found) = source.catalogue().filter(shared) {
+                return Err(error("source.catalogue", "another for each source", found.to_string()));
             }
         }
         let port = file.listen.port();

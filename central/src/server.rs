@@ -259,7 +259,9 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
         let source = Source::new(config.clone(), &layout.cache())?;
         let fetch =
             config.client().map_err(|source| StartError::Fetch { name: config.name().clone(), source })?;
-        fetches.insert(config.catalogue().clone(), fetch);
+        if let Some(catalogue) = config.catalogue() {
+            fetches.insert(catalogue.clone(), fetch);
+        }
         let feed = Feed { config: config.clone(), source, reading: tokio::sync::Mutex::default() };
         feeds.insert(config.name().clone(), feed);
     }

@@ -9,20 +9,28 @@ use tierway_common::{
     id::{CatalogueId, IdError, SourceId},
     rules::expr::Expr,
 };
+use uuid::Uuid;
 
 use self::{
+    advisories::Advisories,
     debian::{
         Debian,
         archive::SyncError,
         signature::{Keyring, KeyringError},
     },
     fetch::{FetchError, HttpFetch, Retry},
+    msrc::Msrc,
+    offline::Offline,
     sdp::Sdp,
+    wsus::Wsus,
 };
 
 // Vendors.
 pub mod debian;
+pub mod msrc;
+pub mod offline;
 pub mod sdp;
+pub mod wsus;
 
 // An administrator's own.
 pub mod local;
@@ -31,9 +39,11 @@ pub mod local;
 pub mod windows;
 
 // What they share.
+pub mod advisories;
 pub mod fetch;
 pub mod pace;
 pub mod payloads;
+pub mod place;
 pub mod schedule;
 
 #[cfg(any(test, feature = "testing"))]
@@ -47,6 +57,12 @@ pub enum SourceConfig {
     Debian(debian::Config),
     /// A vendor's catalogue of packages for Windows.
     Sdp(sdp::Config),
+    /// An update server, Microsoft's own or a WSUS.
+    Wsus(wsus::Config),
+    /// Microsoft's catalogue for computers without a network, from a file.
+    Offline(offline::Config),
+    /// What Microsoft says of the vulnerabilities that its articles close.
+    Msrc(msrc::Config),
 }
 
 impl SourceConfig {
@@ -56,25 +72,32 @@ impl SourceConfig {
         match self {
             Self::Debian(config) => &config.name,
             Self::Sdp(config) => &config.name,
+            Self::Wsus(config) => &config.name,
+            Self::Offline(config) => &config.name,
+            Self::Msrc(config) => &config.name,
         }
     }
 
-    /// The catalogue of its updates.
+    /// The catalogue of its updates; none of a source that only tells more of others' updates.
     #[must_use]
-    pub fn catalogue(&self) -> &CatalogueId {
+    pub fn catalogue(&self) -> Option<&CatalogueId> {
         match self {
-            Self::Debian(config) => &config.catalogue,
-            Self::Sdp(config) => &config.catalogue,
+            Self::Debian(config) => Some(&config.catalogue),
+            Self::Sdp(config) => Some(&config.catalogue),
+            Self::Wsus(config) => Some(&config.catalogue),
+            Self::Offline(config) => Some(&config.catalogue),
+            Self::Msrc(_) => None,
         }
     }
 
-    /// The catalogue of what its updates may need besides.
+    /// Its catalogues: of its updates, and of what those may need besides.
     ///
     /// # Errors
     ///
     /// [`IdError`] when the name of the catalogue is so long that the suffix does not fit.
-    pub fn pool_catalogue(&self) -> Result<CatalogueId, IdError> {
-        format!("{}-pool", self.catalogue()).parse()
+    pub fn catalogues(&self) -> Result<Option<(CatalogueId, CatalogueId)>, IdError> {
+        let Some(updates) = self.catalogue() else { return Ok(None) };
+        Ok(Some((updates.clone(), format!("{updates}-pool").parse()?)))
     }
 
     /// The computers that its catalogues are for.
@@ -83,6 +106,9 @@ impl SourceConfig {
         match self {
             Self::Debian(config) => config.fits(),
             Self::Sdp(config) => config.fits(),
+            Self::Wsus(config) => config.fits(),
+            Self::Offline(config) => config.fits(),
+            Self::Msrc(_) => Expr::Const(false),
         }
     }
 
@@ -92,15 +118,21 @@ impl SourceConfig {
         match self {
             Self::Debian(_) => "debian",
             Self::Sdp(_) => "sdp",
+            Self::Wsus(_) => "wsus",
+            Self::Offline(_) => "offline",
+            Self::Msrc(_) => "msrc",
         }
     }
 
     /// Where it is.
     #[must_use]
-    pub fn url(&self) -> &str {
+    pub fn url(&self) -> String {
         match self {
-            Self::Debian(config) => &config.url,
-            Self::Sdp(config) => &config.url,
+            Self::Debian(config) => config.url.clone(),
+            Self::Sdp(config) => config.url.clone(),
+            Self::Wsus(config) => config.url.clone(),
+            Self::Offline(config) => config.file.display().to_string(),
+            Self::Msrc(config) => config.urls.join(" "),
         }
     }
 
@@ -109,7 +141,7 @@ impl SourceConfig {
     pub fn suites(&self) -> Vec<String> {
         match self {
             Self::Debian(config) => config.archives().into_iter().map(|archive| archive.suite).collect(),
-            Self::Sdp(_) => Vec::new(),
+            Self::Sdp(_) | Self::Wsus(_) | Self::Offline(_) | Self::Msrc(_) => Vec::new(),
         }
     }
 
@@ -122,6 +154,9 @@ impl SourceConfig {
         let (proxy, timeout): (_, Duration) = match self {
             Self::Debian(config) => (&config.proxy, config.timeout),
             Self::Sdp(config) => (&config.proxy, config.timeout),
+            Self::Wsus(config) => (&config.proxy, config.timeout),
+            Self::Offline(config) => (&None, config.timeout()),
+            Self::Msrc(config) => (&config.proxy, config.timeout),
         };
         HttpFetch::new(proxy.as_deref(), timeout)
     }
@@ -162,6 +197,35 @@ pub enum SourceError {
         /// Why.
         source: Box<sdp::SyncError>,
     },
+    /// The same of an update server.
+    #[error("could not read the source `{name}`")]
+    Wsus {
+        /// Which source.
+        name: SourceId,
+        /// Why.
+        source: Box<wsus::SyncError>,
+    },
+    /// The same of a catalogue in a file.
+    #[error("could not read the source `{name}`")]
+    Offline {
+        /// Which source.
+        name: SourceId,
+        /// Why.
+        source: Box<offline::SyncError>,
+    },
+    /// The same of advisories.
+    #[error("could not read the source `{name}`")]
+    Msrc {
+        /// Which source.
+        name: SourceId,
+        /// Why.
+        source: Box<msrc::SyncError>,
+    },
+}
+
+/// How long a server may be silent, unless configured.
+fn default_timeout() -> Duration {
+    Duration::from_secs(30)
 }
 
 /// A vendor's updates over the network.
@@ -171,6 +235,12 @@ pub enum Source {
     Debian(Box<Debian<HttpFetch>>),
     /// A vendor's catalogue of packages for Windows.
     Sdp(Box<Sdp<HttpFetch>>),
+    /// An update server.
+    Wsus(Box<Wsus<HttpFetch>>),
+    /// Microsoft's catalogue in a file.
+    Offline(Box<Offline>),
+    /// Microsoft's advisories.
+    Msrc(Box<Msrc<HttpFetch>>),
 }
 
 /// What any source remembers from one sync to the next; kept by the caller.
@@ -184,6 +254,23 @@ pub enum State {
     Debian(debian::State),
     /// Of a source of kind `sdp`.
     Sdp(sdp::State),
+    /// Of a source of kind `wsus`.
+    Wsus(wsus::State),
+    /// Of a source of kind `offline`.
+    Offline(offline::State),
+    /// Of a source of kind `msrc`.
+    Msrc(msrc::State),
+}
+
+/// What a source may go by when it is read again.
+#[derive(Clone, Copy, Debug)]
+pub struct Before<'a> {
+    /// What it remembers.
+    pub state: &'a State,
+    /// The documents that its previous sync gave, for updates that have since been superseded.
+    pub catalogue: &'a BTreeMap<String, Bytes>,
+    /// What the vendors' advisories say, to be joined with its updates.
+    pub advisories: &'a Advisories,
 }
 
 /// What a sync gives.
@@ -260,25 +347,43 @@ impl Source {
                 })?;
                 Ok(Self::Sdp(Box::new(Sdp::new(config, fetch, Retry::default()))))
             }
+            SourceConfig::Wsus(config) => {
+                config.check().map_err(|source| SourceError::Wsus {
+                    name: config.name.clone(),
+                    source: Box::new(source),
+                })?;
+                let folder = cache.join(config.name.as_str());
+                let fresh = || Uuid::new_v4().to_string();
+                Ok(Self::Wsus(Box::new(Wsus::new(config, folder, fetch, wsus::RETRY, fresh))))
+            }
+            SourceConfig::Offline(config) => {
+                config.check().map_err(|source| SourceError::Offline {
+                    name: config.name.clone(),
+                    source: Box::new(source),
+                })?;
+                Ok(Self::Offline(Box::new(Offline::new(config))))
+            }
+            SourceConfig::Msrc(config) => {
+                config.check().map_err(|source| SourceError::Msrc {
+                    name: config.name.clone(),
+                    source: Box::new(source),
+                })?;
+                Ok(Self::Msrc(Box::new(Msrc::new(config, fetch, Retry::default()))))
+            }
         }
     }
 
-    /// Reads the vendor's metadata. `catalogue` are the documents that the previous sync gave, for the
-    /// updates that have since been superseded.
+    /// Reads the vendor's metadata.
     ///
     /// # Errors
     ///
-    /// [`SourceError::Sync`], upon which the caller goes on with what it has.
-    pub async fn sync(
-        &self,
-        previous: &State,
-        catalogue: &BTreeMap<String, Bytes>,
-        now: Timestamp,
-    ) -> Result<Synced, SourceError> {
+    /// [`SourceError`] of its kind, upon which the caller goes on with what it has.
+    pub async fn sync(&self, before: Before<'_>, now: Timestamp) -> Result<Synced, SourceError> {
+        let Before { state, catalogue, advisories } = before;
         match self {
             Self::Debian(source) => {
                 let none = debian::State::default();
-                let previous = if let State::Debian(state) = previous { state } else { &none };
+                let previous = if let State::Debian(state) = state { state } else { &none };
                 let synced = source.sync(previous, catalogue, now).await;
                 synced.map(|synced| synced.map(State::Debian)).map_err(|error| SourceError::Sync {
                     name: source.config().name.clone(),
@@ -287,9 +392,36 @@ impl Source {
             }
             Self::Sdp(source) => {
                 let none = sdp::State::default();
-                let previous = if let State::Sdp(state) = previous { state } else { &none };
-                let synced = source.sync(previous, catalogue, now).await;
+                let previous = if let State::Sdp(state) = state { state } else { &none };
+                let synced = source.sync(previous, catalogue, advisories, now).await;
                 synced.map(|synced| synced.map(State::Sdp)).map_err(|error| SourceError::Sdp {
+                    name: source.config().name.clone(),
+                    source: Box::new(error),
+                })
+            }
+            Self::Wsus(source) => {
+                let none = wsus::State::default();
+                let previous = if let State::Wsus(state) = state { state } else { &none };
+                let synced = source.sync(previous, catalogue, advisories, now).await;
+                synced.map(|synced| synced.map(State::Wsus)).map_err(|error| SourceError::Wsus {
+                    name: source.config().name.clone(),
+                    source: Box::new(error),
+                })
+            }
+            Self::Offline(source) => {
+                let none = offline::State::default();
+                let previous = if let State::Offline(state) = state { state } else { &none };
+                let synced = source.sync(previous, catalogue, advisories, now).await;
+                synced.map(|synced| synced.map(State::Offline)).map_err(|error| SourceError::Offline {
+                    name: source.config().name.clone(),
+                    source: Box::new(error),
+                })
+            }
+            Self::Msrc(source) => {
+                let none = msrc::State::default();
+                let previous = if let State::Msrc(state) = state { state } else { &none };
+                let synced = source.sync(previous, now).await;
+                synced.map(|synced| synced.map(State::Msrc)).map_err(|error| SourceError::Msrc {
                     name: source.config().name.clone(),
                     source: Box::new(error),
                 })

@@ -197,7 +197,7 @@ fn a_document_that_is_no_update_of_this_catalogue_is_left_out_and_the_others_com
     }
     let applied = bench.catalog.apply(&bench.source, synced).unwrap();
     assert_eq!(applied, Applied { new: 1, refused: 4, ..Applied::default() });
-    let documents = bench.catalog.documents(bench.source.catalogue()).unwrap();
+    let documents = bench.catalog.documents(bench.source.catalogue().unwrap()).unwrap();
     assert_eq!(documents.keys().collect::<Vec<_>>(), ["update/a_1"]);
 }
 
@@ -211,7 +211,11 @@ fn a_failed_sync_is_shown_and_the_next_good_one_clears_it() {
     let unchanged = Synced { unchanged: true, ..bench.synced(&[]) };
     bench.catalog.apply(&bench.source, unchanged).unwrap();
     assert_eq!((record().last_error.as_str(), record().updates), ("", 1));
-    assert_eq!(bench.catalog.documents(bench.source.catalogue()).unwrap().len(), 1, "and nothing is gone");
+    assert_eq!(
+        bench.catalog.documents(bench.source.catalogue().unwrap()).unwrap().len(),
+        1,
+        "and nothing is gone"
+    );
 }
 
 #[test]

@@ -55,7 +55,7 @@ fn depot(on_demand: bool) -> Depot {
         bench.state.clone(),
         bench.trees.clone(),
         blobs(dir.path()),
-        [(bench.source.catalogue().clone(), vendor.clone())].into(),
+        [(bench.source.catalogue().unwrap().clone(), vendor.clone())].into(),
         Options::default(),
         on_demand,
         Stop::new(),
@@ -97,7 +97,7 @@ async fn without_permission_nothing_is_fetched_on_demand() {
 #[tokio::test]
 async fn a_node_of_a_published_tree_is_served_too() {
     let depot = depot(false);
-    let root = depot.bench.state.model().catalogues()[depot.bench.source.catalogue()].root;
+    let root = depot.bench.state.model().catalogues()[depot.bench.source.catalogue().unwrap()].root;
     assert!(depot.payloads.open(&root).is_some());
 }
 

@@ -2,6 +2,7 @@
 //! next run.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, PoisonError},
     time::Duration,
 };
@@ -31,7 +32,7 @@ use crate::{
     layout::Layout,
     publish::{News, Outcome},
     roots,
-    sources::schedule::next_daily,
+    sources::{Before, schedule::next_daily},
 };
 
 /// Publications are at least so far apart; what changes meanwhile goes into the next.
@@ -183,7 +184,11 @@ impl Central {
     /// Reads every source; one that fails does not keep the others from being read.
     async fn read_sources(self: &Arc<Self>) -> Result<(), TaskError> {
         let mut first = None;
-        for name in self.feeds.keys() {
+        // Those that tell of others' updates first.
+        let (mut names, rest): (Vec<_>, Vec<_>) =
+            self.feeds.iter().partition(|(_, feed)| feed.config.catalogue().is_none());
+        names.extend(rest);
+        for (name, _) in names {
             if let Err(error) = self.read_source(name).await {
                 warn!(source = %name, error = %Chain(error.as_ref()), "could not read a source");
                 first.get_or_insert(error);
@@ -211,14 +216,17 @@ impl Central {
 
     async fn read_feed(self: &Arc<Self>, feed: &Feed) -> Result<Applied, TaskError> {
         let config = feed.config.clone();
-        let (memory, documents) = blocking(self, move |central| {
-            Ok::<_, crate::catalog::CatalogError>((
-                central.catalog.memory(&config)?,
-                central.catalog.documents(config.catalogue())?,
-            ))
+        let (memory, documents, advisories) = blocking(self, move |central| {
+            let documents = match config.catalogue() {
+                Some(catalogue) => central.catalog.documents(catalogue)?,
+                None => BTreeMap::new(),
+            };
+            let advisories = central.catalog.advisories(&central.config.sources)?;
+            Ok::<_, crate::catalog::CatalogError>((central.catalog.memory(&config)?, documents, advisories))
         })
         .await??;
-        let synced = feed.source.sync(&memory, &documents, self.state.now()).await?;
+        let before = Before { state: &memory, catalogue: &documents, advisories: &advisories };
+        let synced = feed.source.sync(before, self.state.now()).await?;
         let config = feed.config.clone();
         let applied = blocking(self, move |central| {
             central.payloads.blobs().keep_room();

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
+pub mod post;
+
 /// Slowest rate that is still called progress, in bytes per second: below it a server only holds us.
 const RATE_MIN: u64 = 2048;
 

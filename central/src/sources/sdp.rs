@@ -1,35 +1,32 @@
 //! The source `sdp`: a hardware or software vendor's catalogue of packages for Windows, by URL or from a file.
 //!
-//! What is believed: a server that TLS authenticates, or a file that the administrator put there. A plain
-//! `http://` address is refused unless the configuration says otherwise. A catalogue is a cabinet of documents
+//! What is believed: a server that TLS authenticates, or a file that the administrator put there; where the configuration
+//! names a SHA-256 only the file that has it. A plain `http://` address is refused unless the configuration says
+//! otherwise. A cabinet's own signature (Authenticode) is not checked. A catalogue is a cabinet of documents
 //! or one document; a package in it that cannot be understood is left out and logged, the others count.
 
-use std::{
-    collections::BTreeMap,
-    fs::File,
-    io::{Cursor, Read as _},
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeMap, io::Cursor, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tierway_common::{
     daemon::chain::Chain,
-    id::{CatalogueId, SourceId, UpdateId},
+    id::{CatalogueId, SourceId},
     rules::expr::{Expr, OsTest},
-    schema::Update,
     trust::digest::Digest,
 };
 use tracing::warn;
 
 use super::{
     Stats, Synced,
+    advisories::Advisories,
     fetch::{self, Fetch, FetchError, Retry, Validators, Whole},
+    place::{self, Place, PlaceError, PlainHttp},
     windows::{
         cabinet::{self, Cabinet, CabinetError},
-        lower::{self, Revisions},
+        documents::{self, Documents, EncodeError},
+        lower::Revisions,
         rules::Tally,
         sdp::{self, PackageError},
         update::ReadError,
@@ -43,21 +40,10 @@ const PACKED_BYTES_MAX: u64 = 512 << 20;
 const PACKAGES_MAX: usize = 100_000;
 
 /// Raised whenever the same catalogue gives other documents than before, so that they are made anew.
-const LOWERING: u32 = 1;
+const LOWERING: u32 = 2;
 
 /// So many packages that cannot be understood are logged one by one.
 const LOGGED_MAX: usize = 5;
-
-/// What to do with an address that anybody on the way can answer for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PlainHttp {
-    /// It is refused.
-    #[default]
-    Refuse,
-    /// What comes is believed.
-    Accept,
-}
 
 /// A source of kind `sdp`, as written in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +55,9 @@ pub struct Config {
     pub catalogue: CatalogueId,
     /// `https://…`, or the absolute path of a file.
     pub url: String,
+    /// SHA-256 of the one file that is believed; without it whatever is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<Digest>,
     /// Whether an `http://` address is believed.
     #[serde(default)]
     pub plain_http: PlainHttp,
@@ -76,19 +65,8 @@ pub struct Config {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<String>,
     /// How long a server may be silent.
-    #[serde(default = "default_timeout", with = "humantime_serde")]
+    #[serde(default = "super::default_timeout", with = "humantime_serde")]
     pub timeout: Duration,
-}
-
-fn default_timeout() -> Duration {
-    Duration::from_secs(30)
-}
-
-/// Where a catalogue is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Place {
-    File(PathBuf),
-    Url,
 }
 
 impl Config {
@@ -102,49 +80,28 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// [`SyncError::PlainHttp`], [`SyncError::Place`].
+    /// [`SyncError::Place`].
     pub fn check(&self) -> Result<(), SyncError> {
         self.place().map(|_| ())
     }
 
     fn place(&self) -> Result<Place, SyncError> {
-        let url = &self.url;
-        if url.starts_with("https://") || (url.starts_with("http://") && self.plain_http == PlainHttp::Accept)
-        {
-            return Ok(Place::Url);
-        }
-        if url.starts_with("http://") {
-            return Err(SyncError::PlainHttp { url: url.clone() });
-        }
-        let path = Path::new(url);
-        if path.is_absolute() {
-            Ok(Place::File(path.to_owned()))
-        } else {
-            Err(SyncError::Place { url: url.clone() })
-        }
+        Ok(Place::of(&self.url, self.plain_http)?)
     }
 
     /// Digest of everything that the documents depend on besides the catalogue.
-    fn fingerprint(&self) -> Digest {
-        Digest::of(format!("{LOWERING} {} {}", self.catalogue, self.url).as_bytes())
+    fn fingerprint(&self, advisories: &Advisories) -> Digest {
+        let advisories = advisories.digest();
+        Digest::of(format!("{LOWERING} {} {} {advisories}", self.catalogue, self.url).as_bytes())
     }
 }
 
 /// A catalogue that could not be had or is none; what was read before stays.
 #[derive(Debug, thiserror::Error)]
 pub enum SyncError {
-    /// An address without TLS.
-    #[error("`{url}` is not authenticated: use https, or say `plain_http = \"accept\"`")]
-    PlainHttp {
-        /// The address.
-        url: String,
-    },
-    /// Neither an address nor a path.
-    #[error("`{url}` must be an https address or an absolute path")]
-    Place {
-        /// What is there instead.
-        url: String,
-    },
+    /// Where it is said to be, or the file there.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
     /// It could not be fetched.
     #[error("could not fetch the catalogue")]
     Fetch(#[from] FetchError),
@@ -154,19 +111,15 @@ pub enum SyncError {
         /// The address.
         url: String,
     },
-    /// The file could not be read.
-    #[error("could not read `{path}`")]
-    File {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// It is too long.
-    #[error("`{url}` is longer than {PACKED_BYTES_MAX} bytes")]
-    TooLong {
+    /// It is another file than the named one.
+    #[error("`{url}` has the digest {found}, not {expected} as configured")]
+    Pinned {
         /// The address or path.
         url: String,
+        /// As configured.
+        expected: Digest,
+        /// As it is.
+        found: Digest,
     },
     /// Its cabinet.
     #[error("could not unpack the catalogue")]
@@ -189,13 +142,8 @@ pub enum SyncError {
     #[error("the catalogue has more than {PACKAGES_MAX} packages")]
     TooMany,
     /// A document could not be written.
-    #[error("could not write the document of `{id}`")]
-    Encode {
-        /// Which update.
-        id: UpdateId,
-        /// Why.
-        source: serde_json::Error,
-    },
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
     /// The thread that read it is gone.
     #[error("reading the catalogue was interrupted")]
     Broken,
@@ -246,18 +194,23 @@ impl<F: Fetch> Sdp<F> {
         &self,
         previous: &State,
         catalogue: &BTreeMap<String, Bytes>,
+        advisories: &Advisories,
         now: Timestamp,
     ) -> Result<Synced<State>, SyncError> {
-        let fingerprint = Some(self.config.fingerprint());
+        let fingerprint = Some(self.config.fingerprint(advisories));
         let known = previous.fingerprint == fingerprint && previous.content.is_some();
         let unchanged = |state: State| {
             let date = state.date.unwrap_or(Timestamp::UNIX_EPOCH);
             Synced::unchanged(state, date)
         };
         let (bytes, validators) = match self.config.place()? {
-            Place::File(path) => (read(path, &self.config.url).await?, Validators::default()),
-            Place::Url => {
-                let url = &self.config.url;
+            Place::File(path) => {
+                let read = move || place::read(&path, PACKED_BYTES_MAX);
+                let bytes = tokio::task::spawn_blocking(read).await.map_err(|_| SyncError::Broken)??;
+                (bytes, Validators::default())
+            }
+            Place::Url(url) => {
+                let url = &url;
                 let validators = known.then_some(&previous.validators);
                 match fetch::whole(&self.fetch, url, validators, PACKED_BYTES_MAX, self.retry).await? {
                     Whole::NotModified => return Ok(unchanged(previous.clone())),
@@ -266,11 +219,21 @@ impl<F: Fetch> Sdp<F> {
                 }
             }
         };
-        let content = Some(Digest::of(&bytes));
+        let found = Digest::of(&bytes);
+        if let Some(expected) = self.config.sha256.filter(|expected| *expected != found) {
+            return Err(SyncError::Pinned { url: self.config.url.clone(), expected, found });
+        }
+        let content = Some(found);
         if known && previous.content == content {
             return Ok(unchanged(State { validators, ..previous.clone() }));
         }
-        let work = Work { config: self.config.clone(), bytes, catalogue: catalogue.clone(), now };
+        let work = Work {
+            config: self.config.clone(),
+            bytes,
+            catalogue: catalogue.clone(),
+            advisories: advisories.clone(),
+            now,
+        };
         // Unpacking and reading 100 MB takes longer than a task may hold its thread.
         let made = tokio::task::spawn_blocking(move || work.run()).await.map_err(|_| SyncError::Broken)??;
         Ok(Synced {
@@ -284,28 +247,12 @@ impl<F: Fetch> Sdp<F> {
     }
 }
 
-async fn read(path: PathBuf, url: &str) -> Result<Bytes, SyncError> {
-    let error = {
-        let path = path.clone();
-        move |source| SyncError::File { path, source }
-    };
-    let read = move || {
-        let mut bytes = Vec::new();
-        File::open(&path)?.take(PACKED_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let bytes = tokio::task::spawn_blocking(read).await.map_err(|_| SyncError::Broken)?.map_err(error)?;
-    if bytes.len() as u64 > PACKED_BYTES_MAX {
-        return Err(SyncError::TooLong { url: url.to_owned() });
-    }
-    Ok(bytes.into())
-}
-
 /// What is done with the catalogue, away from the network.
 struct Work {
     config: Config,
     bytes: Bytes,
     catalogue: BTreeMap<String, Bytes>,
+    advisories: Advisories,
     now: Timestamp,
 }
 
@@ -346,7 +293,7 @@ impl Packages {
 
 impl Work {
     fn run(self) -> Result<Made, SyncError> {
-        let Self { config, bytes, catalogue, now } = self;
+        let Self { config, bytes, catalogue, advisories, now } = self;
         let mut read = Packages::default();
         if cabinet::is_cabinet(&bytes) {
             let ends = [".xml", ".sdp"];
@@ -365,34 +312,13 @@ impl Work {
         for error in failed.iter().take(LOGGED_MAX) {
             warn!(source = %config.name, error = %Chain(error), "left out a package of a catalogue");
         }
-        let released = |id: &UpdateId| {
-            let document = catalogue.get(&format!("update/{}", id.name()));
-            let before = document.and_then(|json| serde_json::from_slice::<Update>(json).ok());
-            before.map_or(now, |update| update.released)
-        };
-        let lowered = lower::lower(&config.catalogue, &revisions, &released);
-        for (id, reason) in lowered.left_out.iter().take(LOGGED_MAX) {
-            warn!(source = %config.name, update = %id, reason, "left out an update of a catalogue");
-        }
-        let left_out = failed.len() + lowered.left_out.len();
+        let Documents { catalogue, date, mut stats, left_out } =
+            documents::make(&config.name, &config.catalogue, &revisions, &catalogue, &advisories, now)?;
+        let left_out = failed.len() + left_out;
         if left_out > 0 {
             warn!(source = %config.name, left_out, packages, "a catalogue could not be understood in full");
         }
-        let stats = Stats {
-            updates: lowered.updates.len(),
-            superseded: lowered.updates.values().filter(|update| !update.superseded_by.is_empty()).count(),
-            packages,
-            pool: 0,
-        };
-        let date = revisions.iter().filter_map(|revision| revision.created).max();
-        let catalogue = lowered
-            .updates
-            .into_iter()
-            .map(|(id, update)| match serde_json::to_vec(&update) {
-                Ok(json) => Ok((format!("update/{}", id.name()), json.into())),
-                Err(source) => Err(SyncError::Encode { id, source }),
-            })
-            .collect::<Result<_, _>>()?;
+        stats.packages = packages;
         Ok(Made { catalogue, date, stats })
     }
 }

@@ -18,4 +18,5 @@ pub mod sdp;
 pub mod update;
 
 // What is made of it.
+pub mod documents;
 pub mod lower;

@@ -3,7 +3,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tierway_central::{decide, publish::Outcome, server::Central};
+use tierway_central::{
+    decide,
+    publish::Outcome,
+    server::Central,
+    sources::{Before, advisories::Advisories},
+};
 use tierway_common::{
     clock::Clock,
     transport::{
@@ -48,8 +53,10 @@ impl Driver {
         let central = self.central();
         for feed in central.feeds.values() {
             let memory = central.catalog.memory(&feed.config).unwrap();
-            let documents = central.catalog.documents(feed.config.catalogue()).unwrap();
-            let synced = feed.source.sync(&memory, &documents, Clock::system().now()).await.unwrap();
+            let documents = central.catalog.documents(feed.config.catalogue().unwrap()).unwrap();
+            let advisories = Advisories::default();
+            let before = Before { state: &memory, catalogue: &documents, advisories: &advisories };
+            let synced = feed.source.sync(before, Clock::system().now()).await.unwrap();
             let (central, config) = (central.clone(), feed.config.clone());
             let applied = tokio::task::spawn_blocking(move || central.catalog.apply(&config, synced));
             applied.await.unwrap().unwrap();

@@ -39,7 +39,9 @@ fn known_keys<T: DeserializeOwned + std::fmt::Debug>(before: &str) -> BTreeSet<S
 /// A sample's line without the marks that comment it out, when it then is a section or a key with a value.
 fn setting(line: &str) -> Option<&str> {
     let line = line.trim_start_matches("# ");
-    let is_key = |key: &str| !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    let is_key = |key: &str| {
+        !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+    };
     let is_section = line.starts_with('[') && line.ends_with(']');
     (is_section || line.split_once(" = ").is_some_and(|(key, _)| is_key(key))).then_some(line)
 }
@@ -74,7 +76,7 @@ fn check_keys<T: DeserializeOwned + std::fmt::Debug>(file: &str, sections: &[(&s
 }
 
 /// Every kind of source, ascending.
-const KINDS: [&str; 2] = ["debian", "sdp"];
+const KINDS: [&str; 5] = ["debian", "msrc", "offline", "sdp", "wsus"];
 
 /// Keys of central's sources by kind, which chooses them and is none of them.
 fn sources(sample: &str) -> BTreeMap<String, BTreeSet<String>> {

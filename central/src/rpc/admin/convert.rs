@@ -451,7 +451,7 @@ pub(super) fn source(model: &Model, feed: &Feed) -> v1::Source {
     v1::Source {
         name: config.name().to_string(),
         kind: config.kind().to_owned(),
-        url: config.url().to_owned(),
+        url: config.url(),
         last_sync: millis(record.last_sync),
         last_error: record.last_error,
         updates: record.updates,

@@ -7,6 +7,8 @@ use tierway_common::schema::PoolEntry;
 
 use super::*;
 use crate::sources::{
+    Before,
+    advisories::Advisories,
     fetch::HttpFetch,
     testing::{Manner, Server, Suite, new_key, public, stanza, xz},
 };
@@ -587,14 +589,17 @@ async fn the_real_security_archive_is_read() {
     let source = crate::sources::Source::new(config, cache.path()).unwrap();
     let began = std::time::Instant::now();
     let none = BTreeMap::new();
-    let synced = match source.sync(&crate::sources::State::New, &none, now()).await {
+    let (new, advisories) = (crate::sources::State::New, Advisories::default());
+    let before = Before { state: &new, catalogue: &none, advisories: &advisories };
+    let synced = match source.sync(before, now()).await {
         Ok(synced) => synced,
         Err(error) if chain(&error).contains("could not reach") => return skip("no network"),
         Err(error) => panic!("{}", chain(&error)),
     };
     println!("{:?} in {:.1?}, archive of {}", synced.stats, began.elapsed(), synced.archive_date);
     assert!(synced.stats.updates > 100 && synced.stats.packages > 1000);
-    let again = source.sync(&synced.state, &synced.catalogue, now()).await.unwrap();
+    let before = Before { state: &synced.state, catalogue: &synced.catalogue, advisories: &advisories };
+    let again = source.sync(before, now()).await.unwrap();
     assert!(again.unchanged);
     for document in synced.catalogue.values() {
         let update: Update = serde_json::from_slice(document).unwrap();

@@ -3,7 +3,7 @@ use std::{fs, path::Path};
 use tierway_common::{
     facts::{Domain, Facts},
     rules::{Verdict, verdict},
-    schema::{Install, Severity, UpdateClass},
+    schema::{Install, Severity, Update, UpdateClass},
 };
 
 use super::*;
@@ -94,7 +94,10 @@ async fn a_catalogue_gives_the_same_updates_as_a_cabinet_as_one_document_and_as_
         format!("{}/whole.xml", server.url),
         file.display().to_string(),
     ] {
-        let synced = source(&url).sync(&State::default(), &BTreeMap::new(), now()).await.unwrap();
+        let synced = source(&url)
+            .sync(&State::default(), &BTreeMap::new(), &Advisories::default(), now())
+            .await
+            .unwrap();
         assert_eq!((synced.unchanged, synced.stats.updates, synced.stats.superseded), (false, 2, 1), "{url}");
         assert_eq!(synced.archive_date, "2026-01-02T03:04:05Z".parse().unwrap());
         all.push(synced.catalogue);
@@ -107,7 +110,7 @@ async fn a_package_says_what_it_is_for_whom_and_how_it_is_installed() {
     let server = Server::start().await;
     server.put("/c.xml", package(2, "2.0", &[]));
     let synced = source(&format!("{}/c.xml", server.url))
-        .sync(&State::default(), &BTreeMap::new(), now())
+        .sync(&State::default(), &BTreeMap::new(), &Advisories::default(), now())
         .await
         .unwrap();
     let update = &updates(&synced)[guid(2).as_str()];
@@ -158,12 +161,13 @@ async fn what_did_not_change_is_not_made_anew() {
     let url = format!("{}/c.xml", server.url);
     server.put("/c.xml", package(1, "1.0", &[]));
     let source = source(&url);
-    let first = source.sync(&State::default(), &BTreeMap::new(), now()).await.unwrap();
-    let again = source.sync(&first.state, &first.catalogue, now()).await.unwrap();
+    let first =
+        source.sync(&State::default(), &BTreeMap::new(), &Advisories::default(), now()).await.unwrap();
+    let again = source.sync(&first.state, &first.catalogue, &Advisories::default(), now()).await.unwrap();
     assert!(again.unchanged);
     assert_eq!(again.state.content, first.state.content);
     server.put("/c.xml", package(1, "1.1", &[]));
-    let changed = source.sync(&again.state, &first.catalogue, now()).await.unwrap();
+    let changed = source.sync(&again.state, &first.catalogue, &Advisories::default(), now()).await.unwrap();
     assert!(!changed.unchanged);
     assert_ne!(changed.catalogue, first.catalogue);
 }
@@ -177,7 +181,9 @@ async fn a_package_that_is_none_is_left_out_and_the_others_count() {
     server.put("/cut.xml", package(1, "1.0", &[]).replace("</sdp:SoftwareDistributionPackage>", ""));
     server.put("/none.cab", &b"MSCF"[..]);
     let sync = async |name: &str| {
-        source(&format!("{}/{name}", server.url)).sync(&State::default(), &BTreeMap::new(), now()).await
+        source(&format!("{}/{name}", server.url))
+            .sync(&State::default(), &BTreeMap::new(), &Advisories::default(), now())
+            .await
     };
     let synced = sync("c.xml").await.unwrap();
     assert_eq!((synced.stats.updates, synced.stats.packages), (1, 2));
@@ -193,6 +199,23 @@ async fn a_package_that_is_none_is_left_out_and_the_others_count() {
 }
 
 #[tokio::test]
+async fn only_the_file_with_the_named_digest_is_believed() {
+    let server = Server::start().await;
+    let text = package(1, "1.0", &[]);
+    server.put("/a.xml", text.clone());
+    let url = format!("{}/a.xml", server.url);
+    let named = |digest| {
+        let config = Config { sha256: Some(digest), ..config(&url) };
+        Sdp::new(config, HttpFetch::new(None, Duration::from_secs(10)).unwrap(), RETRY)
+    };
+    let (none, advisories) = (BTreeMap::new(), Advisories::default());
+    let sync = async |digest| named(digest).sync(&State::default(), &none, &advisories, now()).await;
+    assert_eq!(sync(Digest::of(text.as_bytes())).await.unwrap().stats.updates, 1);
+    let error = sync(Digest::of(b"other")).await.unwrap_err();
+    assert!(matches!(error, SyncError::Pinned { .. }), "{error}");
+}
+
+#[tokio::test]
 async fn an_address_that_is_not_authenticated_is_refused_unless_it_is_allowed() {
     for (url, wanted) in [
         ("http://127.0.0.1:1/c.cab", "is not authenticated"),
@@ -202,7 +225,10 @@ async fn an_address_that_is_not_authenticated_is_refused_unless_it_is_allowed() 
     ] {
         let config = Config { plain_http: PlainHttp::Refuse, ..config(url) };
         let source = Sdp::new(config, HttpFetch::new(None, Duration::from_secs(1)).unwrap(), RETRY);
-        let error = source.sync(&State::default(), &BTreeMap::new(), now()).await.unwrap_err();
+        let error = source
+            .sync(&State::default(), &BTreeMap::new(), &Advisories::default(), now())
+            .await
+            .unwrap_err();
         assert!(error.to_string().contains(wanted), "{url}: {error}");
     }
     assert!(!Path::new("/nowhere").exists());

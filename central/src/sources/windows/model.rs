@@ -161,7 +161,7 @@ impl Revision {
 }
 
 /// How the vendors rate.
-pub(super) fn severity(text: &str) -> Severity {
+pub(in crate::sources) fn severity(text: &str) -> Severity {
     match text.to_ascii_lowercase().as_str() {
         "critical" => Severity::Critical,
         "important" => Severity::Important,
@@ -188,7 +188,7 @@ pub(super) fn class(text: &str) -> Option<UpdateClass> {
 }
 
 /// A date as the vendors write it; one without a zone is UTC.
-pub(super) fn moment(text: &str) -> Option<Timestamp> {
+pub(in crate::sources) fn moment(text: &str) -> Option<Timestamp> {
     let civil = || Some(text.parse::<DateTime>().ok()?.to_zoned(TimeZone::UTC).ok()?.timestamp());
     text.parse().ok().or_else(civil)
 }
