@@ -9,7 +9,7 @@
 
 pub mod timetable;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, ops::RangeInclusive, time::Duration};
 
 use jiff::{
     SignedDuration, Timestamp, ToSpan,
@@ -252,8 +252,7 @@ impl Calendar {
         let (from_day, to_day) = (day_before(self.local(from)), day_after(self.local(to)));
         let (first, last) = (month_of(from_day, -self.spill()), month_of(to_day, self.spill()));
         (first..=last)
-            .flat_map(|month| self.civil_starts(month))
-            .filter(|start| (from_day..=to_day).contains(&start.date()))
+            .flat_map(|month| self.civil_starts(month, from_day..=to_day))
             .map(|start| self.moment(start))
             .filter(|start| (from..=to).contains(start))
             .collect()
@@ -271,22 +270,22 @@ impl Calendar {
                 break;
             }
             let best_day = best.map_or(Date::MAX, |best| day_after(self.local(best)));
-            let found = self
-                .civil_starts(month)
-                .filter(|start| (from_day..=best_day).contains(&start.date()))
-                .map(|start| self.moment(start))
-                .filter(|start| *start > after)
-                .min();
+            // Of each rule the first is enough: its days ascend.
+            let first = |rule| {
+                let days = days_of(rule, month, from_day..=best_day);
+                days.map(|day| self.moment(day.to_datetime(rule.at))).find(|start| *start > after)
+            };
+            let found = self.rules.iter().filter_map(first).min();
             best = best.into_iter().chain(found).min();
         }
         best
     }
 
-    /// The local starts of all rules whose months contain this one (see [`month_of`]), in no order.
-    fn civil_starts(&self, month: i32) -> impl Iterator<Item = DateTime> {
+    /// The local starts on `days` of all rules whose months contain this one (see [`month_of`]), in no order.
+    fn civil_starts(&self, month: i32, days: RangeInclusive<Date>) -> impl Iterator<Item = DateTime> {
         self.rules
             .iter()
-            .flat_map(move |rule| days_of(rule, month).into_iter().map(|day| day.to_datetime(rule.at)))
+            .flat_map(move |rule| days_of(rule, month, days.clone()).map(move |day| day.to_datetime(rule.at)))
     }
 
     fn moment(&self, local: DateTime) -> Timestamp {
@@ -314,7 +313,7 @@ pub fn check_window(window: &Window, own: &TimeZone, now: Timestamp) -> Result<(
     }
     let begin = month_of(calendar.local(now), 0);
     let starts: BTreeSet<Timestamp> = (begin..begin + CHECKED_MONTHS)
-        .flat_map(|month| calendar.civil_starts(month))
+        .flat_map(|month| calendar.civil_starts(month, Date::MIN..=Date::MAX))
         .map(|start| calendar.moment(start))
         .collect();
     let always = calendar.merged(&starts).find(|found| found.length() > calendar.longest());
@@ -376,31 +375,30 @@ fn out_of_range(what: &'static str, range: &'static str, found: &dyn std::fmt::D
     CalendarError::Range { what, range, found: found.to_string() }
 }
 
-/// The days that a rule names in one month; with [`Days::After`] they may lie in another one.
-fn days_of(rule: &Recurrence, month: i32) -> Vec<Date> {
-    let Some(first) = first_of(month) else { return Vec::new() };
-    if !rule.months.is_empty() && !rule.months.contains(&first.month()) {
-        return Vec::new();
-    }
-    let every =
-        || (1..=first.days_in_month()).filter_map(|day| Date::new(first.year(), first.month(), day).ok());
-    match &rule.on {
-        Days::Every => every().collect(),
-        Days::Weekly(days) => {
-            let days: Vec<_> = days.iter().map(|day| civil_weekday(*day)).collect();
-            every().filter(|date| days.contains(&date.weekday())).collect()
-        }
-        Days::Nth(nth, day) => nth_of(first, *nth, *day).into_iter().collect(),
-        Days::After(nth, day, later) => {
-            let anchor = nth_of(first, *nth, *day);
-            anchor.and_then(|date| date.checked_add(i32::from(*later).days()).ok()).into_iter().collect()
-        }
+/// Those of `days` that a rule names in one month, ascending; with [`Days::After`] they may lie in another one.
+fn days_of(rule: &Recurrence, month: i32, days: RangeInclusive<Date>) -> impl Iterator<Item = Date> {
+    let first =
+        first_of(month).filter(|first| rule.months.is_empty() || rule.months.contains(&first.month()));
+    let one = first.and_then(|first| match &rule.on {
+        Days::Every | Days::Weekly(_) => None,
+        Days::Nth(nth, day) => nth_of(first, *nth, *day),
+        Days::After(nth, day, later) => nth_of(first, *nth, *day)?.checked_add(i32::from(*later).days()).ok(),
         Days::Day(day) => {
-            let length = first.days_in_month();
-            let day = if *day < 0 { length + 1 + day } else { *day };
-            Date::new(first.year(), first.month(), day).into_iter().collect()
+            let day = if *day < 0 { first.days_in_month() + 1 + day } else { *day };
+            Date::new(first.year(), first.month(), day).ok()
         }
-    }
+    });
+    let named = |day: &Date| match &rule.on {
+        Days::Every => true,
+        Days::Weekly(weekdays) => weekdays.iter().any(|named| civil_weekday(*named) == day.weekday()),
+        Days::Nth(..) | Days::After(..) | Days::Day(_) => false,
+    };
+    let end = first.map(|first| first.last_of_month().min(*days.end()));
+    let begin = first.map(|first| first.max(*days.start()));
+    let begin = begin.filter(|_| matches!(rule.on, Days::Every | Days::Weekly(_)));
+    let every = std::iter::successors(begin, |day| day.tomorrow().ok());
+    let every = every.take_while(move |day| end.is_some_and(|end| *day <= end)).filter(named);
+    one.filter(|day| days.contains(day)).into_iter().chain(every)
 }
 
 fn nth_of(first: Date, nth: i8, day: Weekday) -> Option<Date> {
