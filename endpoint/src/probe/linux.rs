@@ -55,12 +55,18 @@ impl System {
         self.root == Path::new("/")
     }
 
-    async fn sessions(&self, processes: &[Process], users: &[User], problems: &mut Vec<Problem>) -> People {
+    /// Who is there, as logind says; where none runs, as `processes` tell, which are only read then.
+    async fn sessions(
+        &self,
+        processes: impl FnOnce() -> Vec<Process>,
+        users: &[User],
+        problems: &mut Vec<Problem>,
+    ) -> People {
         match logind::people(&self.bus).await {
             Ok(people) => people,
             // No logind: a machine without systemd, or a container.
             Err(LogindError::Nobody(_)) => {
-                let sessions = terminals::sessions(processes, &self.dev, users);
+                let sessions = terminals::sessions(&processes(), &self.dev, users);
                 People { sessions: Some(sessions), ..People::default() }
             }
             Err(error) => {
@@ -77,7 +83,7 @@ impl System {
         problems: &mut Vec<Problem>,
     ) -> People {
         let users = users(&self.root);
-        let mut people = self.sessions(processes, &users, problems).await;
+        let mut people = self.sessions(|| processes.to_vec(), &users, problems).await;
         let mut homes: Vec<&Path> = Vec::new();
         for session in people.sessions.iter().flatten() {
             if let Some(user) = users.iter().find(|user| user.uid == session.uid)
@@ -127,8 +133,8 @@ impl Surroundings for System {
     fn logged_in(&self, uid: u32) -> BoxFuture<'_, bool> {
         Box::pin(async move {
             // Whoever is logged in here may ask also when another root is what is patched.
-            let processes = processes(&self.proc).unwrap_or_default();
-            let people = self.sessions(&processes, &[], &mut Vec::new()).await;
+            let processes = || processes(&self.proc).unwrap_or_default();
+            let people = self.sessions(processes, &[], &mut Vec::new()).await;
             people.sessions.iter().flatten().any(|session| session.uid == uid)
         })
     }
