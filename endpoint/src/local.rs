@@ -3,7 +3,8 @@
 //!
 //! Everybody may connect; who calls is known by the kernel's word. Root may call everything, whoever is logged
 //! in all but a check, and nobody else anything. What a person may wish is the service level's to say, see
-//! [`crate::wishes::permit`].
+//! [`crate::wishes::permit`]; how often he may ask and how many connections he may have is limited, so that nobody
+//! shuts others out.
 
 mod convert;
 #[cfg_attr(unix, path = "local/unix.rs")]
@@ -11,6 +12,8 @@ mod convert;
 mod door;
 #[cfg(unix)]
 pub mod notify;
+mod pace;
+mod places;
 pub mod screen;
 pub mod terminal;
 
@@ -18,7 +21,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -34,12 +37,16 @@ use tierway_proto::v1::{
     local_client::LocalClient,
     local_server::{Local, LocalServer},
 };
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tonic::{
     Request, Response, Status,
     transport::{Channel, Endpoint, Server},
 };
 
+use self::{
+    pace::Pace,
+    places::{Full, Places},
+};
 use crate::{
     due::Due,
     probe::Surroundings,
@@ -77,9 +84,7 @@ pub enum WishError {
 pub const ASKS: usize = 16;
 /// Events of one answer.
 const HISTORY_MAX: u32 = 10_000;
-/// Who watches at once: some for each session of a terminal server.
-const WATCHERS_MAX: usize = 256;
-/// Connections at once; each has one stream or some short calls.
+/// Calls at once on one connection: a program watches and asks something besides.
 const STREAMS_MAX: u32 = 8;
 /// A watcher looks again at the latest after so long, so that a clock that was set does not leave it asleep.
 const LOOK_AGAIN: Duration = Duration::from_secs(600);
@@ -128,11 +133,15 @@ enum Peer {
     /// Somebody else, by user id.
     #[cfg_attr(windows, expect(dead_code, reason = "there only administrators get in"))]
     User(u32),
+    /// Somebody who has no place: he is told so, and nothing else.
+    #[cfg_attr(windows, expect(dead_code, reason = "there only administrators get in"))]
+    Refused(Full),
 }
 
 struct Service {
     answers: Answers,
-    watchers: Arc<Semaphore>,
+    watchers: Places,
+    pace: Mutex<Pace>,
     stop: Stop,
 }
 
@@ -150,11 +159,23 @@ impl Service {
         let uid = match peer {
             Peer::Root => return Ok(Caller::Root),
             Peer::User(uid) => uid,
+            Peer::Refused(full) => {
+                return Err(Status::resource_exhausted(format!("no connection is free: {full}")));
+            }
         };
         if self.answers.surroundings.logged_in(uid).await {
             return Ok(Caller::Person(uid));
         }
         Err(Status::permission_denied("only root and those who are logged in are answered"))
+    }
+
+    /// Counts something that costs the endpoint more than a look; refused when it is asked too often.
+    fn pace(&self, caller: Caller) -> Result<(), Status> {
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        pace.ask(caller.uid(), self.answers.clock.awake()).map_err(|wait| {
+            let seconds = wait.as_secs_f64().ceil();
+            Status::resource_exhausted(format!("asked too often: once more in {seconds} seconds"))
+        })
     }
 
     fn due(&self, caller: Caller) -> v1::LocalDue {
@@ -187,7 +208,7 @@ impl Local for Service {
         &self,
         request: Request<v1::LocalWhyRequest>,
     ) -> Result<Response<v1::LocalWhyResponse>, Status> {
-        self.caller(&request).await?;
+        self.pace(self.caller(&request).await?)?;
         let v1::LocalWhyRequest { patch } = request.into_inner();
         let answer = self.ask(|reply| Ask::Why(patch, reply)).await?;
         answer.map(Response::new).map_err(Status::not_found)
@@ -215,6 +236,7 @@ impl Local for Service {
 
     async fn wish(&self, request: Request<v1::LocalWishRequest>) -> Result<Response<v1::LocalDue>, Status> {
         let caller = self.caller(&request).await?;
+        self.pace(caller)?;
         let due = self.answers.due.borrow().clone();
         let wish = convert::wish(&request.into_inner(), &due, self.answers.clock.now())?;
         match self.ask(|reply| Ask::Wish(caller, wish, reply)).await? {
@@ -231,8 +253,9 @@ impl Local for Service {
         request: Request<v1::LocalWatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let caller = self.caller(&request).await?;
-        let place = self.watchers.clone().try_acquire_owned();
-        let place = place.map_err(|_| Status::resource_exhausted("too many watch already"))?;
+        let place = self.watchers.take(caller.uid());
+        let place =
+            place.map_err(|full| Status::resource_exhausted(format!("nobody more may watch: {full}")))?;
         let watcher = Watcher::new(&self.answers, caller, self.stop.clone());
         let shows = stream::unfold((watcher, place), |(mut watcher, place)| async {
             let show = watcher.next().await?;
@@ -312,9 +335,9 @@ pub fn serve(
 ) -> Result<impl Future<Output = ()> + Send + 'static, LocalError> {
     let error = |source| LocalError::Listen { path: path.to_owned(), source };
     let callers = door::listen(path).map_err(error)?;
-    let watchers = Arc::new(Semaphore::new(WATCHERS_MAX));
+    let (watchers, pace) = (Places::new(places::WATCHERS), Mutex::default());
     let warned = answers.clone();
-    let service = LocalServer::new(Service { answers, watchers, stop: stop.clone() });
+    let service = LocalServer::new(Service { answers, watchers, pace, stop: stop.clone() });
     let socket = path.to_owned();
     Ok(async move {
         let serving = Server::builder()

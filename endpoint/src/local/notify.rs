@@ -7,7 +7,9 @@
 use std::{collections::HashMap, path::Path, time::Duration};
 
 use futures_util::StreamExt;
+use jiff::{SignedDuration, Timestamp};
 use tierway_common::{
+    clock::Clock,
     daemon::{chain::Chain, stop::Stop},
     schedule,
 };
@@ -85,6 +87,8 @@ struct Shown {
     id: u32,
     /// It is about a reboot.
     reboot: bool,
+    /// It is about the countdown that began then.
+    countdown: Option<i64>,
 }
 
 async fn show(
@@ -97,7 +101,7 @@ async fn show(
     let watched = client.watch(v1::LocalWatchRequest {}).await.map_err(NotifyError::Refused)?;
     let mut shows = watched.into_inner();
     *failures = 0;
-    let mut shown = Shown::default();
+    let (mut shown, clock) = (Shown::default(), Clock::system());
     loop {
         tokio::select! {
             show = shows.message() => {
@@ -105,11 +109,13 @@ async fn show(
                     return Ok(());
                 };
                 let due = due.unwrap_or_default();
+                let countdown = due.countdown.map(|countdown| countdown.began);
                 if let Some(prompt) = prompt {
-                    shown.id = put(bus, shown.id, &prompt).await?;
+                    let ends = due.countdown.and_then(|countdown| Timestamp::from_millisecond(countdown.ends).ok());
+                    shown.id = put(bus, shown.id, &prompt, ends.map(|ends| ends.duration_since(clock.now()))).await?;
                     shown.reboot = is_about_reboot(&due);
-                } else if shown.id != 0 && due.items.is_empty() && due.reboot.is_none() {
-                    // What it was about is done.
+                    shown.countdown = countdown;
+                } else if shown.id != 0 && is_over(&shown, &due, countdown) {
                     take_back(bus, shown.id).await?;
                     shown.id = 0;
                 }
@@ -129,6 +135,12 @@ async fn show(
     }
 }
 
+/// Whether what is shown is about nothing any more: it is done, or the countdown was answered or has ended.
+fn is_over(shown: &Shown, due: &v1::LocalDue, countdown: Option<i64>) -> bool {
+    let nothing = due.items.is_empty() && due.reboot.is_none();
+    nothing || (shown.countdown.is_some() && shown.countdown != countdown)
+}
+
 fn is_about_reboot(due: &v1::LocalDue) -> bool {
     match &due.countdown {
         Some(countdown) => countdown.reboot,
@@ -136,8 +148,14 @@ fn is_about_reboot(due: &v1::LocalDue) -> bool {
     }
 }
 
-/// Shows a prompt in place of the notification `before`; returns its number.
-async fn put(bus: &Connection, before: u32, prompt: &v1::LocalPrompt) -> zbus::Result<u32> {
+/// Shows a prompt in place of the notification `before`; returns its number. One of a countdown that ends after
+/// `left` is gone by then, also when this program is not there any more to take it back.
+async fn put(
+    bus: &Connection,
+    before: u32,
+    prompt: &v1::LocalPrompt,
+    left: Option<SignedDuration>,
+) -> zbus::Result<u32> {
     let v1::LocalPrompt { title, text, urgent, answers } = prompt;
     let mut actions: Vec<&str> = Vec::new();
     for v1::LocalAnswer { answer, label } in answers {
@@ -151,8 +169,12 @@ async fn put(bus: &Connection, before: u32, prompt: &v1::LocalPrompt) -> zbus::R
         ("resident", Value::from(false)),
     ]
     .into();
-    // 0: does not expire by itself; -1: as long as the service likes.
-    let expires = if *urgent { 0_i32 } else { -1 };
+    // Milliseconds; 0: does not expire by itself; -1: as long as the service likes.
+    let expires = match left {
+        Some(left) => i32::try_from(left.as_millis().max(1)).unwrap_or(i32::MAX),
+        None if *urgent => 0,
+        None => -1,
+    };
     let body = (
         "Tierway",
         before,
@@ -212,6 +234,25 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_warning_goes_with_its_countdown_and_a_reminder_with_what_is_due() {
+        let shown = |countdown| Shown { id: 7, reboot: false, countdown };
+        let due = |items: usize| v1::LocalDue {
+            items: vec![v1::LocalItem::default(); items],
+            ..Default::default()
+        };
+        for (countdown, items, counting, over) in [
+            (Some(1), 1, Some(1), false),
+            (Some(1), 1, None, true),
+            (Some(1), 1, Some(2), true),
+            (None, 1, None, false),
+            (None, 1, Some(1), false),
+            (None, 0, None, true),
+        ] {
+            assert_eq!(is_over(&shown(countdown), &due(items), counting), over, "{countdown:?} {counting:?}");
+        }
+    }
 
     #[test]
     fn text_of_others_is_no_markup() {

@@ -124,6 +124,50 @@ async fn who_is_neither_root_nor_logged_in_is_not_answered() {
 }
 
 #[tokio::test]
+async fn who_opens_connections_without_end_is_told_that_none_is_free_and_gets_one_when_he_closes_some() {
+    let machine = Machine::new(Due::default());
+    let mut held = Vec::new();
+    let said = loop {
+        assert!(held.len() < 100, "there is no limit");
+        let mut client = local::connect(&machine.socket()).await.unwrap();
+        match client.due(v1::LocalDueRequest {}).await {
+            Ok(_) => held.push(client),
+            Err(said) => break said,
+        }
+    };
+    assert_eq!(said.code(), tonic::Code::ResourceExhausted);
+    assert_eq!(said.message(), "no connection is free: this user has 32 of them open already");
+    assert_eq!(held.len(), 32);
+    held.clear();
+    let again = async {
+        loop {
+            // Until the server has seen that they are closed it may close this one too.
+            let Ok(mut client) = local::connect(&machine.socket()).await else { continue };
+            if client.due(v1::LocalDueRequest {}).await.is_ok() {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(LONG, again).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_user_watches_some_times_at_once_and_no_more() {
+    let machine = Machine::new(Due::default());
+    let mut watching = Vec::new();
+    let said = loop {
+        assert!(watching.len() < 100, "there is no limit");
+        let mut client = local::connect(&machine.socket()).await.unwrap();
+        match client.watch(v1::LocalWatchRequest {}).await {
+            Ok(shows) => watching.push((client, shows)),
+            Err(said) => break said,
+        }
+    };
+    assert_eq!(said.message(), "nobody more may watch: this user has 16 of them open already");
+    assert_eq!(watching.len(), 16);
+}
+
+#[tokio::test]
 async fn a_wish_that_says_nothing_is_no_wish() {
     let machine = Machine::new(Due::default());
     let mut client = local::connect(&machine.socket()).await.unwrap();
