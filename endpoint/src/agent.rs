@@ -58,6 +58,8 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Checks that the plan asks for are so far apart: what it names may have come while it was carried out.
 const WAKES_APART: SignedDuration = SignedDuration::from_secs(5);
+/// Decisions by what people wish are so far apart, however often somebody changes his mind.
+const DECISIONS_APART: SignedDuration = SignedDuration::from_secs(5);
 /// How often the clock is looked at while nothing happens.
 const LOOK_EVERY: Duration = Duration::from_secs(5 * 60);
 /// What a running cycle gets to end at a stop; systemd must wait longer.
@@ -269,10 +271,13 @@ impl Agent {
     async fn run(mut self, mut asks: mpsc::Receiver<Ask>, stop: Stop) {
         let mut last = self.clock.now();
         let mut due = Some(last);
+        // When it is decided by what people wished, and when that was done last.
+        let (mut wished, mut decided) = (None, Timestamp::MIN);
         let ears = self.ears.clone();
-        self.tell(None, due);
+        self.tell(&[], due);
         loop {
-            let next = ears.calls().due().into_iter().chain(due).min().unwrap_or(Timestamp::MAX);
+            let check = ears.calls().due().into_iter().chain(due).min().unwrap_or(Timestamp::MAX);
+            let next = wished.map_or(check, |wished: Timestamp| wished.min(check));
             let wait = u64::try_from(next.as_millisecond() - self.clock.now().as_millisecond()).unwrap_or(0);
             let wait = Duration::from_millis(wait);
             let ask = tokio::select! {
@@ -286,6 +291,7 @@ impl Agent {
                 // A computer that was suspended has missed some time: the clock is looked at now and then.
                 () = tokio::time::sleep(wait.min(LOOK_EVERY)) => {
                     if wait > LOOK_EVERY {
+                        self.show();
                         continue;
                     }
                     None
@@ -305,35 +311,58 @@ impl Agent {
                     continue;
                 }
                 Some(Ask::Wish(caller, wish, reply)) => {
+                    let granted = self.cycle.wish(caller, wish, &self.clock);
                     let now = self.clock.now();
-                    let granted = self.cycle.wish(caller, wish, now);
-                    // What it changes is decided at once, and again at the time that was chosen.
-                    let decides = granted.is_ok() && !matches!(wish, Wish::Scheduled(_));
-                    self.show(now);
-                    let _ = reply.send(granted);
                     if matches!(wish, Wish::Scheduled(_)) {
                         due = self.next(last, now);
                         let next_check = due.map_or(0, Timestamp::as_millisecond);
                         let status = v1::LocalStatus { next_check, ..(**self.status.borrow()).clone() };
                         self.status.send_replace(Arc::new(status));
+                    } else if granted.is_ok() {
+                        // At once, unless that was done just now; what is wished meanwhile is decided by together.
+                        let soon = decided.checked_add(DECISIONS_APART).unwrap_or(now);
+                        // Whoever set the clock back does not put it off.
+                        let soon = if decided > now { now } else { soon.max(now) };
+                        wished.get_or_insert(soon);
                     }
-                    if !decides {
-                        continue;
-                    }
-                    None
+                    self.show();
+                    let _ = reply.send(granted);
+                    continue;
                 }
                 Some(Ask::CheckNow(reply)) => Some(reply),
                 None => None,
             };
+            if reply.is_none() && next < check {
+                let mut problems = self.decide_anew().await;
+                // What the last check met is still so.
+                let before = self.status.borrow().last_error.clone();
+                problems.extend(Some(before).filter(|before| !before.is_empty()));
+                (wished, decided) = (None, self.clock.now());
+                due = self.next(last, decided);
+                self.tell(&problems, due);
+                continue;
+            }
             let done = self.check().await;
             let now = self.clock.now();
-            last = now;
+            (last, wished, decided) = (now, None, now);
             due = self.next(last, now);
-            self.tell(done.problems.first(), due);
+            self.tell(&done.problems, due);
             if let Some(reply) = reply {
                 let _ = reply.send(done);
             }
         }
+    }
+
+    /// Decides by what people wished, from what the last check found. Returns what went wrong.
+    async fn decide_anew(&mut self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let decided = match SigningKey::load(&self.joined.identity.files().identity) {
+            Ok(key) => self.cycle.decide_anew(&key, &self.clock, &mut problems).await,
+            Err(error) => Err(CycleError::Key(error)),
+        };
+        problems.extend(decided.err().map(|error| Chain(&error).to_string()));
+        self.warn(&problems);
+        problems
     }
 
     /// When it checks next, unless somebody calls.
@@ -371,11 +400,15 @@ impl Agent {
             let news = self.cycle.status().dictionary_version != version;
             self.ears.calls().ended(news, self.clock.now());
         }
+        self.warn(&problems);
+        v1::LocalCheckNowResponse { problems, ..done }
+    }
+
+    fn warn(&self, problems: &[String]) {
         let endpoint = self.joined.identity.own().holder.id;
-        for problem in &problems {
+        for problem in problems {
             warn!(%endpoint, problem, "a check met a problem");
         }
-        v1::LocalCheckNowResponse { problems, ..done }
     }
 
     async fn renew(&self) -> Result<(), JoinError> {
@@ -386,7 +419,7 @@ impl Agent {
     }
 
     /// What `status` shows from now on.
-    fn tell(&self, error: Option<&String>, next: Option<Timestamp>) {
+    fn tell(&self, problems: &[String], next: Option<Timestamp>) {
         let own = self.joined.identity.own();
         let status = v1::LocalStatus {
             endpoint: own.holder.id.clone(),
@@ -394,17 +427,17 @@ impl Agent {
             site: own.holder.site.to_string(),
             upstream: self.config.upstream.first().unwrap_or(&self.joined.route).server.clone(),
             next_check: next.map_or(0, Timestamp::as_millisecond),
-            last_error: error.cloned().unwrap_or_default(),
+            last_error: problems.first().cloned().unwrap_or_default(),
             certificate_expires: own.not_after.as_millisecond(),
             ..self.cycle.status()
         };
         self.status.send_replace(Arc::new(status));
-        self.show(self.clock.now());
+        self.show();
     }
 
     /// What the person at the machine is shown from now on.
-    fn show(&self, now: Timestamp) {
-        let due = self.cycle.due(now);
+    fn show(&self) {
+        let due = self.cycle.due(&self.clock);
         self.due.send_if_modified(|before| {
             let changed = **before != due;
             if changed {

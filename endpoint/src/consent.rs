@@ -60,6 +60,13 @@ impl Countdown {
         length(settings).saturating_sub(self.counted).max(SignedDuration::ZERO)
     }
 
+    /// When it ends if the computer stays awake from `now` on, `passed` after it was counted last.
+    #[must_use]
+    pub fn ends(&self, settings: &Settings, passed: Duration, now: Timestamp) -> Timestamp {
+        let left = self.left(settings).saturating_sub(signed(passed)).max(SignedDuration::ZERO);
+        now.checked_add(left).unwrap_or(Timestamp::MAX)
+    }
+
     /// Whether somebody said that he had read it.
     #[must_use]
     pub fn acknowledged(&self, wishes: &Wishes) -> bool {
@@ -331,6 +338,11 @@ pub(crate) mod tests {
         countdown.count(Duration::from_secs(14 * 60));
         assert!(!countdown.is_over(&settings, &Wishes::default()));
         assert_eq!(countdown.left(&settings), SignedDuration::from_mins(1));
+        // Half a minute later it still ends at the same time, though nobody has counted since.
+        let ends = |passed, now| countdown.ends(&settings, Duration::from_secs(passed), now);
+        let (now, later) = (hour(1), hour(1) + SignedDuration::from_secs(30));
+        assert_eq!((ends(0, now), ends(30, later)), (hour(1) + SignedDuration::from_mins(1), ends(0, now)));
+        assert_eq!(ends(90, now), now);
         countdown.count(Duration::from_secs(60));
         assert!(countdown.is_over(&settings, &Wishes::default()));
         let none = Settings { countdown: Duration::ZERO, ..settings };

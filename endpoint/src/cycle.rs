@@ -2,21 +2,21 @@
 
 mod answers;
 mod deciding;
+mod going;
 mod people;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use jiff::{Timestamp, tz::TimeZone};
 use tierway_common::{
     blobs::Blobs,
-    clock::Clock,
-    daemon::{chain::Chain, stop::Stop},
+    daemon::stop::Stop,
     facts::Facts,
     id::{EndpointId, SiteId, TenantId, UpdateId, WindowId},
     lease::Lease,
@@ -33,7 +33,7 @@ use tierway_proto::{
     upstream::{Upstream, UpstreamError},
     v1,
 };
-use tracing::{info, warn};
+use tracing::warn;
 
 use self::deciding::Found;
 use crate::{
@@ -43,20 +43,17 @@ use crate::{
     consent::Countdown,
     host,
     install::SystemEngine,
-    ledger::{self, Book, Ledger, Record, journal::JournalError},
-    phase::{self, Phase},
+    ledger::{Book, Ledger, Record, journal::JournalError},
+    phase::Phase,
     plan::Plan,
     policy::{Effective, here::Here},
     probe::{Seen, Surroundings},
     reboot,
     report::{ReportError, Spool},
     rhythm::Rhythm,
-    scan::{self, Asked},
     terms::Terms,
 };
 
-/// Problems of one cycle that are told; more are a symptom of the first ones.
-const PROBLEMS_MAX: usize = 32;
 /// Payloads announced to the tier above, so that it can have them ready.
 const WANTED_MAX: usize = 256;
 
@@ -141,7 +138,7 @@ pub struct Cycle {
     reboot: reboot::decide::Decision,
     /// The countdown that is shown.
     countdown: Option<Countdown>,
-    /// Up to which it was counted, as [`Clock::awake`] tells it.
+    /// Up to which it was counted, as [`tierway_common::clock::Clock::awake`] tells it.
     counted: Duration,
     phase: Phase,
     /// The tier above answered in the last check.
@@ -159,6 +156,8 @@ pub struct Cycle {
     last_check: Option<Timestamp>,
     /// The ledger as a whole has been reported since this process started.
     told_all: bool,
+    /// States that changed since the last report, the latest of each update.
+    untold: Vec<StateEntry>,
     /// Ids of notices that the next check-in answers.
     answers: Vec<u64>,
 }
@@ -220,6 +219,7 @@ impl Cycle {
             wanted: BTreeSet::new(),
             last_check: None,
             told_all: false,
+            untold: Vec::new(),
             answers: Vec::new(),
         })
     }
@@ -265,133 +265,6 @@ impl Cycle {
             && self.needed().any(|(update, _)| {
                 self.decisions.get(update).is_some_and(|decision| decision.decision == Decision::Approve)
             })
-    }
-
-    /// Runs one cycle. What fails on the way is added to `problems`, those that make it end early too.
-    ///
-    /// # Errors
-    ///
-    /// [`CycleError`] when it makes no sense to go on.
-    pub async fn run(
-        &mut self,
-        key: &SigningKey,
-        resync: bool,
-        clock: &Clock,
-        problems: &mut Vec<String>,
-    ) -> Result<v1::LocalCheckNowResponse, CycleError> {
-        let done = self.steps(key, resync, clock, problems).await;
-        self.catalogues.rest();
-        self.found = Found::default();
-        done
-    }
-
-    async fn steps(
-        &mut self,
-        key: &SigningKey,
-        resync: bool,
-        clock: &Clock,
-        problems: &mut Vec<String>,
-    ) -> Result<v1::LocalCheckNowResponse, CycleError> {
-        let (began, timer) = (clock.now(), Instant::now());
-        self.last_check = Some(began);
-        if self.phase.rests() {
-            self.step(phase::Event::Woken);
-        } else {
-            // The last one was cut off.
-            self.step(phase::Event::Started);
-        }
-        let machine = host::machine();
-        let os = scan::scan(&self.root, &Asked::default(), &machine).0;
-
-        let mut resync = resync;
-        match self.sync(&os, began).await {
-            Ok(again) => {
-                self.reachable = true;
-                resync |= again;
-            }
-            Err(error) => {
-                self.reachable = false;
-                problems.push(Chain(&error).to_string());
-                self.catalogues.restore(&os).await?;
-            }
-        }
-        if resync {
-            self.spool.resync()?;
-            self.told_all = false;
-        }
-
-        let asked = self.catalogues.rules(&os)?.asked.clone();
-        let scan = || scan::scan(&self.root, &asked, &machine);
-        let (facts, found) = scan();
-        problems.extend(found.iter().map(ToString::to_string));
-        let verdicts = self.evaluate(&os, &facts)?;
-        if let Err(error) = self.read_policy(&verdicts, &facts, began, problems).await {
-            // What was decided before still holds.
-            problems.push(Chain(&error).to_string());
-        }
-        self.facts = facts;
-        self.look(clock.now(), problems).await?;
-        let mut changed = self.observe(verdicts, began)?;
-        if self.audit_only {
-            info!("installing nothing: this endpoint only audits");
-        } else if let Err(error) = self.catalogues.fresh(began) {
-            problems.push(Chain(&error).to_string());
-        }
-        let carried = self.carry_out(key, (&os, &asked, &machine), clock, problems).await?;
-        let (installed, failed) = (carried.installed, carried.failed);
-        if self.ledger.book().to_follow_up().is_some() {
-            self.follow_up(clock.now(), problems).await?;
-        }
-        changed.extend(carried.entries);
-        let changed = ledger::latest(changed);
-        self.release_leases(key, clock).await;
-
-        if self.catalogues.for_others_only() {
-            problems.push(format!("no catalogue of updates is published for {}", os_name(&os)));
-        }
-        problems.truncate(PROBLEMS_MAX);
-        let summary = CycleSummary {
-            at: began,
-            took_ms: u64::try_from(timer.elapsed().as_millis()).unwrap_or(u64::MAX),
-            dictionary_version: self.catalogues.version(),
-            agent_version: VERSION.to_owned(),
-            host_name: host::name(),
-            counts: self.ledger.book().counts(),
-            reboot_pending: self.reboot_pending(),
-            machine_class: machine_class(),
-            uncovered: self.catalogues.fitting() == 0,
-            acknowledged: self.spool.acknowledged(),
-            problems: problems.clone(),
-        };
-        self.report(key, changed, summary.clone(), clock.now())?;
-        match self.spool.send(&self.upstream).await {
-            Ok(false) => {}
-            Ok(true) => {
-                // At once, so that central does not go without until the next check.
-                self.spool.resync()?;
-                self.told_all = false;
-                let summary = CycleSummary { acknowledged: None, ..summary };
-                self.report(key, Vec::new(), summary, clock.now())?;
-                match self.spool.send(&self.upstream).await {
-                    Ok(false) => {}
-                    // Not again now; but what was refused must not count as sent.
-                    Ok(true) => {
-                        problems.push("the tier above still asks for everything again".to_owned());
-                        self.spool.resync()?;
-                        self.told_all = false;
-                    }
-                    Err(error) => problems.push(Chain(&error).to_string()),
-                }
-            }
-            Err(error) => problems.push(Chain(&error).to_string()),
-        }
-        if carried.reboot
-            && let Err(error) = self.order_reboot(clock.now()).await
-        {
-            problems.push(error);
-        }
-        let needed = self.needed().count() as u64;
-        Ok(v1::LocalCheckNowResponse { needed, installed, failed, problems: Vec::new() })
     }
 
     fn needed(&self) -> impl Iterator<Item = (&UpdateId, &Record)> {

@@ -1,7 +1,8 @@
 //! The picture of the agent: what it is doing, and how it moves.
 //!
-//! Pure: one table from phase and event to phase and effects. A pair that the table does not name is a mistake of
-//! whoever sent the event: it changes nothing and is logged. [`table`] prints it.
+//! Pure: one table from phase and event to phase and effects, which [`crate::cycle`] carries out in their order. A
+//! pair that the table does not name is a mistake of whoever sent the event: it changes nothing and is logged.
+//! [`table`] prints it; `endpoint/src/phase.txt` is what it prints.
 
 use std::fmt;
 
@@ -96,6 +97,8 @@ pub enum Event {
     Started,
     /// A check is due, was asked for, or a moment came that the last decision named.
     Woken,
+    /// Somebody answered: a person wished something, or the tier above gave a permission.
+    Answered,
     /// It was decided.
     Decided(Outlook),
     /// Everything that could be fetched was.
@@ -179,21 +182,17 @@ impl Outlook {
 /// What must be done on the way into a phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Bring over what is new, scan, decide.
+    /// Bring over what is new, and scan.
     Check,
-    /// Fetch what is to be installed.
-    Fetch,
-    /// Decide again.
+    /// Decide. What people are shown and asked follows from it.
     Decide,
-    /// Ask or remind the people at the machine.
-    Ask,
-    /// Show the countdown.
-    Warn,
-    /// Ask for a permission to be down.
+    /// Fetch what is to be installed; [`Event::Fetched`] follows.
+    Fetch,
+    /// Ask for a permission to be down; [`Event::Answered`] follows when it is given.
     AskLease,
-    /// Install.
+    /// Install; [`Event::Installed`] follows, or [`Event::Failed`] when nothing could be begun.
     Install,
-    /// Scan and decide.
+    /// Scan.
     Scan,
     /// Order a reboot.
     Reboot,
@@ -205,11 +204,12 @@ pub enum Effect {
 #[must_use]
 pub fn next(phase: Phase, event: Event) -> Option<(Phase, &'static [Effect])> {
     match (phase, event) {
-        (_, Event::Started) => Some((Phase::Verifying, &[Effect::Scan])),
-        (phase, Event::Woken) if phase.rests() => Some((Phase::Checking, &[Effect::Check])),
+        (_, Event::Started) => Some((Phase::Verifying, &[Effect::Check, Effect::Decide])),
+        (phase, Event::Woken) if phase.rests() => Some((Phase::Checking, &[Effect::Check, Effect::Decide])),
+        (phase, Event::Answered) if phase.rests() => Some((Phase::Checking, &[Effect::Decide])),
         (Phase::Checking | Phase::Verifying, Event::Decided(outlook)) => Some(decided(outlook)),
         (Phase::Downloading, Event::Fetched) => Some((Phase::Checking, &[Effect::Decide])),
-        (Phase::Installing, Event::Installed) => Some((Phase::Verifying, &[Effect::Scan])),
+        (Phase::Installing, Event::Installed) => Some((Phase::Verifying, &[Effect::Scan, Effect::Decide])),
         // An order that was given stands; all else is begun anew.
         (phase, Event::Failed) if phase != Phase::Rebooting => Some((Phase::Idle, &[Effect::Report])),
         _ => None,
@@ -221,13 +221,13 @@ fn decided(outlook: Outlook) -> (Phase, &'static [Effect]) {
         Outlook::Nothing => (Phase::Idle, &[Effect::Report]),
         Outlook::Fetch => (Phase::Downloading, &[Effect::Fetch]),
         Outlook::Install => (Phase::Installing, &[Effect::Install]),
-        Outlook::Warn => (Phase::CountingDown, &[Effect::Warn, Effect::Report]),
+        Outlook::Warn => (Phase::CountingDown, &[Effect::Report]),
         Outlook::Lease => (Phase::WaitingForLease, &[Effect::AskLease, Effect::Report]),
-        Outlook::Person => (Phase::WaitingForUser, &[Effect::Ask, Effect::Report]),
+        Outlook::Person => (Phase::WaitingForUser, &[Effect::Report]),
         Outlook::Window => (Phase::WaitingForWindow, &[Effect::Report]),
         // What was installed is told before the computer goes down.
         Outlook::Reboot => (Phase::Rebooting, &[Effect::Report, Effect::Reboot]),
-        Outlook::WarnReboot => (Phase::CountingDownToReboot, &[Effect::Warn, Effect::Report]),
+        Outlook::WarnReboot => (Phase::CountingDownToReboot, &[Effect::Report]),
         Outlook::RebootWaits => (Phase::WaitingForReboot, &[Effect::Report]),
     }
 }
@@ -235,7 +235,8 @@ fn decided(outlook: Outlook) -> (Phase, &'static [Effect]) {
 /// Every event that can happen.
 #[must_use]
 pub fn events() -> Vec<Event> {
-    let mut events = vec![Event::Started, Event::Woken, Event::Fetched, Event::Installed, Event::Failed];
+    let mut events =
+        vec![Event::Started, Event::Woken, Event::Answered, Event::Fetched, Event::Installed, Event::Failed];
     events.extend(Outlook::ALL.map(Event::Decided));
     events
 }
@@ -301,8 +302,30 @@ mod tests {
         ] {
             assert_eq!(next(phase, event), None, "{phase} {event:?}");
         }
-        assert!(table().contains("Checking + Decided(Install) -> Installing [Install]\n"));
-        // Twelve can start, eight can be woken, eleven can fail, two decide among ten, and two end.
-        assert_eq!(table().lines().count(), 12 + 8 + 11 + 2 * 10 + 2);
+        // Twelve can start, eight can be woken or answered, eleven can fail, two decide among ten, and two end.
+        assert_eq!(table().lines().count(), 12 + 2 * 8 + 11 + 2 * 10 + 2);
+    }
+
+    #[test]
+    fn the_table_is_as_it_was_last_read() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/phase.txt");
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(path, table()).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(path).unwrap(), table(), "`UPDATE=1 cargo test` writes it anew");
+    }
+
+    #[test]
+    fn whatever_is_begun_ends_in_a_decision_or_a_report() {
+        for phase in Phase::ALL {
+            for event in events() {
+                let Some((to, effects)) = next(phase, event) else { continue };
+                // What rests has told what came of it; what does not does something that leads on.
+                let last = effects.last().unwrap();
+                let leads = matches!(last, Effect::Decide | Effect::Fetch | Effect::Install);
+                assert_eq!(leads, !to.rests(), "{phase} {event:?}");
+                assert_eq!(effects.contains(&Effect::Report), to.rests(), "{phase} {event:?}");
+            }
+        }
     }
 }

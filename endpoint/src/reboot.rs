@@ -17,7 +17,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     install::run::{self, End, Program, RunError},
-    ledger::{Book, Event, Ledger, journal::JournalError},
+    ledger::{Event, Ledger, journal::JournalError},
     probe::Surroundings,
     signs::BootId,
 };
@@ -74,13 +74,6 @@ pub async fn order(
     ledger.record(vec![Event::RebootOrdered { boot, at: now }])?;
     tracing::warn!(reason, "rebooting the computer");
     surroundings.reboot(reason).await
-}
-
-/// Whether a reboot may be ordered now: not while one that was ordered in this boot can still come.
-#[must_use]
-pub fn may_order(book: &Book, now: Timestamp) -> bool {
-    // A clock that was set back must not hold it back for ever.
-    book.boots().ordered.is_none_or(|(at, _)| now < at || now.duration_since(at) >= ORDER_AGAIN_AFTER)
 }
 
 /// Orders it of systemd.
@@ -180,21 +173,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_order_is_on_disk_before_it_is_given_and_is_not_given_twice_while_it_can_still_come() {
+    async fn an_order_is_on_disk_before_it_is_given() {
         let directory = tempfile::tempdir().unwrap();
         let (mut ledger, _) = Ledger::open(directory.path()).unwrap();
         let boot = BootId("one".to_owned());
         ledger.record(vec![Event::Booted { boot: boot.clone(), at: at(0) }]).unwrap();
-        assert!(may_order(ledger.book(), at(0)));
         let machine = Machine { ledger: directory.path().to_owned(), known: Mutex::default(), refuses: true };
         let refused = order(&machine, &mut ledger, Some(&boot), "an update", at(1)).await;
         assert!(matches!(refused, Err(RebootError::Refused { .. })));
         assert_eq!(*machine.known.lock().unwrap(), [Some(at(1))]);
-        for (minute, may) in [(1, false), (15, false), (16, true), (0, true)] {
-            assert_eq!(may_order(ledger.book(), at(minute)), may, "at minute {minute}");
-        }
-        ledger.record(vec![Event::Booted { boot: BootId("two".to_owned()), at: at(3) }]).unwrap();
-        assert!(may_order(ledger.book(), at(3)));
         let nowhere = order(&machine, &mut ledger, None, "an update", at(4)).await;
         assert!(matches!(nowhere, Err(RebootError::NoBoot)));
         assert_eq!(machine.known.lock().unwrap().len(), 1);

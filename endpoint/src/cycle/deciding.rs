@@ -17,7 +17,7 @@ use tierway_common::{
     lease::{Ask, LEASE_LENGTH_MAX, Want},
     rules::Verdict,
     schema::{
-        Approval, Assignment, Decision, Group, State, StateEntry, Update,
+        Approval, Assignment, Decision, Group, StateEntry, Update,
         policy::{LeaseKey, ServiceLevel, TrustPolicy},
     },
     trust::keys::SigningKey,
@@ -32,7 +32,6 @@ use crate::{
     fetch::Fetcher,
     install::{self, Cleaned, Engine, Means, PayloadFetcher, deb::is_incomplete, failsafe::Limit},
     ledger::{Conditions, Event},
-    phase::{self, Outlook},
     plan::{self, Finding, LeaseNeed, Now, Payloads},
     policy::{
         self,
@@ -44,26 +43,11 @@ use crate::{
     wishes::Wish,
 };
 
-/// Decisions of one check that lead to something: a download, a permission, installations, each once or twice.
-/// More are a loop.
-const ROUNDS_MAX: usize = 16;
-
 /// Updates that matter here as a scan found them.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     verdicts: BTreeMap<UpdateId, Verdict>,
     updates: BTreeMap<UpdateId, Arc<Update>>,
-}
-
-/// What came of the decisions of one check.
-#[derive(Debug, Default)]
-pub(super) struct Carried {
-    /// States that changed.
-    pub(super) entries: Vec<StateEntry>,
-    pub(super) installed: u64,
-    pub(super) failed: u64,
-    /// A reboot is to be ordered, after what came of everything was told.
-    pub(super) reboot: bool,
 }
 
 impl Cycle {
@@ -122,6 +106,20 @@ impl Cycle {
         let approved: Vec<UpdateId> = approved.map(|(update, _)| update.clone()).collect();
         self.terms = Terms::read(&lookup, &memberships, &approved).await?;
         self.lease_key = one::<LeaseKey>(&lookup, "lease-key").await?.map(|key| key.key);
+        Ok(())
+    }
+
+    /// Finds again what the last scan found needed, which is not kept in memory between checks.
+    pub(super) fn recall(&mut self) -> Result<(), CycleError> {
+        let ids: Vec<UpdateId> = self.needed().map(|(id, _)| id.clone()).collect();
+        let mut found = Found::default();
+        for id in ids {
+            if let Some(update) = self.catalogues.update(&id)? {
+                found.verdicts.insert(id.clone(), Verdict::Needed);
+                found.updates.insert(id, Arc::new(update));
+            }
+        }
+        self.found = found;
         Ok(())
     }
 
@@ -184,12 +182,14 @@ impl Cycle {
             .flat_map(|update| self.engine.payloads(update, &self.facts))
             .map(|payload| payload.digest)
             .collect();
+        // What is not needed any more was not to be fetched either.
+        self.unfetched.retain(|update, _| verdicts.get(update) == Some(&Verdict::Needed));
         self.found = Found { verdicts, updates };
         Ok(changed)
     }
 
     /// Decides what to do now, and writes down what is new in it.
-    fn decide(&mut self, clock: &Clock) -> Result<Vec<StateEntry>, CycleError> {
+    pub(super) fn decide(&mut self, clock: &Clock) -> Result<Vec<StateEntry>, CycleError> {
         let now = clock.now();
         self.count_down(clock.awake());
         let class = machine_class();
@@ -262,7 +262,7 @@ impl Cycle {
     }
 
     /// Counts the time since it was last asked for the countdown that is shown.
-    fn count_down(&mut self, awake: Duration) {
+    pub(super) fn count_down(&mut self, awake: Duration) {
         let passed = awake.saturating_sub(self.counted);
         self.counted = awake;
         if let Some(countdown) = &mut self.countdown {
@@ -270,73 +270,8 @@ impl Cycle {
         }
     }
 
-    /// Decides, and carries out what can be, until nothing is left that can be done now.
-    pub(super) async fn carry_out(
-        &mut self,
-        key: &SigningKey,
-        (os, asked, machine): (&Facts, &Asked, &str),
-        clock: &Clock,
-        problems: &mut Vec<String>,
-    ) -> Result<Carried, CycleError> {
-        let mut carried = Carried::default();
-        let (mut fetched, mut leased, mut attempted) = (false, false, BTreeSet::new());
-        for _ in 0..ROUNDS_MAX {
-            carried.entries.extend(self.decide(clock)?);
-            let outlook = Outlook::of(&self.plan, &self.reboot, fetched);
-            self.step(phase::Event::Decided(outlook));
-            if let Some(event) = self.put_off(clock.now()) {
-                self.ledger.record(vec![event])?;
-                self.countdown = None;
-                self.step(phase::Event::Woken);
-                continue;
-            }
-            match outlook {
-                Outlook::Fetch => {
-                    self.fetch().await;
-                    fetched = true;
-                    self.step(phase::Event::Fetched);
-                }
-                Outlook::Lease if !leased => {
-                    leased = true;
-                    if !self.ask_lease(key, clock, problems).await {
-                        break;
-                    }
-                    self.step(phase::Event::Woken);
-                }
-                Outlook::Install => {
-                    let new = self.plan.install().filter(|id| attempted.insert((*id).clone())).count();
-                    // What was attempted in this check is left to the next.
-                    if new == 0 || self.stop.requested() {
-                        self.step(phase::Event::Failed);
-                        break;
-                    }
-                    let entries = self.install(asked, machine, clock).await?;
-                    for entry in &entries {
-                        match entry.state {
-                            State::Installed | State::RebootPending => carried.installed += 1,
-                            State::Failed => carried.failed += 1,
-                            _ => {}
-                        }
-                    }
-                    carried.entries.extend(entries);
-                    self.step(phase::Event::Installed);
-                    self.facts = scan::scan(&self.root, asked, machine).0;
-                    let verdicts = self.evaluate(os, &self.facts.clone())?;
-                    carried.entries.extend(self.observe(verdicts, clock.now())?);
-                    self.look(clock.now(), problems).await?;
-                }
-                Outlook::Reboot => {
-                    carried.reboot = true;
-                    break;
-                }
-                _ => break,
-            }
-        }
-        Ok(carried)
-    }
-
     /// What an unanswered countdown puts off, as if somebody had wished it.
-    fn put_off(&self, now: Timestamp) -> Option<Event> {
+    pub(super) fn put_off(&self, now: Timestamp) -> Option<Event> {
         let wish = match (self.plan.put_off, &self.reboot) {
             (Some(until), _) => Wish::Postpone(until),
             (None, Reboot::PutOff { until }) => Wish::PostponeReboot(*until),
@@ -347,7 +282,7 @@ impl Cycle {
 
     /// Fetches what is to be installed. The first that the tier above does not have is waited for; with the
     /// others, asked for by then, the next check goes on.
-    async fn fetch(&mut self) {
+    pub(super) async fn fetch(&mut self) {
         let mut patience = self.payload_patience;
         for id in self.plan.fetch.clone() {
             let Some(update) = self.found.updates.get(&id).cloned() else { continue };
@@ -370,7 +305,12 @@ impl Cycle {
     }
 
     /// Asks for the permission that is needed. Returns whether it was granted.
-    async fn ask_lease(&mut self, key: &SigningKey, clock: &Clock, problems: &mut Vec<String>) -> bool {
+    pub(super) async fn ask_lease(
+        &mut self,
+        key: &SigningKey,
+        clock: &Clock,
+        problems: &mut Vec<String>,
+    ) -> bool {
         let need = match (&self.plan.lease, &self.reboot) {
             (Some(need), _) | (None, Reboot::Lease(need)) => need.clone(),
             _ => return false,
@@ -446,7 +386,7 @@ impl Cycle {
     }
 
     /// Carries the steps of the plan out.
-    async fn install(
+    pub(super) async fn install(
         &mut self,
         asked: &Asked,
         machine: &str,
@@ -475,14 +415,6 @@ impl Cycle {
         let (surroundings, boot) = (self.surroundings.clone(), self.seen.boot.clone());
         let ordered = reboot::order(surroundings.as_ref(), &mut self.ledger, boot.as_ref(), &why, now).await;
         ordered.map_err(|error| Chain(&error).to_string())
-    }
-
-    /// Moves to the phase where an event leads.
-    pub(super) fn step(&mut self, event: phase::Event) {
-        match phase::next(self.phase, event) {
-            Some((phase, _)) => self.phase = phase,
-            None => warn!(phase = %self.phase, ?event, "an event came that cannot come in this phase"),
-        }
     }
 }
 

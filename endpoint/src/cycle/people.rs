@@ -1,7 +1,7 @@
 //! What a cycle has to do with people: what they are shown, what they wish, what is done for them afterwards.
 
 use jiff::Timestamp;
-use tierway_common::{daemon::chain::Chain, schema::policy::FollowUp};
+use tierway_common::{clock::Clock, daemon::chain::Chain, schema::policy::FollowUp};
 use tracing::info;
 
 use super::{Cycle, CycleError, flag};
@@ -49,16 +49,18 @@ impl Cycle {
     /// # Errors
     ///
     /// [`WishError`], with the reason.
-    pub fn wish(&mut self, caller: Caller, wish: Wish, now: Timestamp) -> Result<(), WishError> {
-        wishes::permit(wish, caller, &self.due(now).standing(now))?;
+    pub fn wish(&mut self, caller: Caller, wish: Wish, clock: &Clock) -> Result<(), WishError> {
+        let now = clock.now();
+        wishes::permit(wish, caller, &self.due(clock).standing(now))?;
         info!(?caller, %wish, "a wish was granted");
         let written = self.ledger.record(vec![Event::Wished { wish, by: Some(caller.uid()), at: now }]);
         written.map(|_| ()).map_err(|error| WishError::Failed(Chain(&error).to_string()))
     }
 
-    /// What the person at the machine is shown at `now`.
+    /// What the person at the machine is shown now.
     #[must_use]
-    pub fn due(&self, now: Timestamp) -> Due {
+    pub fn due(&self, clock: &Clock) -> Due {
+        let now = clock.now();
         let settings = &self.here.settings;
         let book = self.ledger.book();
         let due = reboot::decide::due(&self.seen.signs, &self.here, book);
@@ -81,7 +83,7 @@ impl Cycle {
         due.countdown = self.countdown.map(|shown| due::Countdown {
             to: shown.purpose,
             began: shown.began,
-            ends: now.checked_add(shown.left(settings)).unwrap_or(Timestamp::MAX),
+            ends: shown.ends(settings, clock.awake().saturating_sub(self.counted), now),
             postponable: due.may_postpone(shown.purpose, now),
             unanswered: settings.countdown_default,
         });

@@ -23,7 +23,7 @@ use tierway_endpoint::{
     },
     ledger::{Book, Conditions, Event},
     people::{Inhibitor, People, Seat, Session},
-    phase::{self, Outlook, Phase},
+    phase::{self, Effect, Outlook, Phase},
     plan::{Finding, Limits, Now, Payloads, Plan, Reason, Step, plan},
     policy::{
         Certainty, Effective, Membership,
@@ -342,7 +342,10 @@ impl World {
                 self.reachable = !self.reachable;
                 self.tell(&format!("reachable: {}", self.reachable));
             }
-            10 | 11 => self.wish(),
+            10 | 11 => {
+                self.wish();
+                return self.act(phase::Event::Answered);
+            }
             12 => {
                 self.lease_granted = !self.lease_granted;
                 self.tell(&format!("leases are granted: {}", self.lease_granted));
@@ -362,17 +365,15 @@ impl World {
             14 => {
                 self.tell("the agent is killed");
                 (self.countdown, self.shown) = (None, None);
-                self.move_by(phase::Event::Started)?;
-                return self.act(false);
+                return self.act(phase::Event::Started);
             }
             _ => {
                 self.tell("the power fails");
                 self.boots();
-                self.move_by(phase::Event::Started)?;
-                return self.act(false);
+                return self.act(phase::Event::Started);
             }
         }
-        self.act(true)
+        self.act(phase::Event::Woken)
     }
 
     /// Failures that are in the future now hold nothing back.
@@ -495,7 +496,7 @@ impl World {
             if let Some((_, _, shown)) = &mut self.shown {
                 *shown += passed;
             }
-            self.act(true)?;
+            self.act(phase::Event::Woken)?;
             wakes += 1;
             if wakes > 40 + 30 * time.as_hours() {
                 return Err(format!("it woke {wakes} times in {} minutes", time.as_mins()));
@@ -518,12 +519,12 @@ impl World {
         }
     }
 
-    fn move_by(&mut self, event: phase::Event) -> Result<(), String> {
-        let (to, _) = phase::next(self.phase, event)
+    fn move_by(&mut self, event: phase::Event) -> Result<&'static [Effect], String> {
+        let (to, effects) = phase::next(self.phase, event)
             .ok_or_else(|| format!("the phase table has no way from {} by {event:?}", self.phase))?;
         self.phase = to;
         self.seen.phases.insert(to);
-        Ok(())
+        Ok(effects)
     }
 
     fn decide(&mut self) -> Result<(), String> {
@@ -670,62 +671,74 @@ impl World {
         self.countdown = shown;
     }
 
-    /// What the agent does now, until nothing is left to be done.
-    fn act(&mut self, woken: bool) -> Result<(), String> {
-        if woken {
-            self.move_by(phase::Event::Woken)?;
-        }
-        let (mut fetched, mut asked, mut attempted) = (false, false, BTreeSet::new());
-        for _ in 0..12 {
-            self.decide()?;
-            let outlook = Outlook::of(&self.plan, &self.reboot, fetched);
-            self.move_by(phase::Event::Decided(outlook))?;
-            let put_off = match (self.plan.put_off, &self.reboot) {
-                (Some(until), _) => Some(Wish::Postpone(until)),
-                (None, RebootDecision::PutOff { until }) => Some(Wish::PostponeReboot(*until)),
-                (None, _) => None,
-            };
-            if let Some(wish) = put_off.filter(|_| self.phase.rests()) {
-                self.tell(&format!("nobody answered: {wish}"));
-                self.book.apply(Event::Wished { wish, by: None, at: self.now });
-                (self.countdown, self.shown) = (None, None);
-                self.move_by(phase::Event::Woken)?;
-                continue;
-            }
-            match outlook {
-                Outlook::Fetch => {
+    /// Does what the phase table says from `event` on, until nothing is left to be done.
+    fn act(&mut self, event: phase::Event) -> Result<(), String> {
+        let mut effects = self.move_by(event)?;
+        let (mut fetched, mut asked, mut rounds, mut attempted) = (false, false, 0, BTreeSet::new());
+        while let Some((effect, rest)) = effects.split_first() {
+            let event = match effect {
+                // What is brought over, found and told is the world's own here.
+                Effect::Check | Effect::Scan | Effect::Report => None,
+                Effect::Decide => {
+                    rounds += 1;
+                    self.settle_on()?;
+                    let outlook = Outlook::of(&self.plan, &self.reboot, fetched);
+                    // A mutant may go on for ever; the agent leaves it to the next check.
+                    Some(phase::Event::Decided(if rounds > 12 { Outlook::Nothing } else { outlook }))
+                }
+                Effect::Fetch => {
                     for thing in &mut self.things {
                         thing.here |= self.reachable && self.plan.fetch.contains(&thing.update.id);
                     }
                     fetched = true;
-                    self.move_by(phase::Event::Fetched)?;
+                    Some(phase::Event::Fetched)
                 }
-                Outlook::Lease if self.lease_granted && self.reachable && !asked => {
-                    asked = true;
-                    let length = match (&self.plan.lease, &self.reboot) {
-                        (Some(need), _) | (None, RebootDecision::Lease(need)) => need.length,
-                        _ => SignedDuration::ZERO,
-                    };
-                    self.lease_until = Some(later(self.now, length));
-                    self.move_by(phase::Event::Woken)?;
+                Effect::AskLease => {
+                    let first = !std::mem::replace(&mut asked, true);
+                    (first && self.lease_granted && self.reachable).then(|| {
+                        let length = match (&self.plan.lease, &self.reboot) {
+                            (Some(need), _) | (None, RebootDecision::Lease(need)) => need.length,
+                            _ => SignedDuration::ZERO,
+                        };
+                        self.lease_until = Some(later(self.now, length));
+                        phase::Event::Answered
+                    })
                 }
-                Outlook::Install => {
+                Effect::Install => {
                     let new = self.plan.install().filter(|id| attempted.insert((*id).clone())).count();
                     if new == 0 && !self.is(Mutant::RetriesWithoutEnd) {
-                        return self.move_by(phase::Event::Failed);
+                        Some(phase::Event::Failed)
+                    } else {
+                        self.install()?;
+                        Some(phase::Event::Installed)
                     }
-                    self.install()?;
-                    self.move_by(phase::Event::Installed)?;
                 }
-                Outlook::Reboot => {
+                Effect::Reboot => {
                     self.reboots()?;
-                    self.move_by(phase::Event::Started)?;
+                    Some(phase::Event::Started)
                 }
-                _ => return Ok(()),
-            }
+            };
+            effects = match event {
+                Some(event) => self.move_by(event)?,
+                None => rest,
+            };
         }
-        // A mutant may go on for ever; the agent leaves it to the next check.
-        if self.phase.rests() { Ok(()) } else { self.move_by(phase::Event::Failed) }
+        Ok(())
+    }
+
+    /// Decides; what an unanswered countdown puts off is decided about once more.
+    fn settle_on(&mut self) -> Result<(), String> {
+        loop {
+            self.decide()?;
+            let wish = match (self.plan.put_off, &self.reboot) {
+                (Some(until), _) => Wish::Postpone(until),
+                (None, RebootDecision::PutOff { until }) => Wish::PostponeReboot(*until),
+                (None, _) => return Ok(()),
+            };
+            self.tell(&format!("nobody answered: {wish}"));
+            self.book.apply(Event::Wished { wish, by: None, at: self.now });
+            (self.countdown, self.shown) = (None, None);
+        }
     }
 
     fn install(&mut self) -> Result<(), String> {

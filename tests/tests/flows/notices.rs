@@ -208,15 +208,20 @@ async fn a_relay_that_was_away_brings_what_came_out_meanwhile_and_calls_those_wh
     assert!(before < head.news && head.news < head.timestamp_version, "{head:?}");
 }
 
-/// The service level of every computer is this from now on.
-async fn level(fleet: &Fleet, json: &str) {
+/// Sets one document of the policy.
+async fn set(fleet: &Fleet, kind: &str, json: &str) {
     let operator = IdentityFiles::in_dir(&fleet.folder("central").join("operator"));
     let identity = Identity::load(&operator).unwrap();
     let route = Route::direct(&fleet.address.to_string());
     let mut policies = PoliciesClient::new(dial::channel(route, &identity));
-    let new = v1::NewPolicy { kind: "level".to_owned(), json: json.to_owned() };
+    let new = v1::NewPolicy { kind: kind.to_owned(), json: json.to_owned() };
     let request = v1::SetPoliciesRequest { policies: vec![new], dry_run: false };
     policies.set_policies(request).await.unwrap();
+}
+
+/// The service level of every computer is this from now on.
+async fn level(fleet: &Fleet, json: &str) {
+    set(fleet, "level", json).await;
     let group = v1::Group {
         name: "all".to_owned(),
         everyone: true,
@@ -269,4 +274,39 @@ async fn without_the_privilege_an_endpoint_checks_when_it_is_called_and_not_by_s
     endpoint.check().await;
     assert!(!wish(&endpoint, Wish::Scheduled(true)).await, "nor switch on what is not given");
     assert_eq!(endpoint.status().next_check, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_person_wishes_is_decided_by_at_once_and_no_check_is_made_for_it() {
+    let clock = Clock::system();
+    let (fleet, relay) = fleet_and_relay(clock.clone()).await;
+    let mut endpoint = needing(&fleet, &relay, "web1").await;
+    endpoint.config.audit_only = false;
+    // Nothing is installed before this window opens.
+    let opens = (clock.now() + SignedDuration::from_hours(12)).strftime("%H:00:00").to_string();
+    let window =
+        format!(r#"{{"id":"rare","opens":[{{"on":"every","at":"{opens}"}}],"length":"1h","zone":"UTC"}}"#);
+    set(&fleet, "window", &window).await;
+    let grace = r#"{"id":"own","experience":"consent","grace":"8h","deadline":"2days","windows":["rare"]}"#;
+    level(&fleet, grace).await;
+    fleet.approve(&[PATCH]).await;
+    relay.caught_up(&fleet).await;
+    endpoint.start().await;
+    let waits = |endpoint: &Endpoint| {
+        let status = endpoint.status();
+        status.patches.iter().find(|patch| patch.patch == PATCH).map(|patch| patch.detail.clone())
+    };
+    let closed = async || waits(&endpoint).is_some_and(|waits| waits.contains("outside change windows"));
+    until("it waits for its window", closed).await;
+    assert!(!wish(&endpoint, Wish::Acknowledge).await, "nobody is warned of anything");
+    let checked = endpoint.status().last_check;
+    for hours in [2, 3] {
+        let at = clock.now() + SignedDuration::from_hours(hours);
+        assert!(wish(&endpoint, Wish::Postpone(at)).await);
+        let what = format!("it is put off by {hours} hours");
+        let until_then = format!("it was put off until {at}");
+        until(&what, async || waits(&endpoint).is_some_and(|waits| waits.starts_with(&until_then))).await;
+    }
+    assert_eq!(endpoint.status().last_check, checked, "a wish made it check");
+    endpoint.stop().await;
 }

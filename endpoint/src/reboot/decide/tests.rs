@@ -241,5 +241,6 @@ fn an_order_that_leads_nowhere_is_repeated_ever_more_rarely_and_then_given_up() 
     assert_eq!(again(&[1], 2), wait(16));
     assert_eq!(again(&[1], 16), Decision::Now);
     assert_eq!(again(&[1, 16], 17), wait(46));
+    assert_eq!(again(&[16], 15), Decision::Now, "a clock that was set back holds nothing back");
     assert_eq!(again(&[1, 16, 46, 106, 226], 9_999), Decision::No(NotDue::InVain(5)));
 }
