@@ -24,7 +24,7 @@ use crate::{
         documents::{DocumentError, Kind},
     },
     sources::payloads::Which,
-    state::State,
+    state::{Change, State},
     store::tables::{AutoApprovalRecord, DownloadRecord},
 };
 
@@ -132,6 +132,8 @@ impl Verb {
 pub enum About<'a> {
     /// These, by name or id.
     Named(&'a [String]),
+    /// These, whose names were looked up.
+    Ids(&'a BTreeSet<UpdateId>),
     /// Every current update that a member of the group needs now.
     AllNeeded,
     /// These, which are those of a template.
@@ -183,8 +185,6 @@ pub fn patches_if(
     conditions: &Conditions,
     actor: &str,
 ) -> Result<(Vec<UpdateId>, u64), DecideError> {
-    let Conditions { rings, passed_on } = conditions;
-    let too_many = || DecideError::TooMany { what: "patches in one decision", max: PATCHES_AT_ONCE_MAX };
     if !state.model().policy().groups().contains_key(group) {
         return Err(not_found("group", &group));
     }
@@ -193,96 +193,119 @@ pub fn patches_if(
         About::Named(names) => named(state, names)?,
         _ => BTreeSet::new(),
     };
-    state.change(|model, change| {
-        let members = model.members().get(group).ok_or_else(|| not_found("group", &group))?;
-        if let Some(plan) = rings.as_ref().filter(|plan| model.policy().documents().ring_plan(plan).is_none())
-        {
-            return Err(not_found("ring plan", plan));
-        }
-        let chosen: BTreeSet<UpdateId> = match about {
-            About::Named(_) => named,
-            About::AllNeeded => model
-                .updates()
-                .filter(|update| fleet::is_current(update))
-                .filter(|update| !model.index().lacking(update.number).is_disjoint(members))
-                .map(|update| update.id.clone())
-                .collect(),
-            About::Template(_, ids) => ids.iter().cloned().collect(),
-        };
-        if chosen.len() > PATCHES_AT_ONCE_MAX {
-            return Err(too_many());
-        }
-        if let Some(passed_on) = passed_on.as_ref().filter(|_| verb == Verb::Approve) {
-            passed(model, passed_on, &chosen)?;
-        }
-        if rings.is_some() {
-            rollouts::room(model, chosen.len())?;
-        }
-        let (mut changed, mut again) = (Vec::new(), Vec::new());
-        for update in chosen {
-            let before = model.policy().approval(group, &update);
-            let decision = match verb {
-                Verb::Approve => Decision::Approve,
-                Verb::Decline => Decision::Decline,
-                Verb::Clear if before.is_some() => {
-                    change.write(Write::NoApproval(group.clone(), update.clone()));
-                    changed.push(update);
-                    continue;
-                }
-                Verb::Clear => continue,
-            };
-            let same = |before: &&Approval| {
-                before.decision == decision && (rings.is_none() || before.rings == *rings)
-            };
-            if let Some(before) = before.filter(same) {
-                // Who approves everything that is needed approves what is not yet: only who names an update
-                // again wants it tried again.
-                if decision == Decision::Approve && matches!(about, About::Named(_)) {
-                    let renewed = Some(change.now);
-                    rollouts::approve(model, change, Approval { renewed, ..before.clone() });
-                    again.push(update);
-                }
+    let about = if matches!(about, About::Named(_)) { About::Ids(&named) } else { about };
+    state.change(|model, change| patches_within(model, change, about, group, verb, conditions, actor))
+}
+
+/// The same within a change that looks at more, or decides more.
+///
+/// # Errors
+///
+/// [`DecideError`]; then the change must not be made.
+pub fn patches_within(
+    model: &Model,
+    change: &mut Change,
+    about: About<'_>,
+    group: &GroupId,
+    verb: Verb,
+    conditions: &Conditions,
+    actor: &str,
+) -> Result<Vec<UpdateId>, DecideError> {
+    let Conditions { rings, passed_on } = conditions;
+    let members = model.members().get(group).ok_or_else(|| not_found("group", &group))?;
+    if let Some(plan) = rings.as_ref().filter(|plan| model.policy().documents().ring_plan(plan).is_none()) {
+        return Err(not_found("ring plan", plan));
+    }
+    let chosen: BTreeSet<UpdateId> = match about {
+        About::Ids(ids) => ids.clone(),
+        About::Named(names) => names
+            .iter()
+            .map(|name| Ok(fleet::update(model, name)?.id.clone()))
+            .collect::<Result<_, DecideError>>()?,
+        About::AllNeeded => model
+            .updates()
+            .filter(|update| fleet::is_current(update))
+            .filter(|update| !model.index().lacking(update.number).is_disjoint(members))
+            .map(|update| update.id.clone())
+            .collect(),
+        About::Template(_, ids) => ids.iter().cloned().collect(),
+    };
+    if chosen.len() > PATCHES_AT_ONCE_MAX {
+        return Err(too_many());
+    }
+    if let Some(passed_on) = passed_on.as_ref().filter(|_| verb == Verb::Approve) {
+        passed(model, passed_on, &chosen)?;
+    }
+    if rings.is_some() {
+        rollouts::room(model, chosen.len())?;
+    }
+    let (mut changed, mut again) = (Vec::new(), Vec::new());
+    for update in chosen {
+        let before = model.policy().approval(group, &update);
+        let decision = match verb {
+            Verb::Approve => Decision::Approve,
+            Verb::Decline => Decision::Decline,
+            Verb::Clear if before.is_some() => {
+                change.write(Write::NoApproval(group.clone(), update.clone()));
+                changed.push(update);
                 continue;
             }
-            let approval = Approval {
-                group: group.clone(),
-                update: update.clone(),
-                decision,
-                at: change.now,
-                renewed: None,
-                by: actor.to_owned(),
-                rings: rings.clone().filter(|_| decision == Decision::Approve),
-            };
-            rollouts::approve(model, change, approval);
-            changed.push(update);
-        }
-        if model.policy().approvals_count() + changed.len() > APPROVALS_MAX && verb != Verb::Clear {
-            return Err(DecideError::TooMany { what: "approvals", max: APPROVALS_MAX });
-        }
-        let action = match verb {
-            Verb::Approve => "approve",
-            Verb::Decline => "decline",
-            Verb::Clear => "clear",
+            Verb::Clear => continue,
         };
-        let how = match (&about, rings) {
-            (About::Template(template, _), None) => format!("template {template}: "),
-            (About::Template(template, _), Some(rings)) => format!("template {template}, rings {rings}: "),
-            (_, Some(rings)) => format!("rings {rings}: "),
-            (_, None) => String::new(),
-        };
-        let names = |updates: &[UpdateId]| {
-            format!("{how}{}", updates.iter().map(UpdateId::as_str).collect::<Vec<_>>().join(" "))
-        };
-        if !changed.is_empty() || again.is_empty() {
-            change.audit(actor, action, format!("group:{group}"), names(&changed));
+        let same =
+            |before: &&Approval| before.decision == decision && (rings.is_none() || before.rings == *rings);
+        if let Some(before) = before.filter(same) {
+            // Who approves everything that is needed approves what is not yet: only who names an update
+            // again wants it tried again.
+            if decision == Decision::Approve && matches!(about, About::Named(_) | About::Ids(_)) {
+                let renewed = Some(change.now);
+                rollouts::approve(model, change, Approval { renewed, ..before.clone() });
+                again.push(update);
+            }
+            continue;
         }
-        if !again.is_empty() {
-            change.audit(actor, "approve again", format!("group:{group}"), names(&again));
-        }
-        changed.append(&mut again);
-        changed.sort();
-        Ok(changed)
-    })
+        let approval = Approval {
+            group: group.clone(),
+            update: update.clone(),
+            decision,
+            at: change.now,
+            renewed: None,
+            by: actor.to_owned(),
+            rings: rings.clone().filter(|_| decision == Decision::Approve),
+        };
+        rollouts::approve(model, change, approval);
+        changed.push(update);
+    }
+    if model.policy().approvals_count() + changed.len() > APPROVALS_MAX && verb != Verb::Clear {
+        return Err(DecideError::TooMany { what: "approvals", max: APPROVALS_MAX });
+    }
+    let action = match verb {
+        Verb::Approve => "approve",
+        Verb::Decline => "decline",
+        Verb::Clear => "clear",
+    };
+    let how = match (&about, rings) {
+        (About::Template(template, _), None) => format!("template {template}: "),
+        (About::Template(template, _), Some(rings)) => format!("template {template}, rings {rings}: "),
+        (_, Some(rings)) => format!("rings {rings}: "),
+        (_, None) => String::new(),
+    };
+    let names = |updates: &[UpdateId]| {
+        format!("{how}{}", updates.iter().map(UpdateId::as_str).collect::<Vec<_>>().join(" "))
+    };
+    if !changed.is_empty() || again.is_empty() {
+        change.audit(actor, action, format!("group:{group}"), names(&changed));
+    }
+    if !again.is_empty() {
+        change.audit(actor, "approve again", format!("group:{group}"), names(&again));
+    }
+    changed.append(&mut again);
+    changed.sort();
+    Ok(changed)
+}
+
+fn too_many() -> DecideError {
+    DecideError::TooMany { what: "patches in one decision", max: PATCHES_AT_ONCE_MAX }
 }
 
 /// The updates of these names, each looked up by itself: a name may have to be searched among all, and nobody shall

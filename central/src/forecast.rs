@@ -1,10 +1,11 @@
 //! What would come of an approval, worked out before anybody gives it (U13): reboots, bytes over each site's link, how
 //! full each change window gets with what is carried over, and when it is finished. Pure.
 //!
-//! Computers do here what they do by their own planner: nothing starts unless its time limit and a reserve for the
-//! reboot fit into what is left of the window; of a window that limits how many may be down at once so many take
+//! Computers do here what they do by their own planner: nothing starts unless its time limit and, where the level has
+//! it rebooted then, a reserve for the reboot fit into what is left of the window; of a window that limits how many may be down at once so many take
 //! turns; what does not fit is carried over to the next opening; a ring opens when the one before has soaked and has
-//! its successes. Installations are taken to last what 95 of 100 lasted, so a forecast is late rather than early.
+//! its successes. A window without a zone of its own opens in that of each computer; where that makes openings of
+//! different zones overlap, each is reckoned by itself, also where it limits who is down. Installations are taken to last what 95 of 100 lasted, so a forecast is late rather than early.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,8 +29,8 @@ pub const OFFERED_AFTER: SignedDuration = SignedDuration::from_mins(5);
 pub const OPENINGS_MAX: usize = 60;
 /// What an installation takes of which nothing was measured.
 const EXPECTED_UNMEASURED: SignedDuration = SignedDuration::from_mins(2);
-/// Its limit then, as endpoints have it unless configured otherwise.
-const LIMIT_UNMEASURED: SignedDuration = SignedDuration::from_hours(2);
+/// What must be left of a window for it then, as endpoints have it unless configured otherwise: it gets what is left.
+const LIMIT_UNMEASURED: SignedDuration = SignedDuration::from_mins(30);
 /// A limit is so many times what 95 of 100 took…
 const LIMIT_FACTOR: i64 = 2;
 /// …and at least so much.
@@ -59,6 +60,8 @@ pub struct Machine {
     pub id: EndpointId,
     /// Where.
     pub site: SiteId,
+    /// Its time zone, for windows that name none.
+    pub zone: TimeZone,
     /// What holds on it.
     pub settings: Settings,
     /// Index of its ring; 0 without rings.
@@ -74,8 +77,6 @@ pub struct Ground {
     pub now: Timestamp,
     /// The windows that levels name.
     pub windows: BTreeMap<WindowId, Window>,
-    /// Of windows that name none: central does not know the computers' zones.
-    pub zone: TimeZone,
     /// Ring after ring by this plan.
     pub rings: Option<RingPlan>,
     /// Payloads that are at each site's relays already.
@@ -98,6 +99,8 @@ pub struct Link {
 pub struct Fill {
     /// When it is open, and which window.
     pub opening: Occurrence,
+    /// Time zones by which it opens then: the window's own, or those of the computers in it.
+    pub zones: BTreeSet<String>,
     /// Computers that install something in it.
     pub endpoints: u64,
     /// Seconds of work in it, reboots included.
@@ -147,7 +150,7 @@ pub fn durations(timing: Option<&Timing>, class: &str) -> (SignedDuration, Signe
 /// Works out what would come of it. Machines of one ring take their turns in the order in which they are given.
 #[must_use]
 pub fn forecast(ground: &Ground, machines: &[Machine]) -> Forecast {
-    let mut course = Course::new(ground);
+    let mut course = Course::new(ground, machines);
     let rings = ground.rings.as_ref().map_or(1, |plan| plan.rings.len());
     let mut opens = Some(ground.now);
     for ring in 0..rings {
@@ -185,7 +188,8 @@ fn seconds(length: SignedDuration) -> u64 {
 
 struct Course<'a> {
     ground: &'a Ground,
-    calendars: BTreeMap<WindowId, Calendar>,
+    /// By window, then zone: that of the window itself, or those of the computers.
+    calendars: BTreeMap<&'a WindowId, BTreeMap<String, Calendar>>,
     /// By opening: since when each lane is free, where lanes are limited.
     lanes: BTreeMap<Occurrence, Vec<Timestamp>>,
     fills: BTreeMap<Occurrence, Fill>,
@@ -193,10 +197,13 @@ struct Course<'a> {
 }
 
 impl<'a> Course<'a> {
-    fn new(ground: &'a Ground) -> Self {
-        let calendars = ground.windows.iter().filter_map(|(id, window)| {
+    fn new(ground: &'a Ground, machines: &[Machine]) -> Self {
+        let zones: BTreeMap<&str, &TimeZone> =
+            machines.iter().map(|machine| (named(&machine.zone), &machine.zone)).collect();
+        let calendars = ground.windows.iter().map(|(id, window)| {
             // One that makes no sense never opens.
-            Some((id.clone(), Calendar::new(window, &ground.zone).ok()?))
+            let calendars = zones.values().filter_map(|zone| Calendar::new(window, zone).ok());
+            (id, calendars.map(|calendar| (named(calendar.zone()).to_owned(), calendar)).collect())
         });
         Self {
             ground,
@@ -259,8 +266,17 @@ impl<'a> Course<'a> {
 
     /// The opening of any of its windows that is open at `from`, or else opens next.
     fn next_opening(&self, machine: &Machine, from: Timestamp) -> Option<Occurrence> {
-        let calendars = machine.settings.windows.iter().filter_map(|id| self.calendars.get(id));
+        let calendars = machine.settings.windows.iter().filter_map(|id| self.calendar(id, machine));
         calendars.filter_map(|calendar| calendar.from(from).find(|opening| opening.end > from)).min()
+    }
+
+    /// A window as it is read on a machine.
+    fn calendar(&self, id: &WindowId, machine: &Machine) -> Option<&Calendar> {
+        let by_zone = self.calendars.get(id)?;
+        match self.ground.windows.get(id)?.zone {
+            Some(_) => by_zone.values().next(),
+            None => by_zone.get(named(&machine.zone)),
+        }
     }
 
     /// What a machine does in one opening: how many of `left` it installs, and when it is through.
@@ -271,7 +287,9 @@ impl<'a> Course<'a> {
         opening: &Occurrence,
         ready: Timestamp,
     ) -> (usize, Timestamp) {
-        let limit = self.calendars.get(&opening.window).and_then(Calendar::at_once_max);
+        let calendar = self.calendar(&opening.window, machine);
+        let zone = calendar.map_or("", |calendar| named(calendar.zone())).to_owned();
+        let limit = calendar.and_then(Calendar::at_once_max);
         let lanes = limit.map(|lanes| usize::try_from(lanes).unwrap_or(usize::MAX).clamp(1, 100_000));
         let free = match lanes {
             Some(lanes) => {
@@ -283,7 +301,7 @@ impl<'a> Course<'a> {
         let start = free.max(opening.start).max(ready);
         let (mut at, mut done) = (start, 0);
         for work in left {
-            if after(at, work.limit + REBOOT_RESERVE) > opening.end {
+            if after(at, work.limit + reserve(machine)) > opening.end {
                 break;
             }
             at = after(at, work.expected);
@@ -299,11 +317,13 @@ impl<'a> Course<'a> {
         let length = seconds(opening.length());
         let fill = self.fills.entry(opening.clone()).or_insert_with(|| Fill {
             opening: opening.clone(),
+            zones: BTreeSet::new(),
             endpoints: 0,
             used_seconds: 0,
             available_seconds: lanes.map_or(0, |lanes| length.saturating_mul(lanes as u64)),
             carried_over: 0,
         });
+        fill.zones.insert(zone);
         if done > 0 {
             fill.endpoints += 1;
             fill.used_seconds += seconds(at.duration_since(start));
@@ -341,6 +361,19 @@ impl<'a> Course<'a> {
         }
         forecast
     }
+}
+
+/// What a machine keeps free for a reboot at the end of a window.
+fn reserve(machine: &Machine) -> SignedDuration {
+    match machine.settings.reboot {
+        Reboot::Suppress | Reboot::At(_) => SignedDuration::ZERO,
+        Reboot::IfNeeded | Reboot::Always => REBOOT_RESERVE,
+    }
+}
+
+/// The IANA name of a zone, by which calendars are found.
+fn named(zone: &TimeZone) -> &str {
+    zone.iana_name().unwrap_or("UTC")
 }
 
 /// What the reboot of a machine takes after its work; nothing when it is not rebooted.

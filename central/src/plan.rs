@@ -5,7 +5,10 @@
 //! still rests on the same; otherwise it says what changed. What merely moves on, such as the time or the backlog, is
 //! worked out anew and is no reason to refuse.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use roaring::RoaringBitmap;
@@ -158,26 +161,34 @@ pub fn approval(
     Ok((record, found))
 }
 
-/// Approves what a plan says if it still rests on the same.
+/// Approves what a plan says if it still rests on the same, which is looked at and decided in one step: nothing
+/// changes between.
 ///
 /// # Errors
 ///
 /// [`AskError::NotFound`] for a plan that was never made or is too old; the others of [`PlanError`].
-pub fn apply(state: &State, trees: &Blobs, id: &str, actor: &str) -> Result<Applied, PlanError> {
+pub fn apply(state: &State, id: &str, actor: &str) -> Result<Applied, PlanError> {
     let kept = kept(state, id)?;
     let kept = kept.filter(|plan| state.now().duration_since(plan.at) <= KEPT);
     let plan = kept.ok_or_else(|| AskError::NotFound { what: "plan", name: id.to_owned() })?;
-    let reading = read(state, trees, plan.wanted.clone())?;
-    let changes = drift(&plan.inputs, &reading.inputs);
-    if !changes.is_empty() {
-        return Ok(Applied::Drifted(changes));
-    }
-    let names: Vec<String> = plan.wanted.updates.iter().map(ToString::to_string).collect();
-    let about = About::Named(&names);
-    let (group, rings) = (&plan.wanted.group, plan.wanted.rings.clone());
-    let conditions = Conditions { rings, passed_on: None };
-    let (changed, sequence) = decide::patches_if(state, about, group, Verb::Approve, &conditions, actor)?;
-    Ok(Applied::Done(changed, sequence))
+    apply_kept(state, &plan, actor)
+}
+
+fn apply_kept(state: &State, plan: &PlanRecord, actor: &str) -> Result<Applied, PlanError> {
+    let Wanted { updates, group, rings } = &plan.wanted;
+    let conditions = Conditions { rings: rings.clone(), passed_on: None };
+    let (decided, sequence) = state.change(|model, change| {
+        let changes = drift(&plan.inputs, &inputs(model, &plan.wanted)?);
+        if !changes.is_empty() {
+            return Ok::<_, PlanError>(Err(changes));
+        }
+        let about = About::Ids(updates);
+        Ok(Ok(decide::patches_within(model, change, about, group, Verb::Approve, &conditions, actor)?))
+    })?;
+    Ok(match decided {
+        Ok(changed) => Applied::Done(changed, sequence),
+        Err(changes) => Applied::Drifted(changes),
+    })
 }
 
 fn id(wanted: &Wanted, inputs: &BTreeMap<String, String>) -> String {
@@ -239,96 +250,105 @@ fn keep(state: &State, record: &PlanRecord) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn read(state: &State, trees: &Blobs, wanted: Wanted) -> Result<Reading, PlanError> {
-    let records: Vec<_> = {
-        let model = state.model();
-        if !model.members().contains_key(&wanted.group) {
-            return Err(AskError::NotFound { what: "group", name: wanted.group.to_string() }.into());
+/// What a plan rests on.
+fn inputs(model: &Model, wanted: &Wanted) -> Result<BTreeMap<String, String>, AskError> {
+    let not_found = |what, name: &dyn ToString| AskError::NotFound { what, name: name.to_string() };
+    let Wanted { updates, group, rings } = wanted;
+    let members = model.members().get(group).ok_or_else(|| not_found("group", group))?;
+    let documents = model.policy().documents();
+    let (mut inputs, mut who) = (BTreeMap::new(), RoaringBitmap::new());
+    for id in updates {
+        let record = model.update_by_id(id).ok_or_else(|| not_found("patch", id))?;
+        let lacking = model.index().lacking(record.number) & members;
+        inputs.insert(format!("patch {id}"), short(&record.document));
+        let mut bytes = Vec::new();
+        // Into memory, which does not fail.
+        let _ = lacking.serialize_into(&mut bytes);
+        let told = format!("{} endpoints lack it ({})", lacking.len(), short(&Digest::of(&bytes)));
+        inputs.insert(format!("members that lack {id}"), told);
+        for decided in model.policy().approvals_of(id) {
+            let name = format!("decision about {id} for group {}", decided.group);
+            let word = if decided.decision == Decision::Approve { "approved" } else { "declined" };
+            inputs.insert(name, format!("{word} at {}", decided.at));
         }
-        let record = |id: &UpdateId| {
-            let found = model.update_by_id(id).cloned();
-            found.ok_or_else(|| AskError::NotFound { what: "patch", name: id.to_string() })
+        if is_untrusted(model, id) {
+            inputs.insert(format!("trust in {id}"), "not trusted".to_owned());
+        }
+        who |= lacking;
+    }
+    for document in documents.of(Kind::Level) {
+        inputs.insert(format!("service level {}", document.name()), short_json(document));
+    }
+    for document in documents.of(Kind::Window) {
+        inputs.insert(format!("window {}", document.name()), short_json(document));
+    }
+    for document in documents.of(Kind::Trust) {
+        inputs.insert("trust policy".to_owned(), short_json(document));
+    }
+    // By which level somebody is served, and whose decision counts, his other groups say too.
+    for (id, other) in model.policy().groups().iter().filter(|(id, _)| *id != group) {
+        if model.members().get(id).is_some_and(|members| !members.is_disjoint(&who)) {
+            let level = other.level.as_ref().map_or("no level".to_owned(), |level| format!("level {level}"));
+            inputs.insert(format!("group {id}"), format!("priority {}, {level}", other.priority));
+        }
+    }
+    if let Some(id) = rings {
+        let rings = documents.ring_plan(id).ok_or_else(|| not_found("ring plan", id))?;
+        inputs.insert(format!("ring plan {id}"), short_json(rings));
+    }
+    inputs.insert(format!("group {group}"), short_json(&model.policy().groups().get(group)));
+    Ok(inputs)
+}
+
+/// Whether an update has not proven itself where it must.
+fn is_untrusted(model: &Model, update: &UpdateId) -> bool {
+    let policy = model.policy();
+    policy.documents().trust().is_some() && !policy.trusted().contains_key(update)
+}
+
+fn read(state: &State, trees: &Blobs, wanted: Wanted) -> Result<Reading, PlanError> {
+    let (reading, records) = {
+        let model = state.model();
+        let inputs = inputs(&model, &wanted)?;
+        let records: Vec<_> =
+            wanted.updates.iter().filter_map(|id| model.update_by_id(id).cloned()).collect();
+        let members = model.members().get(&wanted.group).cloned().unwrap_or_default();
+        let lacking = records.iter().map(|record| model.index().lacking(record.number) & &members);
+        let who = lacking.fold(RoaringBitmap::new(), |who, lacking| who | lacking);
+        let documents = model.policy().documents();
+        let windows = documents.of(Kind::Window).filter_map(|document| match document {
+            Document::Window(window) => Some((window.id.clone(), window.clone())),
+            _ => None,
+        });
+        let mut policy = model.policy().clone();
+        for update in &wanted.updates {
+            policy.set_approval(tierway_common::schema::Approval {
+                group: wanted.group.clone(),
+                update: update.clone(),
+                decision: Decision::Approve,
+                at: state.now(),
+                renewed: None,
+                by: "plan".to_owned(),
+                rings: None,
+            });
+        }
+        let reading = Reading {
+            documents: BTreeMap::new(),
+            untrusted: wanted.updates.iter().filter(|id| is_untrusted(&model, id)).cloned().collect(),
+            windows: windows.collect(),
+            rings: wanted.rings.as_ref().and_then(|id| documents.ring_plan(id).cloned()),
+            inputs,
+            endpoints: who.iter().filter_map(|number| model.endpoint(number).cloned()).collect(),
+            policy,
+            wanted,
         };
-        wanted.updates.iter().map(record).collect::<Result<_, _>>()?
+        (reading, records)
     };
     let mut documents = BTreeMap::new();
     for record in &records {
         documents.insert(record.id.clone(), patches::document(state, trees, record)?.0);
     }
-    let model = state.model();
-    let documents_of_policy = model.policy().documents();
-    let rings = match &wanted.rings {
-        Some(id) => {
-            let found = documents_of_policy.ring_plan(id).cloned();
-            Some(found.ok_or_else(|| AskError::NotFound { what: "ring plan", name: id.to_string() })?)
-        }
-        None => None,
-    };
-    let mut policy = model.policy().clone();
-    for update in &wanted.updates {
-        policy.set_approval(tierway_common::schema::Approval {
-            group: wanted.group.clone(),
-            update: update.clone(),
-            decision: Decision::Approve,
-            at: state.now(),
-            renewed: None,
-            by: "plan".to_owned(),
-            rings: None,
-        });
-    }
-    let members = model.members().get(&wanted.group).cloned().unwrap_or_default();
-    let mut who = RoaringBitmap::new();
-    let mut inputs = BTreeMap::new();
-    for record in &records {
-        let lacking = model.index().lacking(record.number) & &members;
-        inputs.insert(format!("patch {}", record.id), short(&record.document));
-        let mut bytes = Vec::new();
-        // Into memory, which does not fail.
-        let _ = lacking.serialize_into(&mut bytes);
-        let told = format!("{} endpoints lack it ({})", lacking.len(), short(&Digest::of(&bytes)));
-        inputs.insert(format!("members that lack {}", record.id), told);
-        for decided in model.policy().approvals_of(&record.id) {
-            let name = format!("decision about {} for group {}", record.id, decided.group);
-            let word = if decided.decision == Decision::Approve { "approved" } else { "declined" };
-            inputs.insert(name, format!("{word} at {}", decided.at));
-        }
-        who |= lacking;
-    }
-    let endpoints: Vec<_> = who.iter().filter_map(|number| model.endpoint(number).cloned()).collect();
-    let mut windows = BTreeMap::new();
-    for document in documents_of_policy.of(Kind::Level) {
-        inputs.insert(format!("service level {}", document.name()), short_json(document));
-    }
-    for document in documents_of_policy.of(Kind::Window) {
-        inputs.insert(format!("window {}", document.name()), short_json(document));
-        if let Document::Window(window) = document {
-            windows.insert(window.id.clone(), window.clone());
-        }
-    }
-    for document in documents_of_policy.of(Kind::Trust) {
-        inputs.insert("trust policy".to_owned(), short_json(document));
-    }
-    let mut untrusted = BTreeSet::new();
-    for record in &records {
-        if documents_of_policy.trust().is_some() && !model.policy().trusted().contains_key(&record.id) {
-            inputs.insert(format!("trust in {}", record.id), "not trusted".to_owned());
-            untrusted.insert(record.id.clone());
-        }
-    }
-    // By which level somebody is served, and whose decision counts, his other groups say too.
-    for (id, group) in model.policy().groups().iter().filter(|(id, _)| **id != wanted.group) {
-        if model.members().get(id).is_some_and(|members| !members.is_disjoint(&who)) {
-            let level = group.level.as_ref().map_or("no level".to_owned(), |level| format!("level {level}"));
-            inputs.insert(format!("group {id}"), format!("priority {}, {level}", group.priority));
-        }
-    }
-    if let Some(rings) = &rings {
-        inputs.insert(format!("ring plan {}", rings.id), short_json(rings));
-    }
-    let group = model.policy().groups().get(&wanted.group);
-    inputs.insert(format!("group {}", wanted.group), short_json(&group));
-    drop(model);
-    Ok(Reading { wanted, documents, untrusted, windows, rings, inputs, endpoints, policy })
+    Ok(Reading { documents, ..reading })
 }
 
 fn short(digest: &Digest) -> String {
@@ -355,13 +375,7 @@ fn ground(state: &State, reading: &Reading) -> Ground {
             }
         }
     }
-    Ground {
-        now: state.now(),
-        windows: reading.windows.clone(),
-        zone: TimeZone::UTC,
-        rings: reading.rings.clone(),
-        held,
-    }
+    Ground { now: state.now(), windows: reading.windows.clone(), rings: reading.rings.clone(), held }
 }
 
 fn machines(state: &State, reading: &Reading) -> Result<Vec<Machine>, StoreError> {
@@ -395,12 +409,18 @@ fn machines(state: &State, reading: &Reading) -> Result<Vec<Machine>, StoreError
             }
             work.push(one(&model, endpoint, update, document, facts.as_ref(), &mut of_site));
         }
-        // What was approved before goes first; the endpoint's own order within that is not known here.
-        work.sort_by_key(|work| !work.backlog);
+        // What was approved before goes first; the endpoint's own order within that is not known here. What is planned
+        // goes in the order in which endpoints install.
+        work.sort_by_key(|work| {
+            let urgent =
+                reading.documents.get(&work.update).map(|update| (Reverse(update.severity), update.released));
+            (!work.backlog, urgent, work.update.clone())
+        });
         if work.iter().any(|work| !work.backlog) {
             machines.push(Machine {
                 id: endpoint.id.clone(),
                 site: endpoint.site.clone(),
+                zone: zone(endpoint),
                 settings,
                 ring,
                 work,
@@ -408,6 +428,12 @@ fn machines(state: &State, reading: &Reading) -> Result<Vec<Machine>, StoreError
         }
     }
     Ok(machines)
+}
+
+/// The zone in which a computer says it is; UTC for one that did not say.
+fn zone(endpoint: &EndpointRecord) -> TimeZone {
+    let named = endpoint.facts.as_ref().and_then(|facts| facts.zone.as_deref());
+    named.and_then(|name| TimeZone::get(name).ok()).unwrap_or(TimeZone::UTC)
 }
 
 /// Whether the service level lets an update through.

@@ -8,6 +8,7 @@
 //! | `os:service-pack`, `os:product-type`, `os:language` | of Windows, see [`WindowsTest`] |
 //! | `os:name`, `os:edition` | of Windows, as it names itself: `Windows 11 Pro`, `Professional` |
 //! | `os:suite-<bit>`, `os:mui-<language>` | `present` |
+//! | `clock:zone` | its time zone, an IANA name |
 //! | `package:<manager>:<name>:<architecture>` | the version |
 //! | `file:<path>` | `present` or `absent` |
 //! | `file:<path>#version`, `#size`, `#sha256`, `#created`, `#modified`, `#language` | as named |

@@ -30,6 +30,7 @@ use tierway_common::{
 };
 use tierway_proto::{
     notices::ANSWERED_MAX,
+    sync::CatalogueError,
     upstream::{Upstream, UpstreamError},
     v1,
 };
@@ -72,6 +73,9 @@ pub enum CycleError {
     /// What is published.
     #[error("could not evaluate what is published")]
     Catalogues(#[from] CataloguesError),
+    /// The policy.
+    #[error("could not read the policy")]
+    Policy(#[from] CatalogueError),
     /// What is reported.
     #[error("could not put reports on their way")]
     Report(#[from] ReportError),
@@ -94,7 +98,7 @@ enum SyncError {
 pub struct Around {
     /// Who it is.
     pub endpoint: EndpointId,
-    /// Its time zone.
+    /// Its time zone until a scan says it.
     pub zone: TimeZone,
     /// What can be seen of it, and how it is rebooted.
     pub surroundings: Arc<dyn Surroundings>,

@@ -11,6 +11,7 @@ pub mod windows;
 
 use std::{collections::BTreeSet, fmt, path::Path};
 
+use jiff::tz::TimeZone;
 use tierway_common::{
     facts::{Domain, Facts},
     rules::{evaluate::asks, expr::Expr},
@@ -143,7 +144,13 @@ impl Collected {
     }
 }
 
-/// Reads the system below `root`: the domains `os`, `package:deb`, `flag` and, as far as `asked`, `file`.
+/// The time zone of the computer of which these are the facts; `None` when it is not among them.
+#[must_use]
+pub fn zone(facts: &Facts) -> Option<TimeZone> {
+    TimeZone::get(facts.values.get("clock:zone")?).ok()
+}
+
+/// Reads the system below `root`: the domains `os`, `clock`, `package:deb`, `flag` and, as far as `asked`, `file`.
 ///
 /// `machine` is what `uname -m` says; it stands in for the architecture only where the system's own files
 /// do not name it. Links inside another root are followed inside that root. A root without dpkg has an empty
@@ -156,7 +163,7 @@ pub fn scan(root: &Path, asked: &Asked, machine: &str) -> (Facts, Vec<Problem>) 
         Ok(root) => root,
         Err(error) => {
             let reason = format!("could not open the root `{}`: {error}", root.display());
-            for name in ["os", "package:deb", "file", "flag"] {
+            for name in ["os", "clock", "package:deb", "file", "flag"] {
                 collected.facts.domains.insert(
                     name.to_owned(),
                     Domain::Failed { source: root.display().to_string(), reason: reason.clone() },
@@ -168,6 +175,7 @@ pub fn scan(root: &Path, asked: &Asked, machine: &str) -> (Facts, Vec<Problem>) 
     };
     let native = linux::dpkg::scan(&root, &mut collected);
     linux::os::scan(&root, native.as_deref(), machine, &mut collected);
+    linux::zone::scan(&root, &mut collected);
     linux::flags::scan(&root, &mut collected);
     if root.is_host() {
         let uname = rustix::system::uname();

@@ -20,13 +20,7 @@ fn ground(at_once_max: Option<u32>) -> Ground {
         "at_once_max": at_once_max,
     }))
     .unwrap();
-    Ground {
-        now: at(NOW),
-        windows: [(window.id.clone(), window)].into(),
-        zone: TimeZone::UTC,
-        rings: None,
-        held: BTreeMap::new(),
-    }
+    Ground { now: at(NOW), windows: [(window.id.clone(), window)].into(), rings: None, held: BTreeMap::new() }
 }
 
 fn settings(level: serde_json::Value) -> Settings {
@@ -50,6 +44,7 @@ fn machine(id: &str, level: serde_json::Value, work: &[Work]) -> Machine {
     Machine {
         id: id.parse().unwrap(),
         site: "lyon".parse().unwrap(),
+        zone: TimeZone::UTC,
         settings: settings(level),
         ring: 0,
         work: work.to_vec(),
@@ -62,7 +57,7 @@ fn in_window() -> serde_json::Value {
 
 fn fills(forecast: &Forecast) -> Vec<(String, u64, u64, u64, u64)> {
     let fills = forecast.fills.iter().map(|fill| {
-        let Fill { opening, endpoints, used_seconds, available_seconds, carried_over } = fill;
+        let Fill { opening, zones: _, endpoints, used_seconds, available_seconds, carried_over } = fill;
         (opening.start.to_string(), *endpoints, used_seconds / 60, available_seconds / 60, *carried_over)
     });
     fills.collect()
@@ -117,6 +112,33 @@ fn of_a_window_for_two_at_once_two_take_turns_and_the_rest_comes_the_week_after(
 }
 
 #[test]
+fn a_window_without_a_zone_opens_in_that_of_each_computer_and_one_with_a_zone_in_that() {
+    let zone = |name: &str| TimeZone::get(name).unwrap();
+    let of =
+        |id: &str, name: &str| Machine { zone: zone(name), ..machine(id, in_window(), &[work("a", 30, 50)]) };
+    let machines = [of("e1", "Asia/Tokyo"), of("e2", "Europe/Paris"), of("e3", "Europe/Berlin")];
+    let opens = |ground: &Ground| {
+        let fills = forecast(ground, &machines).fills.into_iter();
+        let row = |fill: Fill| (fill.opening.start.to_string(), Vec::from_iter(fill.zones), fill.endpoints);
+        fills.map(row).collect::<Vec<_>>()
+    };
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let mut ground = ground(None);
+    ground.now = at("2026-11-21T12:00:00Z");
+    assert_eq!(
+        opens(&ground),
+        [
+            ("2026-11-21T17:00:00Z".to_owned(), names(&["Asia/Tokyo"]), 1),
+            ("2026-11-22T01:00:00Z".to_owned(), names(&["Europe/Berlin", "Europe/Paris"]), 2),
+        ]
+    );
+    for window in ground.windows.values_mut() {
+        window.zone = Some("America/Lima".to_owned());
+    }
+    assert_eq!(opens(&ground), [("2026-11-22T07:00:00Z".to_owned(), names(&["America/Lima"]), 3)]);
+}
+
+#[test]
 fn reboots_are_counted_and_take_their_time_where_the_level_has_them_done() {
     let kernel = Work { reboots: true, ..work("linux", 10, 20) };
     let of = |reboot: &str, work: &Work| {
@@ -131,6 +153,17 @@ fn reboots_are_counted_and_take_their_time_where_the_level_has_them_done() {
         ("always", &work("a", 10, 20), (1, 20)),
     ] {
         assert_eq!(of(reboot, work), expected, "{reboot}");
+    }
+}
+
+#[test]
+fn a_window_keeps_nothing_free_for_a_reboot_that_is_left_to_others() {
+    for (reboot, openings) in [("suppress", 1), ("if_needed", 2)] {
+        let level = json!({ "id": "x", "windows": ["sunday"], "reboot": reboot });
+        // The second must have 110 minutes of the 120 left; a reboot would take ten more of them.
+        let work = [work("a", 10, 20), work("b", 30, 110)];
+        let found = forecast(&ground(None), &[machine("e1", level, &work)]);
+        assert_eq!(found.fills.len(), openings, "{reboot}: {found:?}");
     }
 }
 
@@ -197,5 +230,5 @@ fn measured_times_come_by_class_and_else_from_all_together() {
     let seconds = |(a, b): (SignedDuration, SignedDuration)| (a.as_secs(), b.as_secs());
     assert_eq!(seconds(durations(Some(&timing), "c2m3")), (30, 120));
     assert_eq!(seconds(durations(Some(&timing), "c0m0")), (300, 600));
-    assert_eq!(seconds(durations(None, "")), (120, 7_200));
+    assert_eq!(seconds(durations(None, "")), (120, 1_800));
 }

@@ -26,6 +26,7 @@ const COMPRESSION_LEVEL: i32 = 3;
 const PROBLEMS_MAX: usize = 16;
 const PROBLEM_BYTES_MAX: usize = 300;
 const OS_BYTES_MAX: usize = 100;
+const ZONE_BYTES_MAX: usize = 100;
 
 /// Facts that cannot be kept.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +81,7 @@ pub fn summary(facts: &Facts, at: Timestamp) -> FactsSummary {
         digest: facts.digest(),
         at,
         os: clean(&os, OS_BYTES_MAX),
+        zone: facts.values.get("clock:zone").map(|zone| clean(zone, ZONE_BYTES_MAX)),
         packages: facts.values.range("package:".to_owned().."package;".to_owned()).count() as u64,
         problems: problems.take(PROBLEMS_MAX).collect(),
     }

@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 
 use serde_json::json;
 use tierway_common::schema::{Group, Members};
@@ -10,6 +10,9 @@ use crate::{
     fleet::tests::enrol_for_tests,
     model::Write,
 };
+
+/// How often two race: often enough that each is first in some.
+const RACES: u32 = 100;
 
 fn change(bench: &Bench, writes: Vec<Write>) {
     bench
@@ -73,7 +76,7 @@ fn plan(bench: &Bench, names: &[&str]) -> Result<(PlanRecord, Forecast), PlanErr
 }
 
 fn apply(bench: &Bench, id: &str) -> Result<Applied, PlanError> {
-    super::apply(&bench.state, &bench.trees, id, "operator:ana")
+    super::apply(&bench.state, id, "operator:ana")
 }
 
 fn approvals(bench: &Bench) -> usize {
@@ -87,7 +90,7 @@ fn a_plan_tells_who_what_when_and_how_many_bytes_and_is_applied_as_it_stands() {
     assert_eq!((found.endpoints, found.installations, found.reboots), (2, 3, 0));
     let link = found.links[&"lyon".parse().unwrap()];
     assert_eq!((link.endpoints, link.payloads, link.bytes), (2, 2, 2 * "the package a 2".len() as u64));
-    // Nothing is measured yet, so each must have two hours left: one a night.
+    // Nothing is measured yet, so each must have half an hour left.
     let carried: Vec<_> = found.fills.iter().map(|fill| (fill.endpoints, fill.carried_over)).collect();
     assert_eq!(carried, [(2, 0)], "{:?}", found.fills);
     assert_eq!(approvals(&bench), 0, "planned is not approved");
@@ -193,6 +196,47 @@ fn a_plan_of_as_many_patches_as_there_may_be_with_earlier_decisions_is_kept_and_
     assert_eq!(kept(&bench.state, &record.id).unwrap().as_ref(), Some(&record));
     let Applied::Done(changed, _) = apply(&bench, &record.id).unwrap() else { panic!("it drifted") };
     assert_eq!(changed.len(), PATCHES_MAX);
+}
+
+#[test]
+fn what_changes_while_a_plan_is_being_applied_is_named_too() {
+    let bench = fleet();
+    let (record, _) = plan(&bench, &["a"]).unwrap();
+    // It has been read, and whoever applies it has not got his turn yet.
+    change(&bench, vec![window("4h")]);
+    let applied = apply_kept(&bench.state, &record, "operator:ana").unwrap();
+    assert!(matches!(&applied, Applied::Drifted(changes) if changes[0].starts_with("window nightly: ")));
+    assert_eq!(approvals(&bench), 0);
+}
+
+#[test]
+fn of_a_change_and_a_plan_that_race_the_plan_is_first_or_refused() {
+    let bench = fleet();
+    let (all, names) = ("all".parse().unwrap(), ["a".to_owned()]);
+    for round in 1..=RACES {
+        let (record, _) = plan(&bench, &["a"]).unwrap();
+        let start = Barrier::new(2);
+        let (applied, changed) = std::thread::scope(|scope| {
+            let changed = scope.spawn(|| {
+                start.wait();
+                let changed = bench.state.change(|_, change| {
+                    change.audit("operator:bo", "set group", "group:all".to_owned(), String::new());
+                    change.write(group(round));
+                    Ok::<_, StoreError>(())
+                });
+                changed.unwrap().1
+            });
+            start.wait();
+            (apply(&bench, &record.id).unwrap(), changed.join().unwrap())
+        });
+        match applied {
+            Applied::Done(_, sequence) => assert!(sequence < changed, "round {round}: applied after it"),
+            Applied::Drifted(changes) => {
+                assert!(changes.len() == 1 && changes[0].starts_with("group all: "), "{changes:?}");
+            }
+        }
+        decide::patches(&bench.state, About::Named(&names), &all, Verb::Clear, "operator:ana").unwrap();
+    }
 }
 
 #[test]

@@ -393,11 +393,8 @@ impl admin_server::Admin for AdminService {
     ) -> Result<Response<v1::ApplyPlanResponse>, Status> {
         let actor = self.gate.operator(request.extensions())?;
         let v1::ApplyPlanRequest { plan } = request.into_inner();
-        let applied = blocking(&self.central, move |central| {
-            let Central { state, trees, .. } = central;
-            plan::apply(state, trees, &plan, &actor)
-        })
-        .await?;
+        let applied =
+            blocking(&self.central, move |central| plan::apply(&central.state, &plan, &actor)).await?;
         Ok(Response::new(convert::applied(applied)))
     }
 

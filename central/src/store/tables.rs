@@ -289,6 +289,9 @@ pub struct FactsSummary {
     pub at: Timestamp,
     /// Such as `debian 12 amd64`.
     pub os: String,
+    /// IANA name of its time zone; `None` when it did not say.
+    #[serde(default)]
+    pub zone: Option<String>,
     /// Installed packages of all managers.
     pub packages: u64,
     /// Domains that could not be read, one sentence each.

@@ -219,6 +219,10 @@ impl Cycle {
         }
         let Scope { os, asked, machine } = self.scope()?;
         let (facts, found) = scan::scan(&self.root, &asked, &machine);
+        // What was read last holds while it cannot be read.
+        if let Some(zone) = scan::zone(&facts) {
+            self.zone = zone;
+        }
         going.problems.extend(found.iter().map(ToString::to_string));
         let verdicts = self.evaluate(&os, &facts)?;
         if let Err(error) = self.read_policy(&verdicts, &facts, going.began, going.problems).await {

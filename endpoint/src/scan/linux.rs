@@ -5,3 +5,4 @@ pub mod files;
 pub mod flags;
 pub mod os;
 pub mod root;
+pub mod zone;

@@ -385,7 +385,7 @@ impl World {
                     endpoints: forecast.endpoints,
                     update,
                 });
-                let applied = plan::apply(&central.state, &central.trees, &plan.id, "operator:tester");
+                let applied = plan::apply(&central.state, &plan.id, "operator:tester");
                 assert!(matches!(applied.unwrap(), plan::Applied::Done(..)));
             }
         }

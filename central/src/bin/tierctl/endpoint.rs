@@ -148,6 +148,7 @@ const ENDPOINTS: Shape<v1::Endpoint> = Shape {
         Column::new("unknown", |row| Value::Count(row.unknown)),
         Column::new("reboot_pending", |row| Value::Flag(row.reboot_pending)),
         Column::new("last_report", |row| Value::Time(row.last_report)),
+        Column::wide("zone", |row| Value::text(&row.zone)),
         Column::wide("groups", |row| Value::Names(row.groups.clone())),
         Column::wide("agent_version", |row| Value::text(&row.agent_version)),
         Column::wide("enrolled_at", |row| Value::Time(row.enrolled_at)),
@@ -298,6 +299,7 @@ async fn show(screen: &mut Screen<'_>, central: &mut Central, name: String) -> R
         revoked,
         reboot_pending,
         groups,
+        zone,
     } = endpoint.unwrap_or_default();
     let sheet = Sheet::new([
         ("name", Value::Text(name)),
@@ -306,6 +308,7 @@ async fn show(screen: &mut Screen<'_>, central: &mut Central, name: String) -> R
         ("groups", Value::Names(groups)),
         ("tags", Value::Names(tags)),
         ("os", Value::Text(os)),
+        ("zone", Value::Text(zone)),
         ("agent_version", Value::Text(agent_version)),
         ("enrolled_at", Value::Time(enrolled_at)),
         ("certificate_expires", Value::Time(certificate_expires)),

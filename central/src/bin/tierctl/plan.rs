@@ -47,6 +47,7 @@ const LINKS: Shape<v1::SiteLink> = Shape {
 const FILLS: Shape<v1::WindowFill> = Shape {
     columns: &[
         Column::new("window", |row| Value::text(&row.window)),
+        Column::new("zones", |row| Value::Names(row.zones.clone())),
         Column::new("opens", |row| Value::Time(row.opens)),
         Column::wide("closes", |row| Value::Time(row.closes)),
         Column::new("endpoints", |row| Value::Count(row.endpoints)),

@@ -163,6 +163,7 @@ pub(super) fn endpoint(row: EndpointRow) -> v1::Endpoint {
         revoked: record.revoked,
         reboot_pending: record.reboot_pending,
         groups,
+        zone: record.facts.as_ref().and_then(|facts| facts.zone.clone()).unwrap_or_default(),
     }
 }
 
@@ -317,6 +318,7 @@ pub(super) fn plan(model: &Model, plan: PlanRecord, forecast: Forecast) -> v1::P
         used_ms: fill.used_seconds.saturating_mul(1_000),
         available_ms: fill.available_seconds.saturating_mul(1_000),
         carried_over: fill.carried_over,
+        zones: fill.zones.into_iter().collect(),
     });
     v1::PlanApprovalResponse {
         plan: plan.id,

@@ -66,6 +66,20 @@ impl Root {
         self.resolve(path, OFlags::PATH)
     }
 
+    /// Where the link at `path` leads, as it is written there; `None` when it is no link.
+    ///
+    /// # Errors
+    ///
+    /// As the system says; [`io::ErrorKind::NotFound`] when nothing is there.
+    pub fn link(&self, path: &str) -> io::Result<Option<String>> {
+        let found = self.resolve(path, OFlags::PATH | OFlags::NOFOLLOW)?;
+        if !found.metadata()?.file_type().is_symlink() {
+            return Ok(None);
+        }
+        let target = rustix::fs::readlinkat(&found, "", Vec::new())?;
+        Ok(Some(target.to_string_lossy().into_owned()))
+    }
+
     fn resolve(&self, path: &str, flags: OFlags) -> io::Result<File> {
         let flags = flags | OFlags::CLOEXEC;
         if self.is_host() {

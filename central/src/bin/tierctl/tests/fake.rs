@@ -162,6 +162,7 @@ fn endpoint(number: u64) -> v1::Endpoint {
         revoked: false,
         reboot_pending: number == 1,
         groups: vec!["everyone".into(), "web".into()],
+        zone: "Asia/Tokyo".into(),
     }
 }
 
@@ -388,6 +389,7 @@ impl Admin for Fake {
         self.note(r)?;
         let fill = |opens: i64, endpoints: u64, carried_over: u64| v1::WindowFill {
             window: "db-sunday".into(),
+            zones: vec!["Asia/Tokyo".into()],
             opens: NOW_MS + opens * MINUTE,
             closes: NOW_MS + (opens + 120) * MINUTE,
             endpoints,
