@@ -1,6 +1,6 @@
 //! Who is in which ring of a ring plan: computed by each endpoint and by central alike, moved by nobody.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, fmt, time::Duration};
 
 use crate::{
     id::{EndpointId, GroupId},
@@ -93,25 +93,74 @@ pub fn check(plan: &RingPlan) -> Result<(), RingsError> {
     Ok(())
 }
 
-/// Index of the ring that `endpoint` is in: the first that names a group of it (`is_member`) or whose share
-/// its place falls into, else the last one. `None` only for a plan without rings.
+/// Where a computer stands in a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stand {
+    /// Index of its ring.
+    pub ring: usize,
+    /// Its place in the plan, 0 to 999.
+    pub place: u32,
+    /// Why it is in that ring.
+    pub because: Because,
+}
+
+/// Why a computer is in its ring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Because {
+    /// It is a member of this group.
+    Group(GroupId),
+    /// Its place is from the first of these on, and before the second.
+    Share(u32, u32),
+    /// No ring before takes it.
+    Rest,
+}
+
+impl fmt::Display for Stand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = self.place;
+        match &self.because {
+            Because::Group(group) => write!(f, "member of group `{group}`"),
+            Because::Share(from, before) => {
+                write!(
+                    f,
+                    "place {place} of {THOUSAND}, in the share from {from} to {}",
+                    before.saturating_sub(1)
+                )
+            }
+            Because::Rest => write!(f, "in no ring before; place {place} of {THOUSAND}"),
+        }
+    }
+}
+
+/// Where `endpoint` stands: in the first ring that names a group of it (`is_member`) or whose share its place falls
+/// into, else in the last one. `None` only for a plan without rings.
+#[must_use]
+pub fn stand(plan: &RingPlan, endpoint: &EndpointId, is_member: impl Fn(&GroupId) -> bool) -> Option<Stand> {
+    let place = place(plan, endpoint);
+    let mut up_to: u32 = 0;
+    let found = plan.rings.iter().enumerate().find_map(|(ring, of_plan)| {
+        let because = match &of_plan.who {
+            RingMembers::Group(group) => is_member(group).then(|| Because::Group(group.clone())),
+            RingMembers::Permille(share) => {
+                let from = up_to;
+                up_to += u32::from(*share);
+                (place < up_to).then_some(Because::Share(from, up_to))
+            }
+            RingMembers::Rest => Some(Because::Rest),
+        };
+        Some(Stand { ring, place, because: because? })
+    });
+    found.or_else(|| Some(Stand { ring: plan.rings.len().checked_sub(1)?, place, because: Because::Rest }))
+}
+
+/// Index of the ring that [`stand`] finds.
 #[must_use]
 pub fn ring_of(
     plan: &RingPlan,
     endpoint: &EndpointId,
     is_member: impl Fn(&GroupId) -> bool,
 ) -> Option<usize> {
-    let place = place(plan, endpoint);
-    let mut up_to: u32 = 0;
-    let found = plan.rings.iter().position(|ring| match &ring.who {
-        RingMembers::Group(group) => is_member(group),
-        RingMembers::Permille(share) => {
-            up_to += u32::from(*share);
-            place < up_to
-        }
-        RingMembers::Rest => true,
-    });
-    found.or(plan.rings.len().checked_sub(1))
+    stand(plan, endpoint, is_member).map(|stand| stand.ring)
 }
 
 /// The place of a computer in a plan, 0 to 999: another one in another plan, so that it is not always the
@@ -155,6 +204,28 @@ mod tests {
         assert_eq!(counts[0], 200);
         assert!((890..1090).contains(&counts[1]), "{counts:?}");
         assert!((4_750..5_150).contains(&counts[2]), "{counts:?}");
+    }
+
+    #[test]
+    fn why_a_computer_is_in_its_ring_is_true_of_it() {
+        let plan = plan(THREE);
+        let mut told = BTreeSet::new();
+        for number in 0..1_000 {
+            let in_test = number % 100 == 0;
+            let found = stand(&plan, &endpoint(number), |group| in_test && group.as_str() == "test").unwrap();
+            let (place, text) = (found.place, found.to_string());
+            let expected = match found.ring {
+                0 => "member of group `test`".to_owned(),
+                1 => format!("place {place} of 1000, in the share from 0 to 49"),
+                2 => format!("place {place} of 1000, in the share from 50 to 299"),
+                _ => format!("in no ring before; place {place} of 1000"),
+            };
+            assert_eq!(text, expected);
+            let of_place = [0..50, 50..300, 300..1_000].iter().position(|places| places.contains(&place));
+            assert!(found.ring == 0 || Some(found.ring - 1) == of_place, "{found:?}");
+            told.insert(found.ring);
+        }
+        assert_eq!(told, BTreeSet::from([0, 1, 2, 3]));
     }
 
     #[test]

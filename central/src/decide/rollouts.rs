@@ -3,13 +3,13 @@
 //! The rules are in [`crate::policy::gates`]; here they are fed from what endpoints report, and what they
 //! say is kept, published and audited in one commit.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use roaring::RoaringBitmap;
 use tierway_common::{
     id::{RingPlanId, UpdateId},
-    rings::ring_of,
+    rings::{Stand, ring_of, stand},
     schema::{
         Approval, Decision,
         policy::{RingPlan, RolloutStage},
@@ -25,7 +25,7 @@ use crate::{
         gates::{self, Counts, Hand},
     },
     state::{Change, State},
-    store::tables::{RolloutRecord, UpdateRecord},
+    store::tables::{EndpointRecord, RolloutRecord, UpdateRecord},
 };
 
 /// Endpoints whose failure one rollout forgives: their numbers are in its record.
@@ -69,6 +69,53 @@ fn rings(model: &Model, plan: &RingPlan, among: &RoaringBitmap) -> Vec<RoaringBi
         }
     }
     rings
+}
+
+/// A computer in a ring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RingMember {
+    /// The computer.
+    pub endpoint: Arc<EndpointRecord>,
+    /// The ring's name.
+    pub ring: String,
+    /// Where it stands, and why.
+    pub stand: Stand,
+}
+
+/// Who stands in which ring of a plan, by enrolment: computers whose number is above `after`, at most `limit` of them,
+/// of one ring only when its name is given. With the number after which there is more.
+///
+/// # Errors
+///
+/// [`DecideError`] when there is no such plan, or no such ring in it.
+pub fn members(
+    model: &Model,
+    plan: &RingPlanId,
+    ring: Option<&str>,
+    after: Option<u32>,
+    limit: usize,
+) -> Result<(Vec<RingMember>, Option<u32>), DecideError> {
+    let plan = model.policy().documents().ring_plan(plan).ok_or_else(|| not_found("ring plan", plan))?;
+    if let Some(ring) = ring.filter(|ring| plan.rings.iter().all(|of_plan| of_plan.name != **ring)) {
+        return Err(not_found("ring", &ring));
+    }
+    let later = model.active().iter().filter(|number| after.is_none_or(|after| *number > after));
+    let mut members = Vec::new();
+    for endpoint in later.filter_map(|number| model.endpoint(number)) {
+        let is_member = |group: &_| model.members().get(group).is_some_and(|m| m.contains(endpoint.number));
+        let Some(stand) = stand(plan, &endpoint.id, is_member) else { continue };
+        let Some(found) =
+            plan.rings.get(stand.ring).filter(|found| ring.is_none_or(|ring| found.name == ring))
+        else {
+            continue;
+        };
+        if members.len() == limit {
+            let last = members.last().map(|last: &RingMember| last.endpoint.number);
+            return Ok((members, last));
+        }
+        members.push(RingMember { endpoint: endpoint.clone(), ring: found.name.clone(), stand });
+    }
+    Ok((members, None))
 }
 
 /// The endpoints for which the decision that counts is an approval by this plan.

@@ -17,7 +17,7 @@ use crate::{
     decide::{
         DecideError,
         documents::{self, DOCUMENTS_AT_ONCE_MAX, Outcome},
-        rollouts::{self, RingStanding, Standing},
+        rollouts::{self, RingMember, RingStanding, Standing},
         templates::{self, Difference},
         trust::{self, Untrusted},
     },
@@ -118,6 +118,18 @@ fn rollout(standing: Standing) -> v1::Rollout {
     }
 }
 
+fn ring_member(member: RingMember) -> v1::RingMember {
+    let RingMember { endpoint, ring, stand } = member;
+    v1::RingMember {
+        endpoint: endpoint.id.to_string(),
+        name: endpoint.name.clone(),
+        site: endpoint.site.to_string(),
+        ring,
+        place: stand.place,
+        why: stand.to_string(),
+    }
+}
+
 fn untrusted(row: Untrusted) -> v1::UntrustedPatch {
     let Untrusted { update, counts, waits } = row;
     v1::UntrustedPatch {
@@ -206,6 +218,28 @@ impl policies_server::Policies for PoliciesService {
         let v1::DeletePolicyRequest { kind: of, name } = request.into_inner();
         let kind = kind(&of)?;
         self.change(move |central| documents::delete(&central.state, kind, &name, &actor)).await
+    }
+
+    async fn list_ring_members(
+        &self,
+        request: Request<v1::ListRingMembersRequest>,
+    ) -> Result<Response<v1::ListRingMembersResponse>, Status> {
+        self.gate.operator(request.extensions())?;
+        let v1::ListRingMembersRequest { plan, ring, limit, after } = request.into_inner();
+        let plan = parse::<RingPlanId>(&plan)?;
+        let after = match after.as_str() {
+            "" => None,
+            number => Some(
+                number.parse().map_err(|_| Status::invalid_argument("`after` is no place in the list"))?,
+            ),
+        };
+        let (members, next) = blocking(&self.central, move |central| {
+            rollouts::members(&central.state.model(), &plan, ring.as_deref(), after, fleet::limit(limit))
+        })
+        .await?;
+        let members = members.into_iter().map(ring_member).collect();
+        let next = next.map(|number| number.to_string()).unwrap_or_default();
+        Ok(Response::new(v1::ListRingMembersResponse { members, next }))
     }
 
     async fn list_rollouts(

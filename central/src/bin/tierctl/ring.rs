@@ -8,12 +8,12 @@ use tierway_common::{
 use tierway_proto::v1;
 
 use crate::{
-    client::Policies,
+    client::{Cursor, PAGE_ROWS, Policies},
     confirm::ConfirmArgs,
     document::{self, FileArgs, RING_PLAN},
     failure::{Exit, Failure},
     output::{
-        listing::{Column, Shape},
+        listing::{Column, Listing, Shape},
         table::Tint,
         value::Value,
     },
@@ -29,6 +29,8 @@ pub(crate) enum RingCommand {
         /// Name of the plan
         plan: String,
     },
+    /// Lists which endpoint stands in which ring of a plan, and why, in the order in which they enrolled
+    Members(MembersArgs),
     /// Makes or replaces a plan
     Set(SetArgs),
     /// Deletes a plan that no approval goes by
@@ -38,6 +40,15 @@ pub(crate) enum RingCommand {
         #[command(flatten)]
         confirm: ConfirmArgs,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MembersArgs {
+    /// Name of the plan
+    plan: String,
+    /// Only of this ring
+    #[arg(long, value_name = "NAME")]
+    ring: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -129,6 +140,47 @@ const PLANS: Shape<v1::Policy> = Shape {
     tint: |_| Tint::Plain,
 };
 
+const MEMBERS: Shape<v1::RingMember> = Shape {
+    columns: &[
+        Column::new("name", |row| Value::text(&row.name)),
+        Column::new("site", |row| Value::text(&row.site)),
+        Column::new("ring", |row| Value::text(&row.ring)),
+        Column::wide("place", |row| Value::Number(row.place.into())),
+        Column::new("why", |row| Value::text(&row.why)),
+        Column::wide("id", |row| Value::text(&row.endpoint)),
+    ],
+    tint: |_| Tint::Plain,
+};
+
+async fn members(
+    screen: &mut Screen<'_>,
+    policies: &mut Policies,
+    args: MembersArgs,
+) -> Result<Exit, Failure> {
+    let MembersArgs { plan, ring } = args;
+    let mut listing = Listing::new(&MEMBERS, &screen.options)?;
+    let mut cursor = Cursor::default();
+    loop {
+        let request = v1::ListRingMembersRequest {
+            plan: plan.clone(),
+            ring: ring.clone(),
+            limit: PAGE_ROWS,
+            after: cursor.after(),
+        };
+        let what = format!("list the members of ring plan `{plan}`");
+        let answer = policies.list_ring_members(request).await.map_err(Failure::call(what))?;
+        let v1::ListRingMembersResponse { members, next } = answer.into_inner();
+        for member in &members {
+            listing.push(screen, member)?;
+        }
+        if !cursor.advance(next)? {
+            break;
+        }
+    }
+    listing.finish(screen)?;
+    Ok(Exit::Ok)
+}
+
 pub(crate) async fn run(
     screen: &mut Screen<'_>,
     policies: &mut Policies,
@@ -137,6 +189,7 @@ pub(crate) async fn run(
     match command {
         RingCommand::List => document::list(screen, policies, RING_PLAN, &PLANS).await,
         RingCommand::Show { plan } => document::show(screen, policies, RING_PLAN, &plan).await,
+        RingCommand::Members(args) => members(screen, policies, args).await,
         RingCommand::Set(SetArgs { plan, file, rings }) => match file.file {
             Some(path) => {
                 let json = document::read_named(RING_PLAN, &path, plan.as_str())?;

@@ -304,3 +304,40 @@ fn a_template_holds_what_is_installed_and_is_approved_for_others_with_one_record
     assert_eq!(bench.state.model().policy().approvals_count(), 2, "what it approved stays approved");
     assert!(audit::verify(bench.state.store(), bench.state.tenant()).unwrap().broken.is_none());
 }
+
+#[test]
+fn everybody_stands_in_one_ring_of_a_plan_over_all_pages_and_central_says_why() {
+    let bench = fleet();
+    let model = bench.state.model();
+    let all =
+        |ring: Option<&str>, limit: usize| {
+            let (mut found, mut after) = (Vec::new(), None);
+            loop {
+                let (page, next) = members(&model, &plan(), ring, after, limit).unwrap();
+                assert!(page.len() <= limit && (next.is_none() || page.len() == limit), "{page:?}");
+                found.extend(page.into_iter().map(|member| {
+                    (member.endpoint.name.clone(), member.ring.clone(), member.stand.to_string())
+                }));
+                match next {
+                    Some(next) => after = Some(next),
+                    None => return found,
+                }
+            }
+        };
+    let whole = all(None, 100);
+    assert_eq!(whole.len(), 10);
+    for (number, (name, ring, why)) in whole.iter().enumerate() {
+        assert_eq!(*name, format!("host-{number}"));
+        let (of, because) =
+            if number < 3 { ("test", "member of group `test`") } else { ("broad", "in no ring before; ") };
+        assert!(ring == of && why.starts_with(because), "{name}: {ring}, {why}");
+    }
+    for limit in [1, 3, 10] {
+        assert_eq!(all(None, limit), whole, "{limit} a page");
+        assert_eq!(all(Some("broad"), limit), whole[3..], "{limit} a page");
+    }
+    let error = members(&model, &plan(), Some("pilot"), None, 10).unwrap_err();
+    assert_eq!(error.to_string(), "there is no ring `pilot`");
+    let error = members(&model, &"other".parse().unwrap(), None, None, 10).unwrap_err();
+    assert_eq!(error.to_string(), "there is no ring plan `other`");
+}

@@ -113,6 +113,34 @@ impl Policies for Fake {
         self.change()
     }
 
+    async fn list_ring_members(
+        &self,
+        r: Request<v1::ListRingMembersRequest>,
+    ) -> Result<Response<v1::ListRingMembersResponse>, Status> {
+        let v1::ListRingMembersRequest { ring, after, .. } = self.note(r)?;
+        let member = |number: u32, ring: &str, place, why: &str| v1::RingMember {
+            endpoint: format!("id-{number}"),
+            name: format!("web-{number:02}"),
+            site: "osaka".into(),
+            ring: ring.into(),
+            place,
+            why: why.into(),
+        };
+        // Two pages.
+        let (mut members, next) = match after.as_str() {
+            "" => (
+                vec![
+                    member(1, "test", 702, "member of group `test`"),
+                    member(2, "pilot", 12, "place 12 of 1000, in the share from 0 to 54"),
+                ],
+                "2",
+            ),
+            _ => (vec![member(3, "broad", 640, "in no ring before; place 640 of 1000")], ""),
+        };
+        members.retain(|member| ring.as_ref().is_none_or(|ring| *ring == member.ring));
+        Ok(Response::new(v1::ListRingMembersResponse { members, next: next.into() }))
+    }
+
     async fn list_rollouts(
         &self,
         r: Request<v1::ListRolloutsRequest>,
