@@ -48,6 +48,7 @@ use crate::{
     local::{self, ASKS, Answers, Ask, LocalError},
     probe::{Surroundings, system::System},
     report::{ReportError, Spool},
+    rhythm,
     watch::{Ears, Listener},
     wishes::Wish,
 };
@@ -276,7 +277,8 @@ impl Agent {
         let ears = self.ears.clone();
         self.tell(&[], due);
         loop {
-            let check = ears.calls().due().into_iter().chain(due).min().unwrap_or(Timestamp::MAX);
+            let planned = due.map(|due| rhythm::due(due, last, self.clock.now()));
+            let check = ears.calls().due().into_iter().chain(planned).min().unwrap_or(Timestamp::MAX);
             let next = wished.map_or(check, |wished: Timestamp| wished.min(check));
             let wait = u64::try_from(next.as_millisecond() - self.clock.now().as_millisecond()).unwrap_or(0);
             let wait = Duration::from_millis(wait);

@@ -33,6 +33,7 @@ use tracing::debug;
 
 use crate::{
     agent::VERSION,
+    ledger::TakenOver,
     rules::{Roots, Rules, RulesError},
 };
 
@@ -103,8 +104,6 @@ pub struct Catalogues {
     rules: Option<Rules>,
     /// Where they are kept.
     kept: PathBuf,
-    /// Root of the policy that was taken over last, and when; for computers that take it over once a day.
-    taken: Option<(Digest, Timestamp)>,
 }
 
 impl Catalogues {
@@ -135,7 +134,6 @@ impl Catalogues {
             fitting: BTreeSet::new(),
             rules: None,
             kept: data_dir.join("rules"),
-            taken: None,
         })
     }
 
@@ -281,18 +279,15 @@ impl Catalogues {
         }
     }
 
-    /// A way to look single documents up, those of the policy as it was taken over last. With `daily` a newer
-    /// policy is taken over when the last is a day old, otherwise now.
+    /// A way to look single documents up, those of the policy as it was when it was taken over, as long as that is
+    /// less than a day ago; `None` when there is nothing like that to go by.
     #[must_use]
-    pub fn lookup_policy_of(&mut self, daily: bool, now: Timestamp) -> Lookup {
+    pub fn lookup_policy_of(&self, taken: &TakenOver, now: Timestamp) -> Option<Lookup> {
         let mut lookup = self.lookup();
-        let Some((newest, _)) = lookup.targets.get_mut(&self.policy) else { return lookup };
-        let keep = self.taken.filter(|(_, at)| daily && *at <= now && now.duration_since(*at) < POLICY_KEPT);
-        match keep {
-            Some((taken, _)) => *newest = taken,
-            None => self.taken = Some((*newest, now)),
-        }
-        lookup
+        let (newest, _) = lookup.targets.get_mut(&self.policy)?;
+        let kept = taken.at <= now && now.duration_since(taken.at) < POLICY_KEPT;
+        *newest = taken.root;
+        kept.then_some(lookup)
     }
 
     /// A way to look single documents up.
@@ -327,6 +322,12 @@ pub struct Lookup {
 }
 
 impl Lookup {
+    /// The root of the policy that is looked up; `None` when none is published.
+    #[must_use]
+    pub fn policy_root(&self) -> Option<Digest> {
+        self.targets.get(&self.policy).map(|(root, _)| *root)
+    }
+
     /// All documents of the policy whose key starts with `prefix`, by key.
     ///
     /// # Errors

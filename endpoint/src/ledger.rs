@@ -21,7 +21,7 @@ use tierway_common::{
 };
 
 pub use self::book::{
-    Attempt, Book, Boots, Conditions, Event, Failing, HISTORY_MAX, RECORDS_MAX, Record, Waits,
+    Attempt, Book, Boots, Conditions, Event, Failing, HISTORY_MAX, RECORDS_MAX, Record, TakenOver, Waits,
 };
 use self::journal::{Journal, JournalError};
 use crate::{
@@ -557,7 +557,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_update_waits_for_is_told_when_it_changes_and_not_when_only_the_sentence_does() {
+    fn what_an_update_waits_for_is_told_when_it_changes_and_not_when_only_what_is_left_of_a_window_does() {
         let directory = tempfile::tempdir().unwrap();
         let (mut ledger, _) = Ledger::open(directory.path()).unwrap();
         ledger.observe(at(0), &about(Verdict::Needed), &Conditions::default()).unwrap();
@@ -569,10 +569,27 @@ mod tests {
             ledger.record(events).unwrap().len()
         };
         assert_eq!(told(Some(Waiting::Approval), "nobody", false), 1);
-        assert_eq!(told(Some(Waiting::Approval), "still nobody", false), 0);
-        assert_eq!(told(Some(Waiting::Window), "closed", true), 1);
-        assert_eq!(told(Some(Waiting::Window), "closed", true), 0);
+        assert_eq!(told(Some(Waiting::Approval), "nobody", false), 0);
+        assert_eq!(told(Some(Waiting::Ring), "not open", false), 1);
+        assert_eq!(told(Some(Waiting::Ring), "not open: the rollout was halted", false), 1);
+        assert_eq!(told(Some(Waiting::Window), "55 min left", true), 1);
+        assert_eq!(told(Some(Waiting::Window), "53 min left", true), 0);
         assert_eq!(told(None, "", true), 1);
+    }
+
+    #[test]
+    fn what_was_offered_in_the_future_by_a_clock_that_was_wrong_is_offered_now() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut ledger, _) = Ledger::open(directory.path()).unwrap();
+        ledger.observe(at(0), &about(Verdict::Needed), &Conditions::default()).unwrap();
+        let here = BTreeSet::from([id("a")]);
+        for (minute, expected) in [(90, 90), (100, 90), (10, 10), (20, 10)] {
+            let events = ledger.book.compare_plan(at(minute), &here, &here, &BTreeMap::new());
+            ledger.record(events).unwrap();
+            let record = ledger.book.record(&id("a")).unwrap();
+            let times = (record.offered, record.downloaded);
+            assert_eq!(times, (Some(at(expected)), Some(at(expected))), "at minute {minute}");
+        }
     }
 
     #[test]

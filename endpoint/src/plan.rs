@@ -334,7 +334,7 @@ fn offer(
     begin: &mut Begin,
 ) -> Option<Reason> {
     let id = &finding.update.id;
-    let offered = book.record(id).and_then(|record| record.offered);
+    let offered = book.record(id).and_then(|record| record.offered).map(|offered| offered.min(now.at));
     let Some(offered) = offered.or(now.reachable.then_some(now.at)) else {
         return Some(Reason::NotOffered);
     };

@@ -50,6 +50,13 @@ impl Rhythm<'_> {
     }
 }
 
+/// When something is due that was planned at `planned` for `due`, seen from `now`: now, when the clock was set back behind
+/// the moment in which it was planned, for then nobody knows how long ago that was.
+#[must_use]
+pub fn due(due: Timestamp, planned: Timestamp, now: Timestamp) -> Timestamp {
+    if now < planned { now } else { due }
+}
+
 #[cfg(test)]
 mod tests {
     use tierway_common::{id::GroupId, schema::policy::ServiceLevel};
@@ -76,6 +83,15 @@ mod tests {
             zone: &TimeZone::UTC,
         };
         rhythm.next(at(last), unfinished, at(now))
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_does_not_put_off_what_is_due() {
+        let of = |now: &str| due(at("24T13:00:00"), at("24T10:00:00"), at(now));
+        assert_eq!(of("24T11:00:00"), at("24T13:00:00"));
+        assert_eq!(of("24T10:00:00"), at("24T13:00:00"));
+        assert_eq!(of("22T10:00:00"), at("22T10:00:00"));
+        assert_eq!(of("25T10:00:00"), at("24T13:00:00"));
     }
 
     fn after(level: &str, unfinished: bool) -> Duration {

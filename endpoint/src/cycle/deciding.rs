@@ -31,7 +31,7 @@ use crate::{
     consent::Countdown,
     fetch::Fetcher,
     install::{self, Cleaned, Engine, Means, PayloadFetcher, deb::is_incomplete, failsafe::Limit},
-    ledger::{Conditions, Event},
+    ledger::{Conditions, Event, TakenOver},
     plan::{self, Finding, LeaseNeed, Now, Payloads},
     policy::{
         self,
@@ -51,16 +51,45 @@ pub(super) struct Found {
 }
 
 impl Cycle {
-    /// Reads what the policy says about this computer and what is needed on it.
+    /// Reads what the policy says about this computer and what is needed on it: as it was taken over last where that
+    /// is done once a day, else as it is published now.
     pub(super) async fn read_policy(
         &mut self,
         verdicts: &BTreeMap<UpdateId, Verdict>,
         facts: &Facts,
         now: Timestamp,
         problems: &mut Vec<String>,
-    ) -> Result<(), CatalogueError> {
+    ) -> Result<(), CycleError> {
+        let taken = self.ledger.book().policy().cloned();
+        if let Some(taken) = &taken
+            && let Some(lookup) = self.catalogues.lookup_policy_of(taken, now)
+        {
+            match self.read_policy_of(&lookup, verdicts, facts, now, problems).await {
+                // Until the day is over, or a level that came by then says otherwise.
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    info!(since = %taken.at, error = %Chain(&error), "the policy of the day cannot be had any more");
+                }
+            }
+        }
+        let lookup = self.catalogues.lookup();
+        self.read_policy_of(&lookup, verdicts, facts, now, problems).await?;
         let daily = self.here.settings.configuration_daily;
-        let lookup = self.catalogues.lookup_policy_of(daily, now);
+        let policy = lookup.policy_root().filter(|_| daily).map(|root| TakenOver { root, at: now });
+        if policy != taken {
+            self.ledger.record(vec![Event::TookOver { policy }])?;
+        }
+        Ok(())
+    }
+
+    async fn read_policy_of(
+        &mut self,
+        lookup: &Lookup,
+        verdicts: &BTreeMap<UpdateId, Verdict>,
+        facts: &Facts,
+        now: Timestamp,
+        problems: &mut Vec<String>,
+    ) -> Result<(), CatalogueError> {
         let assignment: Option<Assignment> =
             documents(lookup.policy(&format!("endpoint/{}", self.endpoint)).await?).next();
         let groups: Vec<Group> = documents(lookup.policy("group/").await?).collect();
@@ -84,7 +113,7 @@ impl Cycle {
             decisions.values().filter_map(|decision| decision.rings.as_ref()).collect();
         let levels: Vec<ServiceLevel> = documents(lookup.policy("level/").await?).collect();
         let needed = verdicts.iter().filter(|(_, verdict)| **verdict == Verdict::Needed).map(|(id, _)| id);
-        let published = published(&lookup, groups, levels, &plans, needed).await?;
+        let published = published(lookup, groups, levels, &plans, needed).await?;
         let computer = Computer {
             endpoint: &self.endpoint,
             zone: &self.zone,
@@ -104,8 +133,8 @@ impl Cycle {
         self.here = here;
         let approved = self.decisions.iter().filter(|(_, decided)| decided.decision == Decision::Approve);
         let approved: Vec<UpdateId> = approved.map(|(update, _)| update.clone()).collect();
-        self.terms = Terms::read(&lookup, &memberships, &approved).await?;
-        self.lease_key = one::<LeaseKey>(&lookup, "lease-key").await?.map(|key| key.key);
+        self.terms = Terms::read(lookup, &memberships, &approved).await?;
+        self.lease_key = one::<LeaseKey>(lookup, "lease-key").await?.map(|key| key.key);
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use tierway_common::{
     id::UpdateId,
     rules::Verdict,
     schema::{DETAIL_BYTES_MAX, Progress, State, StateEntry, Waiting},
+    trust::digest::Digest,
 };
 
 use crate::{
@@ -93,6 +94,15 @@ pub struct Boots {
     /// When a reboot was last ordered in it, and how often: after one that came there is a new boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ordered: Option<(Timestamp, u32)>,
+}
+
+/// A policy that was taken over by a computer that does so once a day.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakenOver {
+    /// Its root.
+    pub root: Digest,
+    /// When.
+    pub at: Timestamp,
 }
 
 impl Record {
@@ -234,6 +244,11 @@ pub enum Event {
         /// Seen when.
         at: Timestamp,
     },
+    /// A policy was taken over that holds for a day; `None`: the newest holds at every check.
+    TookOver {
+        /// Which, and when.
+        policy: Option<TakenOver>,
+    },
     /// What is to be done after installations was done.
     FollowedUp {
         /// When.
@@ -269,6 +284,9 @@ pub struct Book {
     /// Since when something was installed after which follow-up actions are still to be done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     to_follow_up: Option<Timestamp>,
+    /// The policy that holds for a day, where it is taken over once a day.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    policy: Option<TakenOver>,
 }
 
 impl Book {
@@ -310,6 +328,12 @@ impl Book {
     #[must_use]
     pub fn to_follow_up(&self) -> Option<Timestamp> {
         self.to_follow_up
+    }
+
+    /// The policy that was taken over last, where that is done once a day.
+    #[must_use]
+    pub fn policy(&self) -> Option<&TakenOver> {
+        self.policy.as_ref()
     }
 
     /// Updates with an attempt that has not ended.
@@ -385,6 +409,10 @@ impl Book {
                     (self.boots.installed, self.boots.ordered, self.countdown) = (None, None, None);
                 }
                 self.boots.current = Some((boot, at));
+                None
+            }
+            Event::TookOver { policy } => {
+                self.policy = policy;
                 None
             }
             Event::FollowedUp { at: _ } => {
@@ -533,15 +561,21 @@ impl Book {
         let mut events = Vec::new();
         for (update, record) in &self.records {
             let named = || update.clone();
-            if record.offered.is_none() && offered.contains(update) {
+            // A time that is still to come was told by a clock that was wrong: what counts from it would wait for it.
+            let never = |at: Option<Timestamp>| at.is_none_or(|at| at > now);
+            if never(record.offered) && offered.contains(update) {
                 events.push(Event::Offered { update: named(), at: now });
             }
-            if record.downloaded.is_none() && downloaded.contains(update) {
+            if never(record.downloaded) && downloaded.contains(update) {
                 events.push(Event::Downloaded { update: named(), at: now });
             }
             let (before, after) = (record.waits.as_ref(), waits.get(update));
-            // The sentence has times left in it that change with every plan.
-            let key = |waits: &Waits| (waits.waiting, waits.until);
+            // What is left of a window is another time in every plan; any other sentence is news.
+            let stays = |waits: &Waits| waits.waiting == Waiting::Window;
+            let key = |waits: &Waits| {
+                let said = (!stays(waits)).then(|| cut(&waits.reason, DETAIL_BYTES_MAX).to_owned());
+                (waits.waiting, waits.until, said)
+            };
             if before.map(key) != after.map(key) {
                 let after = after
                     .cloned()
