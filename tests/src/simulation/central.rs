@@ -50,7 +50,12 @@ impl Driver {
     /// Central reads the archive. What the archive signs it signs now, by the clock of the machine, so it is read as of
     /// then, whatever the simulated time is.
     pub async fn read(&self) {
-        let central = self.central();
+        Self::read_archive(&self.fleet).await;
+    }
+
+    /// The same without one.
+    pub async fn read_archive(fleet: &Fleet) {
+        let central = fleet.central.as_ref().unwrap().running.central.clone();
         for feed in central.feeds.values() {
             let memory = central.catalog.memory(&feed.config).unwrap();
             let documents = central.catalog.documents(feed.config.catalogue().unwrap()).unwrap();

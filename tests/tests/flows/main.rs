@@ -16,6 +16,8 @@ mod leases;
 #[cfg(test)]
 mod notices;
 #[cfg(test)]
+mod obeys;
+#[cfg(test)]
 mod outage;
 #[cfg(test)]
 mod real_archive;
@@ -35,5 +37,7 @@ mod trees;
 mod tuf_interop;
 #[cfg(test)]
 mod why;
+#[cfg(test)]
+mod windows;
 #[cfg(test)]
 mod windows_endpoint;

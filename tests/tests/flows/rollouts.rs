@@ -1,13 +1,11 @@
 //! Policy from an operator's call to what is published, and an update on its way through rings by what
 //! computers report.
 
-use std::collections::HashMap;
-
 use jiff::{SignedDuration, Timestamp};
 use tierway_common::{
     clock::Clock,
     schema::{
-        Report, State, StateEntry,
+        State,
         policy::{
             Meaning, ResultCodes, RingPlan, Rollout, RolloutStage, ServiceLevel, TrustPolicy, Trusted, Window,
         },
@@ -16,19 +14,12 @@ use tierway_common::{
         dial::{self, Route},
         tls::{Identity, IdentityFiles},
     },
-    trust::{
-        envelope::{Envelope, Header, Stream},
-        keys::SigningKey,
-    },
 };
-use tierway_proto::{
-    joining,
-    upstream::Upstream,
-    v1::{self, policies_client::PoliciesClient},
-};
+use tierway_proto::v1::{self, policies_client::PoliciesClient};
 use tierway_tests::{
     archive::Package,
     fleet::{Fleet, until},
+    reporter::Reporter,
 };
 use tonic::transport::Channel;
 
@@ -38,8 +29,7 @@ const PATCH: &str = "debian-12/hello_2.0";
 struct Crowd {
     fleet: Fleet,
     policies: PoliciesClient<Channel>,
-    identities: Vec<Identity>,
-    sequences: HashMap<String, u64>,
+    computers: Vec<Reporter>,
 }
 
 impl Crowd {
@@ -53,15 +43,11 @@ impl Crowd {
         let operator = IdentityFiles::in_dir(&fleet.folder("central").join("operator"));
         let channel =
             dial::channel(Route::direct(&fleet.address.to_string()), &Identity::load(&operator).unwrap());
-        let mut identities = Vec::new();
+        let mut computers = Vec::new();
         for number in 0..count {
-            let (name, token) = (format!("e{number}"), fleet.token("endpoint", "osaka", fleet.address).await);
-            let joined =
-                joining::join(&token, None, None, &name, "0.0.0", &fleet.folder(&name)).await.unwrap();
-            identities.push(joined.identity);
+            computers.push(Reporter::enroll(&fleet, &format!("e{number}")).await);
         }
-        let mut crowd =
-            Self { fleet, policies: PoliciesClient::new(channel), identities, sequences: HashMap::new() };
+        let mut crowd = Self { fleet, policies: PoliciesClient::new(channel), computers };
         for number in 0..count {
             crowd.report(number, State::Needed).await;
         }
@@ -70,34 +56,7 @@ impl Crowd {
 
     /// One of them says where the update stands on it.
     async fn report(&mut self, number: usize, state: State) {
-        let identity = &self.identities[number];
-        let own = identity.own();
-        let now = self.fleet.now();
-        let sequence = self.sequences.entry(own.holder.id.clone()).or_default();
-        *sequence += 1;
-        let entry = StateEntry {
-            update: PATCH.parse().unwrap(),
-            state,
-            at: now,
-            detected: Some(now),
-            applied: (state == State::Installed).then_some(now),
-            detail: None,
-            progress: Default::default(),
-        };
-        let header = Header {
-            tenant: own.holder.tenant.clone(),
-            endpoint: own.holder.id.parse().unwrap(),
-            stream: Stream::States,
-            sequence: *sequence,
-            replaces_earlier: false,
-            created: now,
-        };
-        let key = SigningKey::load(&identity.files().identity).unwrap();
-        let report = Report::States { snapshot: true, entries: vec![entry] };
-        let envelope = Envelope::seal(&key, header, &report).unwrap();
-        let upstream = Upstream::new(dial::channel(Route::direct(&self.fleet.address.to_string()), identity));
-        let answer = upstream.submit(vec![envelope.bytes().clone()]).await.unwrap();
-        assert_eq!(answer.outcomes, [i32::from(v1::ReportOutcome::Accepted)]);
+        self.computers[number].says(&self.fleet, PATCH, state, None).await;
     }
 
     async fn set(&mut self, documents: &[(&str, &str)]) -> Result<Vec<String>, String> {
