@@ -1,7 +1,8 @@
 //! Weeks of a fleet in seconds: a real central and real relays, endpoints that decide by the endpoint's real pure
 //! functions on simulated computers, and the promises of a service level checked at every step.
 //!
-//! Driven by events on a manual clock: the next thing that happens is the earliest of what agents wait for, installers
+//! Relays are down for hours and for longer than what is published counts; clocks are wrong by hours and by days. Driven
+//! by events on a manual clock: the next thing that happens is the earliest of what agents wait for, installers
 //! end, computers boot, people answer, and central looks. A seed decides all that chance does; keys and ids are random
 //! all the same, and nothing that is decided depends on them. Each promise can be broken on purpose ([`Sabotage`]), to
 //! show that it would be noticed.
@@ -89,6 +90,8 @@ pub struct Options {
     pub quiet: bool,
     /// What people do.
     pub acts: Vec<(i64, Act)>,
+    /// Relays are down for a while, and clocks are wrong.
+    pub faults: bool,
     /// What is broken on purpose.
     pub sabotage: Option<Sabotage>,
 }
@@ -107,6 +110,7 @@ impl Options {
             days: i64::try_from(of("TIERWAY_SIMULATION_DAYS", 30)).unwrap(),
             quiet: false,
             acts: story::month(),
+            faults: of("TIERWAY_SIMULATION_FAULTS", 1) != 0,
             sabotage: None,
         }
     }
@@ -115,14 +119,16 @@ impl Options {
     #[must_use]
     pub fn broken(sabotage: Sabotage) -> Self {
         let (days, acts) = story::enough(sabotage);
-        Self { seed: 1, endpoints: 30, days, quiet: false, acts, sabotage: Some(sabotage) }
+        Self { seed: 1, endpoints: 30, days, quiet: false, acts, faults: false, sabotage: Some(sabotage) }
     }
 
-    /// A fleet of which the first ring is less than a hundredth, and the bad update.
+    /// A fleet of which the first ring is less than a hundredth, and the bad update; `None` unless the environment asks
+    /// for it, since it takes minutes.
     #[must_use]
-    pub fn rollout() -> Self {
+    pub fn large() -> Option<Self> {
+        std::env::var_os("TIERWAY_SIMULATION_LARGE")?;
         let (days, acts) = story::rollout();
-        Self { seed: 1, endpoints: 2_100, days, quiet: true, acts, sabotage: None }
+        Some(Self { seed: 1, endpoints: 2_100, days, quiet: true, acts, faults: false, sabotage: None })
     }
 }
 
@@ -160,6 +166,8 @@ pub struct Outcome {
     pub most_down: BTreeMap<WindowId, usize>,
     /// Updates that were past their deadline when central was asked, by what it said they waited for.
     pub listed: BTreeMap<&'static str, u64>,
+    /// Where each rollout stood at the end, a sentence, by update.
+    pub rollouts: BTreeMap<String, String>,
     /// Computers on which the bad update was attempted.
     pub exposed: u64,
     /// Computers on which the installer that does nothing is not tried any more.
@@ -178,6 +186,7 @@ impl fmt::Display for Outcome {
         writeln!(f, "  checked {counts:?}")?;
         writeln!(f, "  most down at once {:?}", self.most_down)?;
         writeln!(f, "  past their deadline and listed {:?}", self.listed)?;
+        writeln!(f, "  rollouts {:?}", self.rollouts)?;
         writeln!(f, "  bad update on {}, quarantined on {}", self.exposed, self.quarantined)?;
         writeln!(f, "  forecast {:?}", self.forecast)?;
         match &self.broken {

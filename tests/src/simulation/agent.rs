@@ -59,8 +59,10 @@ const ROUNDS_MAX: usize = 16;
 /// What is around an agent while it acts.
 #[derive(Debug)]
 pub struct Around<'a> {
-    /// The time.
+    /// The time as the computer's own clock tells it.
     pub clock: &'a Clock,
+    /// The time.
+    pub truth: &'a Clock,
     /// Where it is.
     pub site: &'a mut Site,
     /// What is watched.
@@ -84,6 +86,8 @@ pub struct Tally {
     pub installed: u64,
     /// Attempts that did not.
     pub failed: u64,
+    /// Checks that reached no relay.
+    pub alone: u64,
     /// Reboots.
     pub reboots: u64,
     /// Of those, with somebody logged in.
@@ -94,6 +98,10 @@ pub struct Tally {
     pub later: u64,
     /// Wishes granted.
     pub wishes: u64,
+    /// Times that a relay was down.
+    pub outages: u64,
+    /// Times that a clock was wrong.
+    pub clocks: u64,
 }
 
 /// What the agent waits for.
@@ -133,6 +141,8 @@ pub struct Agent {
     pub terms: Terms,
     /// What it last decided to be most urgent.
     pub outlook: Outlook,
+    /// When it last decided to wait, by its own clock.
+    pub decided: Timestamp,
     tenant: TenantId,
     site_id: SiteId,
     key: SigningKey,
@@ -151,6 +161,10 @@ pub struct Agent {
     steps: VecDeque<Step>,
     running: Option<Running>,
     changed: BTreeMap<UpdateId, StateEntry>,
+    /// The relay answered in this check.
+    reachable: bool,
+    /// What could not be fetched in it.
+    unfetched: BTreeSet<UpdateId>,
     sequences: [u64; 2],
     told_all: bool,
     inventory: Option<Digest>,
@@ -185,6 +199,7 @@ impl Agent {
             book: Book::default(),
             terms,
             outlook: Outlook::Nothing,
+            decided: now,
             tenant,
             site_id,
             key,
@@ -203,6 +218,8 @@ impl Agent {
             steps: VecDeque::new(),
             running: None,
             changed: BTreeMap::new(),
+            reachable: false,
+            unfetched: BTreeSet::new(),
             sequences: [0; 2],
             told_all: false,
             inventory: None,
@@ -236,21 +253,13 @@ impl Agent {
         self.step(if booted { phase::Event::Started } else { phase::Event::Woken });
         if booted {
             around.checks.comes_up(&self.machine);
-            (self.countdown, self.counted) = (None, now);
+            (self.countdown, self.counted) = (None, around.truth.now());
         }
-        let request = v1::CheckInRequest {
-            timestamp_version: around.site.version(),
-            agent_version: VERSION.to_owned(),
-            wanted: Vec::new(),
-            relay: None,
-            answered: Vec::new(),
-        };
-        let answer = self.upstream.check_in(request).await.unwrap();
-        if let Some(timestamp) = answer.timestamp {
-            around.site.refresh(&timestamp, now).await;
-        }
-        if answer.resync {
-            (self.told_all, self.inventory) = (false, None);
+        self.unfetched.clear();
+        self.reachable = around.site.is_up();
+        around.tally.alone += u64::from(!self.reachable);
+        if self.reachable {
+            self.check_in(around).await;
         }
         let boot = self.machine.boot();
         if self.book.boots().current.as_ref().map(|(boot, _)| boot) != Some(&boot) {
@@ -260,6 +269,23 @@ impl Agent {
         self.observe(around);
         self.read_policy(around, now);
         self.carry_out(around).await
+    }
+
+    async fn check_in(&mut self, around: &mut Around<'_>) {
+        let request = v1::CheckInRequest {
+            timestamp_version: around.site.version(),
+            agent_version: VERSION.to_owned(),
+            wanted: Vec::new(),
+            relay: None,
+            answered: Vec::new(),
+        };
+        let answer = self.upstream.check_in(request).await.unwrap();
+        if let Some(timestamp) = answer.timestamp {
+            around.site.refresh(&timestamp, around.truth.now()).await;
+        }
+        if answer.resync {
+            (self.told_all, self.inventory) = (false, None);
+        }
     }
 
     fn observe(&mut self, around: &mut Around<'_>) {
@@ -301,13 +327,14 @@ impl Agent {
     }
 
     fn decide(&mut self, around: &mut Around<'_>) {
-        let now = around.clock.now();
-        let passed = now.duration_since(self.counted);
-        self.counted = now;
+        let (now, truth) = (around.clock.now(), around.truth.now());
+        // As a clock that nobody sets tells it.
+        let passed = truth.duration_since(self.counted);
+        self.counted = truth;
         if let Some(countdown) = &mut self.countdown {
             countdown.count(Duration::try_from(passed).unwrap_or_default());
         }
-        let people = self.machine.people(now);
+        let people = self.machine.people_by_its_clock(truth, now.duration_since(truth));
         let published = &around.site.published;
         let class = self.machine.class.name();
         let limits: BTreeMap<&UpdateId, Limit> = (self.verdicts.keys())
@@ -320,7 +347,11 @@ impl Agent {
                 verdict,
                 decision: self.decisions.get(id),
                 limit: limits.get(id)?,
-                payloads: if here { Payloads::Here } else { Payloads::Missing },
+                payloads: match self.unfetched.contains(id) {
+                    _ if here => Payloads::Here,
+                    true => Payloads::Failed("the relay does not answer"),
+                    false => Payloads::Missing,
+                },
             })
         };
         let findings: Vec<Finding<'_>> = self.verdicts.iter().filter_map(finding).collect();
@@ -345,7 +376,7 @@ impl Agent {
             facts: &self.machine.facts,
             people: &people,
             countdown: self.countdown.as_ref(),
-            reachable: true,
+            reachable: self.reachable,
             leases: &leases,
             limits: &tries,
             stale: stale.as_deref(),
@@ -374,7 +405,7 @@ impl Agent {
         let waits = plan.left_out.iter().map(|(id, reason)| (id.clone(), reason.waits())).collect();
         events.extend(self.book.compare_plan(now, &offered, &downloaded, &waits));
         (self.plan, self.countdown) = (plan, shown);
-        self.machine.show(shown.map(|shown| shown.purpose), now);
+        self.machine.show(shown.map(|shown| shown.purpose), truth);
         self.record(events);
     }
 
@@ -394,15 +425,19 @@ impl Agent {
             if let Some(wish) = put_off {
                 self.record(vec![Event::Wished { wish, by: None, at: now }]);
                 self.countdown = None;
-                self.machine.show(None, now);
+                self.machine.show(None, around.truth.now());
                 self.step(phase::Event::Woken);
                 continue;
             }
             match self.outlook {
                 Outlook::Fetch => {
                     for id in self.plan.fetch.clone() {
-                        around.site.fetch(&around.site.published.updates[&id].clone()).await;
-                        self.fetched.insert(id);
+                        if around.site.is_up() {
+                            around.site.fetch(&around.site.published.updates[&id].clone()).await;
+                            self.fetched.insert(id);
+                        } else {
+                            self.unfetched.insert(id);
+                        }
                     }
                     fetched = true;
                     self.step(phase::Event::Fetched);
@@ -430,10 +465,12 @@ impl Agent {
                     let boot = self.machine.boot();
                     self.record(vec![Event::RebootOrdered { boot, at: now }]);
                     let before = self.machine.clone();
-                    let up = self.machine.reboot(now);
+                    let truth = around.truth.now();
+                    let up = self.machine.reboot(truth);
                     around.tally.reboots += 1;
-                    around.tally.warned += u64::from(before.people(now).logged_in());
-                    around.checks.reboots(&self.name, &before, &self.terms, now, up);
+                    around.tally.warned += u64::from(before.people(truth).logged_in());
+                    let ahead = now.duration_since(truth);
+                    around.checks.reboots(&self.name, &before, &self.terms, (truth, up), ahead);
                     return Until::Booted(up);
                 }
                 _ => break,
@@ -441,7 +478,10 @@ impl Agent {
         }
         self.release(around).await;
         self.report(around).await;
-        Until::Wake(self.wakes(around.clock.now()))
+        let now = around.clock.now();
+        let wait = self.wakes(now).duration_since(now);
+        self.decided = now;
+        Until::Wake(around.truth.now() + wait)
     }
 
     fn wakes(&self, now: Timestamp) -> Timestamp {
@@ -476,8 +516,9 @@ impl Agent {
             let limit = SignedDuration::try_from(limit).unwrap();
             around.checks.installs(names, &self.machine, &self.terms, now, limit);
             self.record(vec![Event::Began { update: step.update.clone(), at: now }]);
-            self.running = Some(Running { update: step.update, began: now, timed_out, took });
-            return Some(Until::Installed(now + SignedDuration::try_from(took).unwrap()));
+            let began = around.truth.now();
+            self.running = Some(Running { update: step.update, began, timed_out, took });
+            return Some(Until::Installed(began + SignedDuration::try_from(took).unwrap()));
         }
         None
     }
@@ -486,7 +527,8 @@ impl Agent {
     pub async fn installed(&mut self, around: &mut Around<'_>) -> Until {
         let now = around.clock.now();
         let Running { update, began, timed_out, took } = self.running.take().unwrap();
-        debug_assert_eq!(now.duration_since(began).as_secs(), i64::try_from(took.as_secs()).unwrap());
+        let lasted = around.truth.now().duration_since(began);
+        debug_assert_eq!(lasted.as_secs(), i64::try_from(took.as_secs()).unwrap());
         let package = &around.packages[&update];
         let said = if timed_out {
             Outcome::TimedOut
@@ -515,11 +557,11 @@ impl Agent {
         self.carry_out(around).await
     }
 
-    /// What the person at the machine does when he is asked or warned: `None` when nobody is there or he does not
+    /// What the person at the machine does when he is asked or warned at `truth`, which is `now` there: `None` when nobody is there or he does not
     /// care.
-    pub fn answer(&mut self, random: &mut Random, now: Timestamp) -> Option<Wish> {
-        let at_work = |people: &People| people.sessions.iter().flatten().any(|session| session.works(now));
-        if !at_work(&self.machine.people(now)) {
+    pub fn answer(&mut self, random: &mut Random, truth: Timestamp, now: Timestamp) -> Option<Wish> {
+        let at_work = |people: &People| people.sessions.iter().flatten().any(|session| session.works(truth));
+        if !at_work(&self.machine.people(truth)) {
             return None;
         }
         let later = now + SignedDuration::from_hours(4);

@@ -100,7 +100,7 @@ impl Driver {
 
     /// Everything reported so far is at central.
     pub async fn settle(&self, sites: &[Site]) {
-        for site in sites {
+        for site in sites.iter().filter(|site| site.is_up()) {
             let running = site.relay.running();
             if running.outbox.fill().reports > 0 {
                 let _ = running.board.wake("forward");
@@ -137,10 +137,15 @@ impl Driver {
 
     async fn carried(&mut self, relays: impl Iterator<Item = &Relay>) {
         let version = self.central().publisher.timestamp().0;
-        if version == self.version {
-            return;
+        if version != self.version {
+            self.version = version;
+            self.catch_up(relays).await;
         }
-        self.version = version;
+    }
+
+    /// All of these relays have what is published.
+    pub async fn catch_up(&self, relays: impl Iterator<Item = &Relay>) {
+        let version = self.central().publisher.timestamp().0;
         let relays: Vec<&Relay> = relays.collect();
         for relay in &relays {
             assert!(relay.running().board.wake("sync"));

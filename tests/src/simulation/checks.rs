@@ -88,8 +88,16 @@ impl Checks {
         }
     }
 
-    /// A computer goes down for a reboot at `at` and is up again at `up`.
-    pub fn reboots(&mut self, name: &str, machine: &Machine, terms: &Terms, at: Timestamp, up: Timestamp) {
+    /// A computer whose clock is so far `ahead` goes down for a reboot at the first of these times and is up again at the
+    /// second. Windows are open by its own clock.
+    pub fn reboots(
+        &mut self,
+        name: &str,
+        machine: &Machine,
+        terms: &Terms,
+        (at, up): (Timestamp, Timestamp),
+        ahead: SignedDuration,
+    ) {
         let people = machine.people(at);
         if people.logged_in() {
             let shown = machine.screen.filter(|shown| shown.purpose == Purpose::Reboot);
@@ -100,6 +108,7 @@ impl Checks {
             });
         }
         if !terms.windows.is_empty() {
+            let (at, up) = (at + ahead, up + ahead);
             let open = open(terms, at);
             let fits = open.as_ref().is_some_and(|open| at + REBOOT_RESERVE <= open.end && up <= open.end);
             self.holds(Promise::FitsItsWindow, fits, || {
@@ -109,7 +118,7 @@ impl Checks {
         self.goes_down(name, machine, terms, at);
     }
 
-    /// An installation that is ended at `limit` after `at` begins on a computer; `ends` is when it truly does.
+    /// An installation that is ended at `limit` after `at`, by the computer's own clock, begins there.
     pub fn installs(
         &mut self,
         (name, update): (&str, &str),

@@ -224,6 +224,16 @@ impl Machine {
         };
     }
 
+    /// Who is there at `truth`, with times as a clock tells them that is so far ahead.
+    #[must_use]
+    pub fn people_by_its_clock(&self, truth: Timestamp, ahead: SignedDuration) -> People {
+        let mut people = self.people(truth);
+        for session in people.sessions.iter_mut().flatten() {
+            session.idle_since = session.idle_since.map(|since| since + ahead);
+        }
+        people
+    }
+
     /// Who is there at `at`: a working day from half past eight to half past five with a break, some forget to log out
     /// at night, on some mornings a program asks not to be disturbed; at servers an administrator on few mornings.
     #[must_use]

@@ -47,6 +47,10 @@ pub struct Published {
 pub struct Site {
     /// Its relay.
     pub relay: Relay,
+    /// Since when the relay is down.
+    pub down: Option<Timestamp>,
+    /// When it came back last.
+    pub back: Option<Timestamp>,
     /// As it is here.
     pub published: Published,
     catalogues: Catalogues,
@@ -63,7 +67,26 @@ impl Site {
         let catalogues = Catalogues::open(dir, &joined.trust_dir, &tenant, upstream.clone(), 0).unwrap();
         let options = BlobOptions { quota_bytes: 1 << 30, free_floor_bytes: 0 };
         let payloads = Blobs::open(&dir.join("payloads"), options).unwrap();
-        Self { relay, published: Published::default(), catalogues, upstream, payloads, os }
+        let published = Published::default();
+        Self { relay, down: None, back: None, published, catalogues, upstream, payloads, os }
+    }
+
+    /// Whether the relay answers.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.down.is_none()
+    }
+
+    /// The relay goes down.
+    pub async fn goes_down(&mut self, now: Timestamp) {
+        self.relay.stop().await;
+        self.down = Some(now);
+    }
+
+    /// The relay is there again.
+    pub async fn comes_back(&mut self, now: Timestamp) {
+        self.relay.start().await;
+        (self.down, self.back) = (None, Some(now));
     }
 
     /// Version of the metadata that is here.

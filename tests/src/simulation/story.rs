@@ -13,6 +13,7 @@ use super::{
     Sabotage,
     checks::Terms,
     machine::{Does, Package, Role},
+    random::Random,
 };
 
 /// The catalogue of the archive.
@@ -141,6 +142,75 @@ pub fn month() -> Vec<(i64, Act)> {
         (day(24, 6), Release("shell")),
         (day(24, 20), Approve("shell", "everyone", true)),
     ]
+}
+
+/// A relay that is down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outage {
+    /// Index of its site.
+    pub site: usize,
+    /// From then on, minutes since the first midnight.
+    pub from: i64,
+    /// Minutes.
+    pub length: i64,
+}
+
+/// A computer with a wrong clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WrongClock {
+    /// Which computer.
+    pub number: u64,
+    /// From then on, minutes since the first midnight.
+    pub from: i64,
+    /// For so long, minutes.
+    pub length: i64,
+    /// Minutes that it is ahead; behind when negative.
+    pub ahead: i64,
+}
+
+/// Days in which relays may be down: neither while certificates are renewed, nor while what a bad update does is looked
+/// at, nor while a forecast is compared with what comes, which knows of no outage.
+const OUTAGES: [(i64, i64); 2] = [(1, 4), (12, 17)];
+/// The longest outage of each of those times: the second is longer than what is published counts.
+const OUTAGE_HOURS: [u64; 2] = [12, 40];
+/// How wrong a clock is at most, hours.
+const WRONG_HOURS: u64 = 40;
+/// For how long at most, hours.
+const WRONG_FOR_HOURS: u64 = 30;
+
+/// Which relays are down in a month, each once in every time in which it may be.
+#[must_use]
+pub fn outages(seed: u64, sites: usize) -> Vec<Outage> {
+    let minutes = |random: &mut Random, hours: u64| i64::try_from(random.below(hours * 60)).unwrap();
+    let mut outages = Vec::new();
+    for site in 0..sites {
+        for (time, (first, last)) in OUTAGES.into_iter().enumerate() {
+            let mut random = Random::of(seed, &[6, site as u64, time as u64]);
+            let length = 60 + minutes(&mut random, OUTAGE_HOURS[time]);
+            let days = u64::try_from(last - first).unwrap();
+            let from = first * 24 * 60 + minutes(&mut random, days * 24 - OUTAGE_HOURS[time]);
+            outages.push(Outage { site, from, length });
+        }
+    }
+    outages
+}
+
+/// Which clocks are wrong in a month of `days`: one of ten computers is once, by up to [`WRONG_HOURS`].
+#[must_use]
+pub fn wrong_clocks(seed: u64, endpoints: u64, days: i64) -> Vec<WrongClock> {
+    let minutes = |random: &mut Random, hours: u64| i64::try_from(random.below(hours * 60)).unwrap();
+    let mut wrong = Vec::new();
+    for number in 0..endpoints {
+        let mut random = Random::of(seed, &[7, number]);
+        if !random.percent(10) {
+            continue;
+        }
+        let from = minutes(&mut random, u64::try_from(days).unwrap() * 24);
+        let length = 10 + minutes(&mut random, WRONG_FOR_HOURS);
+        let ahead = minutes(&mut random, 2 * WRONG_HOURS) - i64::try_from(WRONG_HOURS * 60).unwrap();
+        wrong.push(WrongClock { number, from, length, ahead });
+    }
+    wrong
 }
 
 /// What is enough to see `sabotage` noticed: how many days, and what happens in them.

@@ -1,5 +1,7 @@
 //! The fleet, and what happens in it one after the other.
 
+mod judged;
+
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap},
@@ -7,22 +9,21 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp, Zoned, civil::Weekday, tz::TimeZone};
-use tierway_central::{fleet as central_fleet, plan};
+use tierway_central::plan;
 use tierway_common::{
     clock::Clock,
     id::{SiteId, UpdateId},
-    schema::{Decision, State, Waiting, policy::RolloutStage},
     transport::dial,
     trust::keys::SigningKey,
 };
-use tierway_endpoint::{agent::VERSION, scan};
+use tierway_endpoint::{agent::VERSION, rhythm, scan};
 use tierway_proto::{joining, upstream::Upstream, v1};
 
 use super::{
     Compared, Options, Outcome,
     agent::{Agent, Around, Tally, Until, Who},
     central::Driver,
-    checks::{Checks, Promise},
+    checks::Checks,
     machine::{MODELS, Machine, Package, Role},
     random::Random,
     site::Site,
@@ -37,8 +38,8 @@ const SITES: [(&str, &str); 3] =
 const LOOK: SignedDuration = SignedDuration::from_mins(20);
 /// How often the timestamp is signed anew; it is valid for a day.
 const REFRESH: SignedDuration = SignedDuration::from_hours(6);
-/// Central is asked what is overdue.
-const AUDIT: SignedDuration = SignedDuration::from_hours(24);
+/// An agent looks at its clock so often while it waits.
+const AGENT_LOOKS: SignedDuration = SignedDuration::from_mins(5);
 /// All certificates are renewed then: relays' last for 21 days.
 const RENEWAL: SignedDuration = SignedDuration::from_hours(9 * 24 + 12);
 /// So long after a deadline an update must be installed, or listed: an agent looks every three hours.
@@ -48,8 +49,13 @@ const SLACK: SignedDuration = SignedDuration::from_hours(4);
 enum What {
     Look,
     Refresh,
-    Audit,
+    /// An update is due on a computer.
+    Due(usize, usize),
     Renew,
+    Outage(usize),
+    Back(usize),
+    WrongClock(usize, i64),
+    RightClock(usize),
     Act(usize),
     Wake(usize, u64),
     Installed(usize),
@@ -68,6 +74,15 @@ struct Pending {
     endpoints: u64,
 }
 
+/// The clock of a computer.
+#[derive(Debug)]
+struct OwnClock {
+    clock: Clock,
+    ahead: SignedDuration,
+    /// When it was last set, if ever: wrong or right.
+    set: Option<Timestamp>,
+}
+
 #[derive(Debug)]
 struct World {
     options: Options,
@@ -80,6 +95,8 @@ struct World {
     /// Which wake-up of an agent counts.
     generations: Vec<u64>,
     answers: Vec<bool>,
+    /// The computers' own clocks.
+    clocks: Vec<OwnClock>,
     packages: BTreeMap<UpdateId, Package>,
     queue: BinaryHeap<Reverse<(Timestamp, u64, What)>>,
     pushed: u64,
@@ -187,6 +204,10 @@ impl World {
             sites,
             generations: vec![0; agents.len()],
             answers: vec![false; agents.len()],
+            clocks: agents
+                .iter()
+                .map(|_| OwnClock { clock: Clock::manual(start), ahead: SignedDuration::ZERO, set: None })
+                .collect(),
             agents,
             packages: packages.into_iter().map(|package| (package.update.clone(), package)).collect(),
             queue: BinaryHeap::new(),
@@ -223,11 +244,13 @@ impl World {
         self.driver.group("canary", 20, canaries, None).await;
         self.driver.set(&[story::rings(count * 3 / 4)]).await;
         self.driver.read().await;
-        self.driver.look(self.sites.iter().map(|site| &site.relay)).await;
+        self.look().await;
         self.push(self.start + LOOK, What::Look);
         self.push(self.start + REFRESH, What::Refresh);
-        self.push(self.start + AUDIT, What::Audit);
         self.push(self.start + RENEWAL, What::Renew);
+        if self.options.faults {
+            self.plan_faults();
+        }
         for (index, (hours, _)) in self.options.acts.clone().into_iter().enumerate() {
             self.push(self.start + SignedDuration::from_hours(hours), What::Act(index));
         }
@@ -235,6 +258,27 @@ impl World {
             let seconds = i64::try_from(self.random.below(3_600)).unwrap();
             self.push(self.start + SignedDuration::from_secs(seconds), What::Wake(index, 0));
         }
+    }
+
+    fn plan_faults(&mut self) {
+        let minutes = SignedDuration::from_mins;
+        for outage in story::outages(self.options.seed, self.sites.len()) {
+            let from = self.start + minutes(outage.from);
+            self.push(from, What::Outage(outage.site));
+            self.push(from + minutes(outage.length), What::Back(outage.site));
+        }
+        for wrong in story::wrong_clocks(self.options.seed, self.options.endpoints, self.options.days) {
+            let of = |agent: &Agent| agent.machine.number == wrong.number;
+            let index = self.agents.iter().position(of).unwrap();
+            let from = self.start + minutes(wrong.from);
+            self.push(from, What::WrongClock(index, wrong.ahead));
+            self.push(from + minutes(wrong.length), What::RightClock(index));
+        }
+    }
+
+    /// Central looks at what came, and publishes; all relays that are up have it then.
+    async fn look(&mut self) {
+        self.driver.look(self.sites.iter().filter(|site| site.is_up()).map(|site| &site.relay)).await;
     }
 
     fn names(&self, of: impl Fn(&Machine) -> bool) -> Vec<String> {
@@ -264,20 +308,37 @@ impl World {
         match what {
             What::Look => {
                 self.driver.settle(&self.sites).await;
-                self.driver.look(self.sites.iter().map(|site| &site.relay)).await;
+                self.look().await;
                 self.compare(now);
                 self.push(now + LOOK, What::Look);
             }
             What::Refresh => {
-                self.driver.refresh(self.sites.iter().map(|site| &site.relay)).await;
+                let up = self.sites.iter().filter(|site| site.is_up()).map(|site| &site.relay);
+                self.driver.refresh(up).await;
                 self.push(now + REFRESH, What::Refresh);
             }
-            What::Audit => {
+            What::Due(index, package) => {
                 self.driver.settle(&self.sites).await;
-                self.audit(now);
-                self.push(now + AUDIT, What::Audit);
+                if let Some(again) = self.due(index, package, now) {
+                    self.push(again, What::Due(index, package));
+                }
             }
             What::Renew => self.renew().await,
+            What::Outage(site) => {
+                self.driver.settle(&self.sites).await;
+                self.sites[site].goes_down(now).await;
+                self.tally.outages += 1;
+            }
+            What::Back(site) => {
+                self.sites[site].comes_back(now).await;
+                self.driver.catch_up(std::iter::once(&self.sites[site].relay)).await;
+                self.reconnect(|agent| agent.site == site);
+            }
+            What::WrongClock(index, minutes) => {
+                self.tally.clocks += 1;
+                self.set_clock(index, SignedDuration::from_mins(minutes), now);
+            }
+            What::RightClock(index) => self.set_clock(index, SignedDuration::ZERO, now),
             What::Act(index) => self.act(self.options.acts[index].1, now).await,
             What::Wake(index, generation) => {
                 if self.generations[index] == generation && self.agents[index].rests(now) {
@@ -294,8 +355,9 @@ impl World {
             What::Answer(index) => {
                 self.answers[index] = false;
                 let mut random = self.random;
+                let own = now + self.clocks[index].ahead;
                 let answered =
-                    self.agents[index].rests(now).then(|| self.agents[index].answer(&mut random, now));
+                    self.agents[index].rests(now).then(|| self.agents[index].answer(&mut random, now, own));
                 self.random = random;
                 if answered.flatten().is_some() {
                     self.tally.wishes += 1;
@@ -308,10 +370,33 @@ impl World {
         }
     }
 
+    /// The clock of a computer goes so far ahead from now on. Its agent notices when it looks at it next.
+    fn set_clock(&mut self, index: usize, ahead: SignedDuration, now: Timestamp) {
+        self.clocks[index].set = Some(now);
+        let before = std::mem::replace(&mut self.clocks[index].ahead, ahead);
+        let agent = &self.agents[index];
+        let generation = self.generations[index];
+        // It waits until its clock shows some time, which now comes so much earlier or later.
+        self.queue = std::mem::take(&mut self.queue)
+            .into_iter()
+            .map(|Reverse((at, order, what))| match what {
+                What::Wake(of, of_generation) if of == index && of_generation == generation => {
+                    let due = rhythm::due(at + before, agent.decided, now + ahead) - ahead;
+                    let looks = now + AGENT_LOOKS;
+                    Reverse((if at <= looks { at } else { due.max(looks) }, order, what))
+                }
+                _ => Reverse((at, order, what)),
+            })
+            .collect();
+    }
+
     fn around(&mut self, index: usize) -> (&mut Agent, Around<'_>) {
         let agent = &mut self.agents[index];
+        let OwnClock { clock: own, ahead, set: _ } = &self.clocks[index];
+        own.advance((self.clock.now() + *ahead).duration_since(own.now()));
         let around = Around {
-            clock: &self.clock,
+            clock: own,
+            truth: &self.clock,
             site: &mut self.sites[agent.site],
             checks: &mut self.checks,
             packages: &self.packages,
@@ -363,6 +448,7 @@ impl World {
                 let update = format!("{}/{name}_2.0", story::CATALOGUE);
                 self.driver.decide("approve", &update, group, rings.then_some(story::PLAN)).await;
                 self.approved.insert(name, now);
+                self.will_be_due(&update.parse().unwrap(), now);
             }
             Act::Decline(name) => {
                 self.driver.settle(&self.sites).await;
@@ -383,13 +469,30 @@ impl World {
                     finish: forecast.finish.unwrap(),
                     bytes_before: self.carried(),
                     endpoints: forecast.endpoints,
-                    update,
+                    update: update.clone(),
                 });
+                self.will_be_due(&update, now);
                 let applied = plan::apply(&central.state, &plan.id, "operator:tester");
                 assert!(matches!(applied.unwrap(), plan::Applied::Done(..)));
             }
         }
-        self.driver.look(self.sites.iter().map(|site| &site.relay)).await;
+        self.look().await;
+    }
+
+    /// Of an update that was approved now central is asked on each computer at its deadline there.
+    fn will_be_due(&mut self, update: &UpdateId, now: Timestamp) {
+        let package = self.packages.keys().position(|id| id == update).unwrap();
+        for index in 0..self.agents.len() {
+            self.push(now + self.agents[index].terms.deadline + SLACK, What::Due(index, package));
+        }
+    }
+
+    /// Agents go on with new connections, by the certificates that they have.
+    fn reconnect(&mut self, which: impl Fn(&Agent) -> bool) {
+        for agent in self.agents.iter_mut().filter(|agent| which(agent)) {
+            let joined = joining::load(&self.driver.fleet.folder(&agent.name)).unwrap();
+            agent.reconnect(Upstream::new(dial::channel(joined.route, &joined.identity)));
+        }
     }
 
     /// Every certificate is renewed; relays and agents go on with new connections.
@@ -402,91 +505,12 @@ impl World {
             site.relay.stop().await;
             site.relay.start().await;
         }
-        for agent in &mut self.agents {
+        for agent in &self.agents {
             let joined = joining::load(&self.driver.fleet.folder(&agent.name)).unwrap();
             let upstream = Upstream::new(dial::channel(joined.route.clone(), &joined.identity));
             joining::renew(&upstream, &joined.identity).await.unwrap();
-            let upstream = Upstream::new(dial::channel(joined.route, &joined.identity));
-            agent.reconnect(upstream);
         }
-    }
-
-    /// Bytes of payloads that came over the links of all sites.
-    fn carried(&self) -> u64 {
-        self.sites.iter().map(|site| site.relay.running().payloads.blobs().usage().bytes).sum()
-    }
-
-    /// Compares the forecast with what came of it, as soon as nothing is left to do or far too late.
-    fn compare(&mut self, now: Timestamp) {
-        let Some(Pending { update, at, bytes, finish, bytes_before, endpoints }) = &self.forecast else {
-            return;
-        };
-        let of_group = self.agents.iter().filter(|agent| agent.machine.role == Role::Server);
-        let records: Vec<_> = of_group.filter_map(|agent| agent.book.record(update)).collect();
-        let done: Vec<Timestamp> = records.iter().filter_map(|record| record.verified).collect();
-        let patience = finish.duration_since(*at) * 2;
-        if (done.len() as u64) < *endpoints && now.duration_since(*at) < patience {
-            return;
-        }
-        let last = if done.len() as u64 == *endpoints { done.iter().max().copied() } else { None };
-        let hours = |end: Timestamp| end.duration_since(*at).as_secs_f64() / 3600.0;
-        let compared = Compared {
-            bytes: *bytes,
-            bytes_true: self.carried() - bytes_before,
-            hours: hours(*finish),
-            hours_true: last.map_or(f64::INFINITY, hours),
-        };
-        // Of what was forecast: what never comes is not near to anything.
-        let near = |said: f64, came: f64| (said - came).abs() <= 0.15 * said;
-        let holds = near(compared.hours, compared.hours_true)
-            && near(compared.bytes as f64, compared.bytes_true as f64)
-            && compared.bytes > 0;
-        self.checks.holds(Promise::Forecast, holds, || format!("{compared:?}"));
-        (self.compared, self.forecast) = (Some(compared), None);
-    }
-
-    /// Asks central what is overdue, as an operator would.
-    fn audit(&mut self, now: Timestamp) {
-        let central = self.driver.central();
-        for agent in &self.agents {
-            let record = central.state.model().endpoint_by_id(&agent.id).unwrap().clone();
-            let rows = central_fleet::endpoints::patches(&central.state, &record).unwrap();
-            for package in self.packages.values() {
-                let row = rows.iter().find(|row| row.update.id == package.update);
-                let Some(row) = row else { continue };
-                let Some((Decision::Approve, approved)) = row.decision else { continue };
-                if agent.machine.version(package) == Some("2.0") {
-                    continue;
-                }
-                let offered = row.entry.progress.offered.unwrap_or(approved);
-                let due = Timestamp::from_second(offered.into()).unwrap() + agent.terms.deadline + SLACK;
-                if now < due {
-                    continue;
-                }
-                let waiting = row.entry.progress.waiting;
-                let lacking = matches!(row.entry.state, State::Needed | State::Failed);
-                let reason = row.entry.detail.as_deref().unwrap_or_default();
-                let reasons = [
-                    Waiting::Ring,
-                    Waiting::Window,
-                    Waiting::Lease,
-                    Waiting::BackOff,
-                    Waiting::Quarantine,
-                    Waiting::Reboot,
-                    Waiting::Superseded,
-                ];
-                let counts = waiting.is_some_and(|waiting| reasons.contains(&waiting));
-                self.checks.holds(Promise::InTimeOrListed, lacking && counts && !reason.is_empty(), || {
-                    format!(
-                        "`{}` on {} was due by {due} and is at {now} {:?}, waiting {waiting:?}: {reason}",
-                        package.update, agent.name, row.entry.state
-                    )
-                });
-                if let Some(waiting) = waiting {
-                    *self.listed.entry(waiting.as_str()).or_default() += 1;
-                }
-            }
-        }
+        self.reconnect(|_| true);
     }
 
     async fn end(mut self) -> Outcome {
@@ -494,12 +518,12 @@ impl World {
         let now = self.clock.now();
         let broken_before = self.checks.broken.is_some();
         if !broken_before {
-            self.audit(now);
             self.times();
             self.looked_at(story::BRITTLE, now);
             self.looked_at(story::HOLLOW, now);
         }
-        for site in &mut self.sites {
+        let rollouts = self.rollouts(now);
+        for site in self.sites.iter_mut().filter(|site| site.is_up()) {
             site.relay.stop().await;
         }
         self.driver.fleet.stop_central().await;
@@ -512,84 +536,12 @@ impl World {
             counts: self.checks.counts,
             most_down: self.checks.most_down,
             listed: self.listed,
+            rollouts,
             exposed: self.exposed,
             quarantined: self.quarantined,
             forecast: self.compared,
             broken: self.checks.broken,
             ..Outcome::default()
         }
-    }
-
-    fn count(&self, name: &str, of: impl Fn(&tierway_endpoint::ledger::Record) -> bool) -> u64 {
-        let update: UpdateId = format!("{}/{name}_2.0", story::CATALOGUE).parse().unwrap();
-        self.agents.iter().filter(|agent| agent.book.record(&update).is_some_and(&of)).count() as u64
-    }
-
-    /// The times of all that was installed, as central tells them.
-    fn times(&mut self) {
-        let central = self.driver.central();
-        for agent in &self.agents {
-            let record = central.state.model().endpoint_by_id(&agent.id).unwrap().clone();
-            for row in central_fleet::endpoints::patches(&central.state, &record).unwrap() {
-                let entry = &row.entry;
-                if entry.state != State::Installed || entry.applied.is_none() {
-                    continue;
-                }
-                let progress = entry.progress;
-                let times = [
-                    entry.detected,
-                    row.authorized(),
-                    progress.offered,
-                    progress.downloaded,
-                    entry.applied,
-                    progress.verified,
-                ];
-                let known: Vec<u32> = times.into_iter().flatten().collect();
-                self.checks.holds(
-                    Promise::TimesInOrder,
-                    known.len() == times.len() && known.is_sorted(),
-                    || format!("`{}` on {}: {times:?}", row.update.id, agent.name),
-                );
-            }
-        }
-    }
-
-    /// What the two updates that are no good did, when they had the time for it: once.
-    fn looked_at(&mut self, name: &'static str, now: Timestamp) {
-        let Some(approved) = self.approved.get(name).copied() else { return };
-        let (days, bad) = if name == story::BRITTLE { (3, true) } else { (6, false) };
-        if now < approved + SignedDuration::from_hours(days * 24) {
-            return;
-        }
-        self.approved.remove(name);
-        if bad { self.halts() } else { self.gives_up() }
-    }
-
-    fn halts(&mut self) {
-        let exposed = self.count(story::BRITTLE, |record| record.attempts > 0);
-        let update: UpdateId = format!("{}/{}_2.0", story::CATALOGUE, story::BRITTLE).parse().unwrap();
-        let central = self.driver.central();
-        let key = (story::PLAN.parse().unwrap(), update);
-        let rollout = central.state.model().policy().rollouts()[&key].rollout.clone();
-        let endpoints = self.options.endpoints;
-        // In a fleet that is large enough the first ring is less than a hundredth of it.
-        let few = exposed <= MODELS && (endpoints <= 100 * MODELS || exposed * 100 < endpoints);
-        let held = rollout.stage == RolloutStage::Halted && rollout.open == 0 && few;
-        self.checks.holds(Promise::BadUpdateHalts, held, || {
-            format!("it is on {exposed} of {endpoints}: {rollout:?}")
-        });
-        self.exposed = exposed;
-    }
-
-    fn gives_up(&mut self) {
-        let quarantined = self.count(story::HOLLOW, |record| {
-            record.waits.as_ref().is_some_and(|waits| waits.waiting == Waiting::Quarantine)
-        });
-        let more = self.count(story::HOLLOW, |record| record.attempts > 5);
-        let endpoints = self.options.endpoints;
-        self.checks.holds(Promise::Quarantine, quarantined == endpoints && more == 0, || {
-            format!("{quarantined} of {endpoints} gave up, {more} tried more often than five times")
-        });
-        self.quarantined = quarantined;
     }
 }
