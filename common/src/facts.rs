@@ -18,6 +18,7 @@
 //! | `registry:<key>#<value name>` | the data; numbers in decimal |
 //! | `registry-loop:<any, all or none> <key>: <test as JSON>` | `true` or `false` |
 //! | `program:<whose>:<key>` | name and version in the list of programs; whose: `machine`, `machine32`, a user's id |
+//! | `manager:<name>` | what another program does that installs updates here, in words |
 //! | `update:<id>` | `installed` |
 //! | `flag:<name>` | `true` or `false` |
 //! | `number:<name>` | a decimal integer |

@@ -150,7 +150,8 @@ pub fn zone(facts: &Facts) -> Option<TimeZone> {
     TimeZone::get(facts.values.get("clock:zone")?).ok()
 }
 
-/// Reads the system below `root`: the domains `os`, `clock`, `package:deb`, `flag` and, as far as `asked`, `file`.
+/// Reads the system below `root`: the domains `os`, `clock`, `package:deb`, `flag`, `manager` and, as far as
+/// `asked`, `file`.
 ///
 /// `machine` is what `uname -m` says; it stands in for the architecture only where the system's own files
 /// do not name it. Links inside another root are followed inside that root. A root without dpkg has an empty
@@ -163,7 +164,7 @@ pub fn scan(root: &Path, asked: &Asked, machine: &str) -> (Facts, Vec<Problem>) 
         Ok(root) => root,
         Err(error) => {
             let reason = format!("could not open the root `{}`: {error}", root.display());
-            for name in ["os", "clock", "package:deb", "file", "flag"] {
+            for name in ["os", "clock", "package:deb", "file", "flag", "manager"] {
                 collected.facts.domains.insert(
                     name.to_owned(),
                     Domain::Failed { source: root.display().to_string(), reason: reason.clone() },
@@ -177,6 +178,7 @@ pub fn scan(root: &Path, asked: &Asked, machine: &str) -> (Facts, Vec<Problem>) 
     linux::os::scan(&root, native.as_deref(), machine, &mut collected);
     linux::zone::scan(&root, &mut collected);
     linux::flags::scan(&root, &mut collected);
+    linux::managers::scan(&root, &mut collected);
     if root.is_host() {
         let uname = rustix::system::uname();
         let (release, version) = (uname.release().to_string_lossy(), uname.version().to_string_lossy());
@@ -194,7 +196,17 @@ pub fn scan(root: &Path, asked: &Asked, machine: &str) -> (Facts, Vec<Problem>) 
 #[cfg(windows)]
 #[must_use]
 pub fn scan(_: &Path, asked: &Asked, machine: &str) -> (Facts, Vec<Problem>) {
-    windows::scan(&windows::registry::SystemRegistry, asked, machine)
+    let (mut facts, problems) = windows::scan(&windows::registry::SystemRegistry, asked, machine);
+    let source = "the time zone of the system".to_owned();
+    let clock = match TimeZone::system().iana_name() {
+        Some(zone) => {
+            facts.values.insert("clock:zone".to_owned(), zone.to_owned());
+            Domain::Complete { source }
+        }
+        None => Domain::Failed { source, reason: "it has no name that others know".to_owned() },
+    };
+    facts.domains.insert("clock".to_owned(), clock);
+    (facts, problems)
 }
 
 #[cfg(test)]

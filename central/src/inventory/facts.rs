@@ -24,6 +24,8 @@ pub const FACTS_BYTES_MAX: usize = 2 * 1024 * 1024;
 const COMPRESSION_LEVEL: i32 = 3;
 /// Domains that could not be read, as shown.
 const PROBLEMS_MAX: usize = 16;
+/// Other programs that install updates, as shown.
+const MANAGERS_MAX: usize = 8;
 const PROBLEM_BYTES_MAX: usize = 300;
 const OS_BYTES_MAX: usize = 100;
 const ZONE_BYTES_MAX: usize = 100;
@@ -77,6 +79,9 @@ pub fn summary(facts: &Facts, at: Timestamp) -> FactsSummary {
         }
         _ => None,
     });
+    let managers = facts.values.range("manager:".to_owned().."manager;".to_owned()).map(|(key, does)| {
+        clean(&format!("{}: {does}", key.trim_start_matches("manager:")), PROBLEM_BYTES_MAX)
+    });
     FactsSummary {
         digest: facts.digest(),
         at,
@@ -84,6 +89,7 @@ pub fn summary(facts: &Facts, at: Timestamp) -> FactsSummary {
         zone: facts.values.get("clock:zone").map(|zone| clean(zone, ZONE_BYTES_MAX)),
         packages: facts.values.range("package:".to_owned().."package;".to_owned()).count() as u64,
         problems: problems.take(PROBLEMS_MAX).collect(),
+        managers: managers.take(MANAGERS_MAX).collect(),
     }
 }
 

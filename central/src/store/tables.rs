@@ -296,6 +296,9 @@ pub struct FactsSummary {
     pub packages: u64,
     /// Domains that could not be read, one sentence each.
     pub problems: Vec<String>,
+    /// Other programs that install updates there, each with what it does.
+    #[serde(default)]
+    pub managers: Vec<String>,
 }
 
 /// What central knows of a relay.

@@ -3,6 +3,7 @@
 pub mod dpkg;
 pub mod files;
 pub mod flags;
+pub mod managers;
 pub mod os;
 pub mod root;
 pub mod zone;

@@ -4,6 +4,7 @@
 //! [`registry`] calls Windows. What a program would have to be asked for is not read, it stays unknown.
 
 pub mod files;
+pub mod managers;
 pub mod os;
 pub mod place;
 pub mod products;
@@ -19,7 +20,7 @@ use tierway_common::facts::{Domain, Facts};
 use self::registry::Registry;
 use super::{Asked, Collected, Problem};
 
-/// Reads the domains `os`, `package:msi`, `package:cbs`, `update`, `program`, `flag`, `number` and, as far as
+/// Reads the domains `os`, `package:msi`, `package:cbs`, `update`, `program`, `flag`, `number`, `manager` and, as far as
 /// `asked`, `file`, `registry`, `registry-loop` and `msi`.
 ///
 /// `machine` is the architecture as Windows names it.
@@ -31,6 +32,7 @@ pub fn scan(registry: &dyn Registry, asked: &Asked, machine: &str) -> (Facts, Ve
     servicing::scan(registry, &mut collected);
     programs::scan(registry, &mut collected);
     flags(registry, &mut collected);
+    managers::scan(registry, &mut collected);
     files::scan(registry, asked, &mut collected);
     questions::scan(registry, asked, &mut collected);
     // Not asked of the computer yet, and told so in every explanation.

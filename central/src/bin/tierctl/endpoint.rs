@@ -278,6 +278,7 @@ async fn show(screen: &mut Screen<'_>, central: &mut Central, name: String) -> R
         certificate_expires,
         tags,
         settings,
+        managers,
     } = answer.into_inner();
     if screen.options.output == Format::Csv {
         listing::write_all(screen, &PATCHES, &patches)?;
@@ -324,12 +325,16 @@ async fn show(screen: &mut Screen<'_>, central: &mut Central, name: String) -> R
         ("reboot_pending", Value::Flag(reboot_pending)),
     ])
     .with_json("problems", serde_json::json!(problems))
+    .with_json("other_managers", serde_json::json!(managers))
     .with_rows("settings", &SETTINGS, &settings)?
     .with_rows("patches", &PATCHES, &patches)?;
     sheet.write(screen)?;
     if matches!(screen.options.output, Format::Table | Format::Wide) {
         for problem in &problems {
             writeln!(screen.out, "problem: {}", harmless(problem))?;
+        }
+        for manager in &managers {
+            writeln!(screen.out, "other manager: {}", harmless(manager))?;
         }
         // What nobody said anything about is long and the same everywhere.
         let all = screen.options.output == Format::Wide;

@@ -190,6 +190,7 @@ pub(super) fn endpoint_detail(
         certificate_expires: millis(Some(record.certificate_expires)),
         tags: record.tags.iter().map(ToString::to_string).collect(),
         settings: settings.rows().into_iter().map(setting).collect(),
+        managers: facts.map(|facts| facts.managers.clone()).unwrap_or_default(),
     }
 }
 

@@ -261,6 +261,9 @@ impl Admin for Fake {
             problems: vec!["could not read `/etc/os-release`".into()],
             certificate_expires: NOW_MS + 30 * 1440 * MINUTE,
             tags: vec!["env=prod".into()],
+            managers: vec![
+                "unattended-upgrades: installs updates, by `APT::Periodic::Unattended-Upgrade`".to_owned(),
+            ],
             settings: vec![
                 v1::Setting {
                     name: "deadline".into(),
