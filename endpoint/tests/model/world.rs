@@ -376,10 +376,11 @@ impl World {
         self.act(phase::Event::Woken)
     }
 
-    /// Failures that are in the future now hold nothing back.
+    /// Failures that are in the future now hold nothing back, and what was offered then is offered from now on.
     fn jumped(&mut self) {
         for thing in &mut self.things {
             thing.ended = thing.ended.filter(|ended| *ended <= self.now);
+            thing.offered = thing.offered.map(|offered| offered.min(self.now));
         }
     }
 
