@@ -195,7 +195,7 @@ pub fn outages(seed: u64, sites: usize) -> Vec<Outage> {
     outages
 }
 
-/// Which clocks are wrong in a month of `days`: one of ten computers is once, by up to [`WRONG_HOURS`].
+/// Which clocks are wrong in a month of `days`: one of ten computers is once, by up to `WRONG_HOURS`.
 #[must_use]
 pub fn wrong_clocks(seed: u64, endpoints: u64, days: i64) -> Vec<WrongClock> {
     let minutes = |random: &mut Random, hours: u64| i64::try_from(random.below(hours * 60)).unwrap();

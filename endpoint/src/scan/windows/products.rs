@@ -2,7 +2,7 @@
 //! ask for.
 //!
 //! By where Windows Installer itself keeps it: below a key of the system's own account for what is installed for
-//! all users, below a user's id for what is his. Codes are stored packed, see [`unpacked`].
+//! all users, below a user's id for what is his. Codes are stored packed, see `unpacked`.
 
 use tierway_common::facts::Domain;
 
