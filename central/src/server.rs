@@ -31,6 +31,7 @@ use tierway_common::{
     },
 };
 use tierway_proto::{
+    OPERATOR_ANSWER_BYTES_MAX,
     blob_stream::BlobStreams,
     notices::Notices,
     v1::{
@@ -71,7 +72,7 @@ use crate::{
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Longest message taken: a batch of reports and its framing.
 const REQUEST_BYTES_MAX: usize = (1 << 20) + (64 << 10);
-/// Longest message sent: metadata, and pages of lists.
+/// Longest message sent to other tiers: metadata.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// What running tasks get to end.
 const GRACE: Duration = Duration::from_secs(30);
@@ -317,13 +318,13 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
         .max_encoding_message_size(ANSWER_BYTES_MAX);
     let admin = AdminServer::new(AdminService::new(central.clone(), gate.clone()))
         .max_decoding_message_size(REQUEST_BYTES_MAX)
-        .max_encoding_message_size(ANSWER_BYTES_MAX);
+        .max_encoding_message_size(OPERATOR_ANSWER_BYTES_MAX);
     let policies = PoliciesServer::new(PoliciesService::new(central.clone(), gate.clone()))
         .max_decoding_message_size(REQUEST_BYTES_MAX)
-        .max_encoding_message_size(ANSWER_BYTES_MAX);
+        .max_encoding_message_size(OPERATOR_ANSWER_BYTES_MAX);
     let packages = PackagesServer::new(PackagesService::new(central.clone(), gate.clone()))
         .max_decoding_message_size(REQUEST_BYTES_MAX)
-        .max_encoding_message_size(ANSWER_BYTES_MAX);
+        .max_encoding_message_size(OPERATOR_ANSWER_BYTES_MAX);
     let services = tonic::service::Routes::new(upstream)
         .add_service(admin)
         .add_service(policies)

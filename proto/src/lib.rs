@@ -9,6 +9,10 @@ pub mod notices;
 pub mod sync;
 pub mod upstream;
 
+/// Longest answer to an operator, who central lets in by name: the longest list that comes as one, 200,000 leases, has
+/// half of it.
+pub const OPERATOR_ANSWER_BYTES_MAX: usize = 64 << 20;
+
 /// Generated: messages, clients and servers.
 #[expect(
     unused_qualifications,

@@ -18,7 +18,7 @@ use tierway_common::{
     },
 };
 use tierway_proto::{
-    joining,
+    OPERATOR_ANSWER_BYTES_MAX, joining,
     upstream::Upstream,
     v1::{self, admin_client::AdminClient, notice::Kind, packages_client::PackagesClient},
 };
@@ -190,6 +190,25 @@ async fn every_call_is_open_to_exactly_the_roles_it_is_for() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
     live.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_is_longer_than_what_tiers_tell_each_other_reaches_an_operator() {
+    let live = Live::start().await;
+    let mut admin = live.admin().max_decoding_message_size(OPERATOR_ANSWER_BYTES_MAX);
+    let families: Vec<String> = (0..900).map(|n| format!("{{\"os\":{{\"family\":\"{n:08}\"}}}}")).collect();
+    let rule_json = format!("{{\"any\":[{}]}}", families.join(","));
+    for number in 0..180 {
+        let group = v1::Group {
+            name: format!("group-{number}"),
+            rule_json: Some(rule_json.clone()),
+            ..v1::Group::default()
+        };
+        admin.set_group(v1::SetGroupRequest { group: Some(group) }).await.unwrap();
+    }
+    let groups = admin.list_groups(v1::ListGroupsRequest {}).await.unwrap().into_inner().groups;
+    let bytes: usize = groups.iter().filter_map(|group| group.rule_json.as_ref()).map(String::len).sum();
+    assert!(groups.len() >= 180 && bytes > 4 << 20, "{} groups, {bytes} bytes", groups.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]

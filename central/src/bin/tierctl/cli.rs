@@ -3,8 +3,9 @@
 use std::ffi::OsString;
 
 use clap::{Parser, Subcommand, error::ErrorKind};
-use tierway_proto::v1::{
-    admin_client::AdminClient, packages_client::PackagesClient, policies_client::PoliciesClient,
+use tierway_proto::{
+    OPERATOR_ANSWER_BYTES_MAX,
+    v1::{admin_client::AdminClient, packages_client::PackagesClient, policies_client::PoliciesClient},
 };
 use tonic::transport::Channel;
 
@@ -186,15 +187,15 @@ async fn dispatch(
 }
 
 fn admin(channel: Channel) -> client::Central {
-    AdminClient::new(channel).max_decoding_message_size(client::ANSWER_BYTES_MAX)
+    AdminClient::new(channel).max_decoding_message_size(OPERATOR_ANSWER_BYTES_MAX)
 }
 
 fn packages(channel: Channel) -> client::Packages {
-    PackagesClient::new(channel).max_decoding_message_size(client::ANSWER_BYTES_MAX)
+    PackagesClient::new(channel).max_decoding_message_size(OPERATOR_ANSWER_BYTES_MAX)
 }
 
 fn policies(channel: Channel) -> client::Policies {
-    PoliciesClient::new(channel).max_decoding_message_size(client::ANSWER_BYTES_MAX)
+    PoliciesClient::new(channel).max_decoding_message_size(OPERATOR_ANSWER_BYTES_MAX)
 }
 
 /// Help and version go to standard output and are no failure; the rest is wrong usage.

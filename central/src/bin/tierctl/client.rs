@@ -15,9 +15,6 @@ use crate::{
     failure::Failure,
 };
 
-/// Longest answer taken: ten times what an endpoint with all of 50,000 updates needs for its page.
-pub(crate) const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
-
 /// Rows asked for at once: few enough to come at once, many enough that 250,000 are 250 calls.
 pub(crate) const PAGE_ROWS: u32 = 1_000;
 
