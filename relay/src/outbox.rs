@@ -172,7 +172,7 @@ impl Outbox {
     /// When the store fails.
     pub fn open(store: Arc<dyn Store>, bytes_max: u64) -> Result<Self, StoreError> {
         let outbox = Self(Arc::new(Inner { store, count: Mutex::new(Count::new(bytes_max)) }));
-        outbox.read(PREFIX, &mut |waiting| {
+        outbox.read(PREFIX, None, &mut |waiting| {
             outbox.count().add(&waiting.counted);
             true
         })?;
@@ -246,8 +246,12 @@ impl Outbox {
                     .extend(plan.new.range(of_endpoint.clone()..prefix.clone()).map(|(key, _)| key.clone()));
                 dropped = self.earlier(plan, &of_endpoint, &prefix)?;
             }
+            let sender = match carrier {
+                Carrier::Endpoint => Sender::Endpoint(header.endpoint.to_string()),
+                Carrier::Relay => Sender::Relays,
+            };
             let counted = Counted {
-                sender: sender_of(&[&prefix[..], &[0, 0]].concat()),
+                sender,
                 bytes: envelope.bytes().len() as u64,
                 minute: count::minute(now.as_millisecond()),
             };
@@ -284,29 +288,38 @@ impl Outbox {
         Ok(first_rows.any(|row| Envelope::parse(data(row)).is_ok_and(|later| is_whole(&later))))
     }
 
-    /// The reports of an endpoint before `own` that are not dropped yet, as many as one call may drop.
+    /// The reports of an endpoint before `own` that are not dropped yet, as many as one call may drop. Those that this
+    /// call drops already come first, and are not read again.
     fn earlier(&self, plan: &Plan<'_>, of_endpoint: &[u8], own: &[u8]) -> Result<Vec<Waiting>, StoreError> {
         let mut found = Vec::new();
         let mut rows = plan.dropped_rows;
-        self.read(of_endpoint, &mut |mut waiting| {
+        if rows >= DROPPED_ROWS_MAX {
+            return Ok(found);
+        }
+        let of_call = plan.dropped.range(of_endpoint.to_vec()..own.to_vec()).next_back();
+        let after = of_call.and_then(|(_, last)| last.keys.last().cloned());
+        self.read(of_endpoint, after, &mut |mut waiting| {
             let first = waiting.keys.first().map(Vec::as_slice).unwrap_or_default();
             rows += waiting.keys.len();
             if first >= own || rows > DROPPED_ROWS_MAX {
                 return false;
             }
-            if !plan.dropped.contains_key(first) {
-                waiting.envelope = Bytes::new();
-                found.push(waiting);
-            }
+            waiting.envelope = Bytes::new();
+            found.push(waiting);
             true
         })?;
         Ok(found)
     }
 
-    /// Reads what waits below `prefix` in the order of the keys, until `visit` wants no more.
-    fn read(&self, prefix: &[u8], visit: &mut dyn FnMut(Waiting) -> bool) -> Result<(), StoreError> {
+    /// Reads what waits below `prefix`, from behind the key `after` on, in the order of the keys, until `visit` wants
+    /// no more.
+    fn read(
+        &self,
+        prefix: &[u8],
+        mut after: Option<Vec<u8>>,
+        visit: &mut dyn FnMut(Waiting) -> bool,
+    ) -> Result<(), StoreError> {
         let mut last: Option<Waiting> = None;
-        let mut after: Option<Vec<u8>> = None;
         loop {
             let rows = self.0.store.scan(prefix, after.as_deref(), SCAN_ROWS)?;
             for row in &rows {
@@ -344,7 +357,7 @@ impl Outbox {
     pub fn next(&self, bytes_max: usize) -> Result<Vec<Waiting>, StoreError> {
         let mut batch: Vec<Waiting> = Vec::new();
         let mut total = 0;
-        self.read(PREFIX, &mut |waiting| {
+        self.read(PREFIX, None, &mut |waiting| {
             total += waiting.envelope.len();
             let fits = batch.is_empty() || (total <= bytes_max && batch.len() < ENVELOPES_MAX);
             if fits {

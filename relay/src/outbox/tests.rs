@@ -1,4 +1,10 @@
-use std::{sync::Condvar, time::Duration};
+use std::{
+    sync::{
+        Condvar,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use ring::rand::SystemRandom;
 use tierway_common::{
@@ -267,6 +273,55 @@ impl Store for InPairs {
     fn disk_bytes(&self) -> u64 {
         self.store.disk_bytes()
     }
+}
+
+/// A store that counts the rows that are read from it.
+#[derive(Debug, Default)]
+struct Tallied {
+    store: MemoryStore,
+    rows: AtomicUsize,
+}
+
+impl Store for Tallied {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.store.get(key)
+    }
+
+    fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<Row>, StoreError> {
+        let rows = self.store.scan(prefix, after, limit)?;
+        self.rows.fetch_add(rows.len(), Ordering::Relaxed);
+        Ok(rows)
+    }
+
+    fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
+        self.store.commit(batch)
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        self.store.disk_bytes()
+    }
+}
+
+#[test]
+fn what_a_call_drops_is_read_and_counted_once_however_many_whole_inventories_it_has() {
+    let store = Arc::new(Tallied::default());
+    let outbox = Outbox::open(store.clone(), 1 << 30).unwrap();
+    let hand_in = |kind: &str, numbers: &mut dyn Iterator<Item = usize>| {
+        let envelopes: Vec<_> = numbers.map(|number| envelope(&format!("{kind}{number}"))).collect();
+        outbox.take(&envelopes, Carrier::Endpoint, Timestamp::UNIX_EPOCH).unwrap()
+    };
+    // In the way of the first of them only, and then of the last.
+    hand_in("i", &mut (0..2_500));
+    hand_in("i", &mut (2_700..4_000));
+    store.rows.store(0, Ordering::Relaxed);
+    let whole = 100;
+    let taken = hand_in("I", &mut (2_500..2_500 + whole - 1).chain([4_000]));
+    assert_eq!(taken.iter().filter(|taken| **taken == Taken::Durable).count(), 1);
+    let rows = store.rows.load(Ordering::Relaxed);
+    // All of what waited; and each looks once for a later one, and once behind what is dropped already.
+    assert!(rows <= 3_800 + 2 * whole * SCAN_ROWS, "{rows}");
+    assert_eq!(names(&outbox.next(1 << 20).unwrap()), ["I4000:e1"]);
+    assert_eq!(outbox.fill().reports, 1);
 }
 
 #[test]
