@@ -2,8 +2,10 @@
 //!
 //! The wire form is the `.proto`'s. No message is built: a chunk is its few bytes of protobuf and gRPC
 //! framing in front of the blob's bytes in one buffer, which halves the CPU per byte against the codec. Small blobs
-//! are gathered into one buffer, since a batch of thousands would otherwise be thousands of frames. A thread that may
-//! block is asked for help only where the disk must be: handing work over costs more than a read from memory.
+//! are gathered into one buffer, since a batch of thousands would otherwise be thousands of frames.
+//!
+//! Small blobs are opened and read by a thread that may block; of large ones only what the system does not have in
+//! memory: handing work over costs more than a read from there.
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
@@ -196,6 +198,13 @@ struct Serving<B> {
     place: Place,
 }
 
+impl<B> Serving<B> {
+    /// Memory for its next part.
+    fn part(&self) -> Part {
+        self.buffers.part(self.place.streams())
+    }
+}
+
 /// A blob that is too large to be gathered.
 struct Open {
     index: usize,
@@ -216,13 +225,14 @@ fn parts<B: BlobSource>(state: Serving<B>) -> impl Stream<Item = Result<Bytes, S
 
 async fn next<B: BlobSource>(state: &mut Serving<B>) -> Result<Option<Bytes>, Status> {
     loop {
-        let part = state.buffers.part(state.place.streams());
         if let Some(open) = state.open.take() {
+            let part = state.part();
             return large(state, open, part).await.map(Some);
         }
         if state.wanted.is_empty() {
             return Ok(None);
         }
+        let part = state.part();
         let (source, wanted) = (state.source.clone(), mem::take(&mut state.wanted));
         let gathered = tokio::task::spawn_blocking(move || gather(&source, wanted, part))
             .await
