@@ -25,6 +25,9 @@ use crate::{
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// Envelopes of one `SubmitReports`: what a sender puts into it at most, and more than which is refused.
 pub const ENVELOPES_MAX: usize = 1_024;
+/// Enrolments and renewals that one tier takes at once, and that a relay passes on at once: each costs central a
+/// proof, a signature and a commit, and the first come from callers nobody knows.
+pub const ENROLLING_MAX: usize = 16;
 /// Longest message we send: a batch of reports.
 const REQUEST_BYTES_MAX: usize = 2 << 20;
 /// A unary call must be answered by then.

@@ -15,7 +15,7 @@ use tierway_common::{
 use tierway_proto::{
     blob_stream::BlobSource,
     notices::{ANSWERED_MAX, Notices},
-    upstream::{ENVELOPES_MAX, Upstream, UpstreamError},
+    upstream::{ENROLLING_MAX, ENVELOPES_MAX, Upstream, UpstreamError},
     v1::{self, upstream_server},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -31,8 +31,6 @@ use crate::{
 
 /// Payloads one endpoint may announce in one call.
 const WANTED_PER_CALL_MAX: usize = 256;
-/// Enrolments and renewals of strangers that are passed on at once, as many as the tier above takes.
-const ENROLLING_MAX: usize = 16;
 
 /// The service; cheap to clone.
 #[derive(Clone, Debug)]

@@ -12,7 +12,7 @@ use tierway_common::{
 use tierway_proto::{
     blob_stream::BlobSource,
     notices::ANSWERED_MAX,
-    upstream::ENVELOPES_MAX,
+    upstream::{ENROLLING_MAX, ENVELOPES_MAX},
     v1::{self, upstream_server},
 };
 use tokio::sync::Semaphore;
@@ -33,9 +33,6 @@ use crate::{
 const WANTED_MAX: usize = 256;
 /// Endpoints that are asked to send everything again, in one answer.
 const RESYNC_MAX: usize = 1_024;
-/// Enrolments and renewals at once: each costs a proof, a signature and a commit, and the first come from
-/// callers nobody knows.
-const ENROLLING_MAX: usize = 16;
 /// Asks for leases that are answered at once: each costs a signature or two and a commit.
 const LEASING_MAX: usize = 64;
 /// Bytes of a version that are kept.
