@@ -4,10 +4,19 @@
 #[cfg_attr(windows, path = "config/windows.rs")]
 mod places;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::Deserialize;
-use tierway_common::{daemon::logging::Log, transport::dial::Route};
+use tierway_common::{
+    daemon::{
+        config::{self, ConfigError},
+        logging::Log,
+    },
+    transport::dial::Route,
+};
 
 /// The file, all of it optional: an endpoint that was enrolled runs without one.
 #[derive(Clone, Debug, Deserialize)]
@@ -65,6 +74,20 @@ impl Default for Config {
             local_socket: places::local_socket(),
             audit_only: false,
             log: Log::default(),
+        }
+    }
+}
+
+impl Config {
+    /// What the file `named` says, or else the one that lies where this system has it, or else the defaults.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be read, or is no configuration.
+    pub fn read(named: Option<&Path>) -> Result<Self, ConfigError> {
+        match named.map(Path::to_owned).or_else(places::file) {
+            Some(path) => config::load(&path),
+            None => Ok(Self::default()),
         }
     }
 }

@@ -38,6 +38,7 @@ pub mod config;
 pub mod cycle;
 pub mod invitation;
 pub mod local;
+pub mod seal;
 #[cfg(windows)]
 pub mod service;
 pub mod show;

@@ -9,12 +9,15 @@ use clap::{Parser, Subcommand};
 use jiff::{Timestamp, tz::TimeZone};
 use tierway_common::{
     clock::Clock,
-    daemon::{chain::Chain, config, logging, stop::Stop},
+    daemon::{chain::Chain, logging, stop::Stop},
     enrollment::Token,
     transport::identity::Role,
 };
 #[cfg(windows)]
-use tierway_endpoint::service;
+use tierway_endpoint::service::{
+    self,
+    folder::{self, FolderError},
+};
 use tierway_endpoint::{
     agent::{self, VERSION},
     config::Config,
@@ -203,10 +206,10 @@ fn failed(error: &dyn std::error::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Has only administrators get into the data folder, before a secret is put there.
+/// Has only administrators get into the data folder, before a secret is put there or a configuration read.
 #[cfg(windows)]
-async fn secure(data_dir: &Path) -> Result<(), service::ServiceError> {
-    service::secure(data_dir).await
+async fn secure(data_dir: &Path) -> Result<(), FolderError> {
+    folder::secure_and_tell(data_dir).await
 }
 
 /// Each secret is a file of its owner's alone.
@@ -216,10 +219,7 @@ async fn secure(data_dir: &Path) -> std::io::Result<()> {
 }
 
 async fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
-    let config: Config = match &arguments.config {
-        Some(path) => config::load(path)?,
-        None => Config::default(),
-    };
+    let config = Config::read(arguments.config.as_deref())?;
     logging::init(&config.log)?;
     match arguments.verb {
         Verb::Enroll { token, server, proxy } => {
@@ -256,7 +256,12 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error
             let server = Some(server).filter(|server| !server.is_empty());
             Invitation { token, server }.leave(&config.data_dir)?;
         }
-        Verb::Forget => agent::forget(&config.data_dir)?,
+        Verb::Forget => {
+            agent::forget(&config.data_dir)?;
+            // A configuration may lie there that named another.
+            #[cfg(windows)]
+            agent::forget(&Config::default().data_dir)?;
+        }
         Verb::CheckNow => {
             let mut local = local::connect(&config.local_socket).await?;
             let done = local.check_now(v1::LocalCheckNowRequest {}).await?.into_inner();

@@ -1,23 +1,19 @@
 //! The endpoint as a service of Windows: started, stopped and told of the shutdown by the service manager, with
 //! its log in the event log.
 //!
-//! Its data folder is the system's and the administrators' alone before anything is put there.
+//! Its data folder is the system's and the administrators' alone before anything is put there or read from there.
 
 mod event_log;
+pub mod folder;
 
-use std::{
-    ffi::OsString,
-    path::{Path, PathBuf},
-    sync::OnceLock,
-    time::Duration,
-};
+use std::{ffi::OsString, path::PathBuf, sync::OnceLock, time::Duration};
 
 use tierway_common::{
     clock::Clock,
     daemon::{
         chain::Chain,
-        config::{self, ConfigError},
-        logging::{self, LogError},
+        config::ConfigError,
+        logging::{self, Log, LogError},
         stop::Stop,
     },
 };
@@ -30,22 +26,17 @@ use windows_service::{
     service_dispatcher,
 };
 
+use self::folder::FolderError;
 use crate::{
     agent::{self, AgentError},
     config::Config,
-    install::run::{self, End, Program, RunError},
     invitation::{self, InvitationError},
-    scan::windows::{place::system_folder, registry::SystemRegistry},
 };
 
 /// As the installer names it.
 const NAME: &str = "TierwayEndpoint";
 /// A running check gets a minute to end, see `agent`.
 const STOP_HINT: Duration = Duration::from_secs(75);
-/// Setting rights on one folder.
-const RIGHTS_LIMIT: Duration = Duration::from_secs(60);
-/// Read instead of a configuration that is named, when it is there.
-const CONFIG_NAME: &str = "endpoint.toml";
 
 /// Why the service does not run.
 #[derive(Debug, thiserror::Error)]
@@ -63,31 +54,8 @@ pub enum ServiceError {
     #[error("could not start the runtime")]
     Runtime(#[source] std::io::Error),
     /// The data folder.
-    #[error("could not make the folder `{path}`")]
-    Folder {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// Its rights.
-    #[error("could not set the rights of the folder `{path}`")]
-    Rights {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: RunError,
-    },
-    /// Its rights, refused.
-    #[error("the rights of the folder `{path}` were not set ({end:?}): {said}")]
-    RightsRefused {
-        /// Which.
-        path: PathBuf,
-        /// How icacls ended.
-        end: End,
-        /// What it said.
-        said: String,
-    },
+    #[error("the data folder is not safe")]
+    Folder(#[from] FolderError),
     /// The identity.
     #[error("could not get an identity")]
     Invitation(#[from] InvitationError),
@@ -128,6 +96,8 @@ fn begun(_: Vec<OsString>) {
     let code = match serve(&stop, &status) {
         Ok(()) => 0,
         Err(error) => {
+            // What fails before the configuration says how to log is told as well; later this changes nothing.
+            let _ = logging::init_to(&Log::default(), event_log::open());
             tracing::error!(error = %Chain(&error), "the service ends");
             1
         }
@@ -157,16 +127,20 @@ fn tell(status: &ServiceStatusHandle, state: ServiceState, code: u32) {
 }
 
 fn serve(stop: &Stop, status: &ServiceStatusHandle) -> Result<(), ServiceError> {
-    let named = CONFIG.get().cloned().flatten();
-    let usual = Config::default().data_dir.join(CONFIG_NAME);
-    let config: Config = match named.or_else(|| usual.is_file().then_some(usual)) {
-        Some(path) => config::load(&path)?,
-        None => Config::default(),
-    };
-    logging::init_to(&config.log, event_log::open())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(ServiceError::Runtime)?.block_on(async {
-        secure(&config.data_dir).await?;
+        let named = CONFIG.get().and_then(Option::as_deref);
+        let usual = Config::default().data_dir;
+        // A configuration may lie there.
+        let aside = if named.is_none() { folder::secure(&usual).await? } else { None };
+        let config = Config::read(named)?;
+        logging::init_to(&config.log, event_log::open())?;
+        if let Some(aside) = aside {
+            folder::warn_of(&usual, &aside);
+        }
+        if named.is_some() || config.data_dir != usual {
+            folder::secure_and_tell(&config.data_dir).await?;
+        }
         invitation::joined(&config.data_dir, stop).await?;
         if !stop.requested() {
             let running = agent::start(config, Clock::system(), stop.clone()).await?;
@@ -176,36 +150,4 @@ fn serve(stop: &Stop, status: &ServiceStatusHandle) -> Result<(), ServiceError> 
         }
         Ok(())
     })
-}
-
-/// Makes the folder if it is not there, and the system and administrators the only ones who get into it.
-///
-/// # Errors
-///
-/// When it cannot be made or its rights cannot be set; then no secret may be put there.
-pub async fn secure(folder: &Path) -> Result<(), ServiceError> {
-    let failed = |source| ServiceError::Folder { path: folder.to_owned(), source };
-    std::fs::create_dir_all(folder).map_err(failed)?;
-    // By their ids, for their names are translated: the system, administrators.
-    let rights = ["/inheritance:r", "/grant:r", "*S-1-5-18:(OI)(CI)F", "*S-1-5-32-544:(OI)(CI)F", "/Q"];
-    let arguments = std::iter::once(folder.into()).chain(rights.map(OsString::from)).collect();
-    let program = Program {
-        path: system_folder(&SystemRegistry).join("icacls.exe"),
-        arguments,
-        command_line: String::new(),
-        directory: folder.to_owned(),
-        environment: run::environment(),
-        limit: RIGHTS_LIMIT,
-        grace: Duration::ZERO,
-        tail_bytes_max: 1024,
-    };
-    let ran = run::run(&program, folder).await;
-    let ran = ran.map_err(|source| ServiceError::Rights { path: folder.to_owned(), source })?;
-    match ran.end {
-        End::Exited(0) => Ok(()),
-        end => {
-            let said = (ran.output.text + &ran.errors.text).trim().to_owned();
-            Err(ServiceError::RightsRefused { path: folder.to_owned(), end, said })
-        }
-    }
 }

@@ -9,3 +9,8 @@ pub(super) fn data_dir() -> PathBuf {
 pub(super) fn local_socket() -> PathBuf {
     PathBuf::from("/run/tierway/endpoint.sock")
 }
+
+/// Whoever starts it names one: a unit does, and a person who asks the usual socket needs none.
+pub(super) fn file() -> Option<PathBuf> {
+    None
+}
