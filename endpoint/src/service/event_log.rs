@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use log::Level;
+use log::{Level, Record};
 use tracing::Metadata;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -17,7 +17,7 @@ pub(super) struct EventLog;
 pub(super) fn open() -> EventLog {
     if winlog2::init(SOURCE).is_ok() {
         // What other libraries log for themselves is not for the administrator.
-        log::set_max_level(log::LevelFilter::Debug);
+        log::set_max_level(log::LevelFilter::Off);
     }
     EventLog
 }
@@ -63,7 +63,8 @@ impl Drop for Line {
         let text = String::from_utf8_lossy(&self.bytes);
         let text = text.trim_end();
         if !text.is_empty() {
-            log::log!(self.level, "{text}");
+            // Past the level that keeps other libraries silent; what is to be told was decided above.
+            log::logger().log(&Record::builder().level(self.level).args(format_args!("{text}")).build());
         }
     }
 }
