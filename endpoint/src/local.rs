@@ -10,6 +10,8 @@ mod convert;
 #[cfg_attr(unix, path = "local/unix.rs")]
 #[cfg_attr(windows, path = "local/windows.rs")]
 mod door;
+#[cfg(any(windows, test))]
+mod heard;
 #[cfg(unix)]
 pub mod notify;
 mod pace;
@@ -218,14 +220,14 @@ impl Local for Service {
         &self,
         request: Request<v1::LocalHistoryRequest>,
     ) -> Result<Response<v1::LocalHistoryResponse>, Status> {
-        self.caller(&request).await?;
+        self.pace(self.caller(&request).await?)?;
         let v1::LocalHistoryRequest { limit } = request.into_inner();
         let limit = usize::try_from(limit.min(HISTORY_MAX)).unwrap_or(0);
         Ok(Response::new(self.ask(|reply| Ask::History(limit, reply)).await?))
     }
 
     async fn plan(&self, request: Request<v1::LocalPlanRequest>) -> Result<Response<v1::LocalPlan>, Status> {
-        self.caller(&request).await?;
+        self.pace(self.caller(&request).await?)?;
         Ok(Response::new(self.ask(Ask::Plan).await?))
     }
 
@@ -368,3 +370,7 @@ pub async fn connect(path: &Path) -> Result<LocalClient<Channel>, LocalError> {
         .map_err(|source| LocalError::Nobody { path: path.to_owned(), source })?;
     Ok(LocalClient::new(channel))
 }
+
+#[cfg(test)]
+#[cfg(unix)]
+mod tests;

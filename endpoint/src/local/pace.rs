@@ -1,5 +1,5 @@
-//! How often a user may ask what costs the endpoint something: an explanation reads the whole system, a wish is
-//! written to disk and decided by. Pure.
+//! How often a user may ask what costs the endpoint something: an explanation or the plan reads the whole system, the
+//! history is read from disk, a wish is written there and decided by. Pure.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -1,13 +1,18 @@
 //! The door is a named pipe on this computer only.
 //!
 //! A pipe that is made without rights of its own can be written to by the system and administrators alone, so
-//! whoever calls is one of them; everybody else is refused by the kernel when he connects.
+//! whoever says something is one of them. Everybody may open it for reading; he is answered nothing, and his
+//! connection is closed when nothing was heard from him for some seconds, see [`Heard`].
+//!
+//! A pipe's name is whose who took it first. While somebody else has it, the endpoint works on without a door, and
+//! tries again.
 
 use std::{
-    io,
+    io, mem,
     path::Path,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures_util::{Stream, stream};
@@ -17,40 +22,70 @@ use tokio::{
 };
 use tonic::{Request, transport::server::Connected};
 
-use super::Peer;
+use super::{Peer, heard::Heard};
 
 /// Connections at once; Windows allows 254 of one pipe.
 const INSTANCES_MAX: usize = 64;
+/// Between two attempts to have the pipe's name.
+const TAKEN_WAIT: Duration = Duration::from_secs(10);
 /// `ERROR_PIPE_BUSY`: all instances are taken for the moment.
 const PIPE_BUSY: i32 = 231;
 /// How often and how long a pipe whose instances are all taken is tried.
 const BUSY_TRIES: u32 = 50;
-const BUSY_WAIT: std::time::Duration = std::time::Duration::from_millis(20);
+const BUSY_WAIT: Duration = Duration::from_millis(20);
 
-/// Who connects to the pipe at `path`. Fails when there is one of that name already: by whom it was made
-/// is not known then.
+/// Who connects to the pipe at `path`, as soon as no other is there of that name: by whom that was made is not known.
 pub(super) fn listen(path: &Path) -> io::Result<impl Stream<Item = io::Result<Pipe>> + use<>> {
-    let path = path.to_owned();
     let mut options = ServerOptions::new();
     options.reject_remote_clients(true).max_instances(INSTANCES_MAX);
-    let first = options.clone().first_pipe_instance(true).create(&path)?;
-    Ok(stream::unfold((first, path, options), |(waiting, path, options)| async move {
-        let connected = match waiting.connect().await {
-            Ok(()) => Ok(Pipe(waiting)),
-            Err(error) => Err(error),
+    Ok(stream::unfold((None, path.to_owned(), options), |(waiting, path, options)| async move {
+        let mut waiting = match waiting {
+            Some(waiting) => waiting,
+            None => first(&path, &options).await,
         };
-        // The next one, before this one is served.
-        let next = loop {
-            match options.create(&path) {
-                Ok(next) => break next,
+        loop {
+            let connected = waiting.connect().await;
+            // The next one before this one is served or closed, so that the name stays taken.
+            let pipe = mem::replace(&mut waiting, another(&path, &options).await);
+            match connected {
+                Ok(()) => return Some((Ok(Pipe(Heard::new(pipe))), (Some(waiting), path, options))),
                 Err(error) => {
-                    tracing::debug!(%error, "no more instances of the local pipe for now");
+                    // Gone before he was let in.
+                    tracing::debug!(%error, "a caller of the local pipe was lost");
                     tokio::time::sleep(BUSY_WAIT).await;
                 }
             }
-        };
-        Some((connected, (next, path, options)))
+        }
     }))
+}
+
+/// The first instance, when the name is free.
+async fn first(path: &Path, options: &ServerOptions) -> NamedPipeServer {
+    let mut told = false;
+    loop {
+        match options.clone().first_pipe_instance(true).create(path) {
+            Ok(first) => return first,
+            Err(error) if !told => {
+                tracing::warn!(%error, path = %path.display(), "nobody is answered locally: the pipe could not be made");
+                told = true;
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(TAKEN_WAIT).await;
+    }
+}
+
+/// One more instance, as soon as there may be one more.
+async fn another(path: &Path, options: &ServerOptions) -> NamedPipeServer {
+    loop {
+        match options.create(path) {
+            Ok(next) => return next,
+            Err(error) => {
+                tracing::debug!(%error, "no more instances of the local pipe for now");
+                tokio::time::sleep(BUSY_WAIT).await;
+            }
+        }
+    }
 }
 
 /// A pipe is gone with its last handle.
@@ -74,13 +109,13 @@ pub(super) async fn connect(path: &Path) -> io::Result<NamedPipeClient> {
     }
 }
 
-/// That the other end could open the pipe for writing.
+/// That the other end could open the pipe for writing: it has written what is answered.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Administrator;
 
 /// One connection.
 #[derive(Debug)]
-pub(super) struct Pipe(NamedPipeServer);
+pub(super) struct Pipe(Heard<NamedPipeServer>);
 
 impl Connected for Pipe {
     type ConnectInfo = Administrator;
