@@ -10,8 +10,9 @@ mod place;
 
 use std::{
     ffi::OsString,
-    fs, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -45,6 +46,13 @@ pub struct WindowsEngine {
     /// Where the system's own programs are.
     system: PathBuf,
     busy_wait: Duration,
+    memory: Arc<dyn Memory>,
+}
+
+/// What outlives this program.
+pub trait Memory: fmt::Debug + Send + Sync {
+    /// Remembers until the next boot that a restart is needed: few installers leave a sign of it.
+    fn restart_needed(&self);
 }
 
 /// One part of an update and the files that it came with.
@@ -67,13 +75,13 @@ impl WindowsEngine {
     #[must_use]
     pub fn new(_: &Path, scratch: &Path) -> Self {
         use crate::scan::windows::{place::system_folder, registry::SystemRegistry};
-        Self::with_system(scratch, &system_folder(&SystemRegistry))
+        Self::with_system(scratch, &system_folder(&SystemRegistry), Arc::new(SystemRegistry))
     }
 
     /// An engine that starts the programs in the folder `system`.
     #[must_use]
-    pub fn with_system(scratch: &Path, system: &Path) -> Self {
-        Self { scratch: scratch.to_owned(), system: system.to_owned(), busy_wait: BUSY_WAIT }
+    pub fn with_system(scratch: &Path, system: &Path, memory: Arc<dyn Memory>) -> Self {
+        Self { scratch: scratch.to_owned(), system: system.to_owned(), busy_wait: BUSY_WAIT, memory }
     }
 
     /// Where files are put that are installed from; emptied before and after each attempt.
@@ -111,8 +119,9 @@ impl WindowsEngine {
             let part = self.run_job(request, job, placed, &before.facts, began).await?;
             said.took = began.elapsed();
             let failed = part.class() != super::codes::Class::Done;
+            // A restart that an earlier part asked for is needed whatever a later one says.
+            said.outcome = if failed { part } else { worse(said.outcome, part) };
             if failed || part != Outcome::Success {
-                said.outcome = part;
                 let named = if jobs.len() > 1 { format!("{}: ", job.name) } else { String::new() };
                 said.detail = named + &part_detail(&part, &self.log_path(update));
             }
@@ -136,18 +145,24 @@ impl WindowsEngine {
         let log = self.log_path(request.update);
         let mut outcome = Outcome::Success;
         for (program, table) in self.programs(handler, placed, facts, &log)? {
-            let left = request.limit.saturating_sub(began.elapsed());
             let mut tries = 0;
             let said = loop {
+                let left = request.limit.saturating_sub(began.elapsed());
                 tracing::info!(update = %request.update.id, program = %program.path.display(), "installing");
                 let ran = self.run(&Program { limit: left, ..program.clone() }).await?;
                 let said = request.codes.said_by(request.update, ran.end, |end| table.said(end));
-                if said != Outcome::LockBusy || tries >= BUSY_TRIES || ran.end == End::TimedOut {
+                let again = said == Outcome::LockBusy && ran.end != End::TimedOut && tries < BUSY_TRIES;
+                // After the wait there must be time for it.
+                if !again || request.limit.saturating_sub(began.elapsed()) <= self.busy_wait {
                     break said;
                 }
                 tries += 1;
                 tokio::time::sleep(self.busy_wait).await;
             };
+            if matches!(said, Outcome::SuccessRebootRequired | Outcome::RebootInitiated) {
+                // At once: what follows may fail, or not be reached.
+                self.memory.restart_needed();
+            }
             if said.class() != super::codes::Class::Done {
                 return Ok(said);
             }
@@ -155,6 +170,7 @@ impl WindowsEngine {
         }
         if *reboot == RebootBehavior::Always && outcome == Outcome::Success {
             outcome = Outcome::SuccessRebootRequired;
+            self.memory.restart_needed();
         }
         Ok(outcome)
     }
@@ -294,9 +310,6 @@ impl Engine for WindowsEngine {
             Ok(said) => said,
             Err(stop) => return Attempted::new(stop.outcome, &stop.detail),
         };
-        if matches!(said.outcome, Outcome::SuccessRebootRequired | Outcome::RebootInitiated) {
-            remember_restart();
-        }
         let after = fresh();
         let pending = |facts: &Facts| facts.values.get("flag:reboot-pending").is_some_and(|is| is == "true");
         let after = After {
@@ -349,7 +362,7 @@ fn part_detail(outcome: &Outcome, log: &Path) -> String {
     if outcome.class() == super::codes::Class::Done {
         return String::new();
     }
-    match fs::read(log) {
+    match log::read(log) {
         Ok(bytes) => match log::complaint(&bytes) {
             Some(complaint) => format!("{complaint}; see `{}`", log.display()),
             None => format!("see `{}`", log.display()),
@@ -372,16 +385,14 @@ fn installer_at_work() -> bool {
     false
 }
 
-/// Keeps until the next boot that a restart is needed: few installers leave a sign of it.
 #[cfg(windows)]
-fn remember_restart() {
-    if let Err(error) = crate::scan::windows::registry::mark_restart() {
-        tracing::warn!(error, "could not note that a restart is needed");
+impl Memory for crate::scan::windows::registry::SystemRegistry {
+    fn restart_needed(&self) {
+        if let Err(error) = crate::scan::windows::registry::mark_restart() {
+            tracing::warn!(error, "could not note that a restart is needed");
+        }
     }
 }
-
-#[cfg(not(windows))]
-fn remember_restart() {}
 
 #[cfg(test)]
 #[cfg(unix)]

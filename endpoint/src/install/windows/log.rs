@@ -1,21 +1,31 @@
 //! The logs that installers leave: which line says why, and how many logs are kept.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    path::Path,
+};
 
 /// Logs of installers that are kept, the newest; a large product's has 10 MB.
 const LOGS_MAX: usize = 20;
-/// What is read of one.
-const LOG_BYTES_MAX: usize = 64 << 20;
+/// What is read of one, from its beginning: some 40,000 lines.
+const LOG_BYTES_MAX: u64 = 8 << 20;
 /// Of the line that is told.
 const LINE_CHARS_MAX: usize = 300;
 
 /// What Windows Installer writes when an action failed.
 const FAILED: &str = "Return value 3.";
 
+/// The beginning of the log at `path`, at most [`LOG_BYTES_MAX`].
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(LOG_BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// The line of a log that says why an installation failed, as far as there is one: the error before the first
 /// action that failed, or else the action. Logs of Windows Installer are UTF-16 or in the system's code page.
 pub(super) fn complaint(log: &[u8]) -> Option<String> {
-    let log = &log[..log.len().min(LOG_BYTES_MAX)];
     let text = match log {
         [0xff, 0xfe, rest @ ..] => {
             let units: Vec<u16> =
@@ -82,13 +92,24 @@ Action ended 10:00:01: INSTALL. Return value 3.
     }
 
     #[test]
+    fn of_a_log_without_end_the_beginning_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("long.log");
+        fs::write(&path, LOG).unwrap();
+        File::options().write(true).open(&path).unwrap().set_len(LOG_BYTES_MAX * 4).unwrap();
+        let bytes = read(&path).unwrap();
+        assert_eq!(bytes.len() as u64, LOG_BYTES_MAX);
+        assert!(complaint(&bytes).unwrap().starts_with("Error 1304."));
+    }
+
+    #[test]
     fn only_the_newest_logs_are_kept() {
         let folder = tempfile::tempdir().unwrap();
         let logs = folder.path().join("logs");
         keep_newest(&logs).unwrap();
         for number in 0..LOGS_MAX + 3 {
             let path = logs.join(format!("{number}.log"));
-            let file = fs::File::create(&path).unwrap();
+            let file = File::create(&path).unwrap();
             let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000 + number as u64);
             file.set_modified(at).unwrap();
         }

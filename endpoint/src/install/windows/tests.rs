@@ -1,6 +1,10 @@
 //! The engine with shell scripts in the place of the programs of Windows.
 
-use std::{collections::BTreeMap, os::unix::fs::PermissionsExt};
+use std::{
+    collections::BTreeMap,
+    os::unix::fs::PermissionsExt,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use tierway_common::{
     rules::expr::{Expr, FlagTest},
@@ -17,6 +21,18 @@ const LIMIT: Duration = Duration::from_secs(60);
 struct System {
     directory: tempfile::TempDir,
     payloads: BTreeMap<Digest, PathBuf>,
+    busy_wait: Duration,
+    restarts: Arc<Restarts>,
+}
+
+/// How often it was to be remembered that a restart is needed.
+#[derive(Debug, Default)]
+struct Restarts(AtomicU32);
+
+impl Memory for Restarts {
+    fn restart_needed(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 struct NoPool;
@@ -46,7 +62,7 @@ impl System {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         fs::create_dir(directory.path().join("system")).unwrap();
-        Self { directory, payloads: BTreeMap::new() }
+        Self { directory, payloads: BTreeMap::new(), busy_wait: Duration::ZERO, restarts: Arc::default() }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -91,10 +107,9 @@ impl System {
     /// Attempts `install`. It counts as installed when there is a file `done`.
     async fn install(&self, install: Install, codes: &[(i64, Meaning)]) -> Attempted {
         let update = update(install, codes);
-        let engine = WindowsEngine {
-            busy_wait: Duration::ZERO,
-            ..WindowsEngine::with_system(&self.path("scratch"), &self.path("system"))
-        };
+        let engine =
+            WindowsEngine::with_system(&self.path("scratch"), &self.path("system"), self.restarts.clone());
+        let engine = WindowsEngine { busy_wait: self.busy_wait, ..engine };
         fs::create_dir_all(self.path("scratch")).unwrap();
         let request =
             Request { update: &update, approved: &[], left_out: &[], codes: &Codes::default(), limit: LIMIT };
@@ -186,8 +201,49 @@ async fn an_installer_that_is_busy_is_asked_again_and_then_left_for_later() {
     let mut system = System::new();
     system.program("msiexec.exe", "exit 75");
     let file = system.file("a.msi", "package", "package");
-    let attempted = system.install(windows(msi("a.msi", None), vec![file]), &busy).await;
+    let install = windows(msi("a.msi", None), vec![file]);
+    let attempted = system.install(install.clone(), &busy).await;
     assert_eq!((attempted.outcome, system.calls().len()), (Outcome::LockBusy, 5));
+
+    // Not when the time is up after the wait.
+    fs::remove_file(system.path("calls")).unwrap();
+    system.busy_wait = LIMIT;
+    let attempted = system.install(install, &busy).await;
+    assert_eq!((attempted.outcome, system.calls().len()), (Outcome::LockBusy, 1));
+}
+
+#[tokio::test]
+async fn a_restart_that_a_part_asked_for_is_not_forgotten_for_what_a_later_part_says() {
+    let codes = [(10, Meaning::SuccessRebootRequired), (11, Meaning::AlreadyInstalled)];
+    for (later, outcome) in [
+        ("touch done", Outcome::SuccessRebootRequired),
+        ("touch done; exit 11", Outcome::SuccessRebootRequired),
+        ("exit 11", Outcome::SuccessRebootRequired),
+        ("exit 3", Outcome::Failed(3)),
+    ] {
+        let mut system = System::new();
+        system.program("dism.exe", "exit 10");
+        system.program("msiexec.exe", later);
+        let (cab, package) = (system.file("x.cab", "cab", "cab"), system.file("a.msi", "package", "package"));
+        let parts = vec![
+            part("first", "a", Handler::Cbs { package: None }, &cab),
+            part("second", "a", msi("a.msi", None), &package),
+        ];
+        let attempted = system.install(Install::Bundle { parts }, &codes).await;
+        assert_eq!((attempted.outcome, system.calls().len()), (outcome, 2), "{later}");
+        assert_eq!(system.restarts.0.load(Ordering::Relaxed), 1, "{later}");
+    }
+}
+
+/// A part of a bundle for computers with the flag `applicable`, and not there as long as there is no flag `b`.
+fn part(name: &str, applicable: &str, handler: Handler, file: &WindowsFile) -> Part {
+    let flag = |name: &str| Expr::Flag(FlagTest { name: name.to_owned() });
+    Part {
+        name: name.to_owned(),
+        applicable: flag(applicable),
+        installed: flag("b"),
+        install: one(handler, vec![file.clone()], RebootBehavior::CanRequest),
+    }
 }
 
 #[tokio::test]
@@ -199,6 +255,7 @@ async fn what_is_replaced_at_the_restart_is_pending_though_its_rule_is_not_satis
     let codes = [(10, Meaning::SuccessRebootRequired)];
     let attempted = system.install(windows(handler, vec![file]), &codes).await;
     assert_eq!(attempted.outcome, Outcome::SuccessRebootRequired);
+    assert_eq!(system.restarts.0.load(Ordering::Relaxed), 1);
     let line = "\"scratch/installing/0/KB1.msu\" /quiet /norestart /log:\"scratch/logs/vendor-one.log\"";
     assert_eq!(system.calls(), [format!("wusa.exe {line}")]);
 }
@@ -219,6 +276,7 @@ async fn a_program_of_the_update_is_started_itself_with_its_own_arguments() {
     let install = one(Handler::CommandLine(command), vec![file], RebootBehavior::Always);
     let attempted = system.install(Install::Windows(Box::new(install)), &[]).await;
     assert_eq!(attempted.outcome, Outcome::SuccessRebootRequired);
+    assert_eq!(system.restarts.0.load(Ordering::Relaxed), 1);
     assert_eq!(system.calls(), ["1 /S /D=C:\\Program Files\\X; touch y"]);
 }
 
@@ -227,15 +285,8 @@ async fn of_a_bundle_the_parts_that_are_needed_are_installed_until_one_fails() {
     let mut system = System::new();
     system.program("msiexec.exe", "exit 3");
     system.program("dism.exe", "exit 0");
-    let flag = |name: &str| Expr::Flag(FlagTest { name: name.to_owned() });
     let cab = system.file("x.cab", "cab", "cab");
     let package = system.file("a.msi", "package", "package");
-    let part = |name: &str, applicable: &str, handler, file: &WindowsFile| Part {
-        name: name.to_owned(),
-        applicable: flag(applicable),
-        installed: flag("b"),
-        install: one(handler, vec![file.clone()], RebootBehavior::CanRequest),
-    };
     let cbs = || Handler::Cbs { package: None };
     let parts = vec![
         part("for others", "b", msi("a.msi", None), &package),
