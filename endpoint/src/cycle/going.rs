@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeSet,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -50,6 +51,8 @@ struct Going<'a> {
     clock: &'a Clock,
     problems: &'a mut Vec<String>,
     occasion: Occasion,
+    /// What is scanned, once it is known.
+    scope: Option<Arc<Scope>>,
     began: Timestamp,
     timer: Instant,
     /// What could be fetched was.
@@ -68,6 +71,12 @@ struct Scope {
     os: Facts,
     asked: Asked,
     machine: String,
+}
+
+impl Going<'_> {
+    fn scoped(&mut self, scope: Scope) -> Arc<Scope> {
+        self.scope.insert(Arc::new(scope)).clone()
+    }
 }
 
 impl Cycle {
@@ -124,6 +133,7 @@ impl Cycle {
             clock,
             problems,
             occasion,
+            scope: None,
             began: clock.now(),
             timer: Instant::now(),
             fetched: false,
@@ -191,16 +201,10 @@ impl Cycle {
         }
     }
 
-    fn scope(&mut self) -> Result<Scope, CycleError> {
-        let machine = host::machine();
-        let os = scan::scan(&self.root, &Asked::default(), &machine).0;
-        let asked = self.catalogues.rules(&os)?.asked.clone();
-        Ok(Scope { os, asked, machine })
-    }
-
     /// Brings over what is new and looks at everything.
     async fn check(&mut self, going: &mut Going<'_>) -> Result<(), CycleError> {
-        let os = scan::scan(&self.root, &Asked::default(), &host::machine()).0;
+        let machine = host::machine();
+        let os = scan::scan(&self.root, &Asked::default(), &machine).0;
         let mut resync = matches!(going.occasion, Occasion::Check { resync: true });
         match self.sync(&os, going.began).await {
             Ok(again) => {
@@ -217,14 +221,14 @@ impl Cycle {
             self.spool.resync()?;
             self.told_all = false;
         }
-        let Scope { os, asked, machine } = self.scope()?;
-        let (facts, found) = scan::scan(&self.root, &asked, &machine);
+        let scope = going.scoped(Scope { asked: self.asked(&os)?, os, machine });
+        let (facts, found) = scan::scan(&self.root, &scope.asked, &scope.machine);
         // What was read last holds while it cannot be read.
         if let Some(zone) = scan::zone(&facts) {
             self.zone = zone;
         }
         going.problems.extend(found.iter().map(ToString::to_string));
-        let verdicts = self.evaluate(&os, &facts)?;
+        let verdicts = self.evaluate(&scope.os, &facts)?;
         if let Err(error) = self.read_policy(&verdicts, &facts, going.began, going.problems).await {
             // What was decided before still holds.
             going.problems.push(Chain(&error).to_string());
@@ -239,16 +243,31 @@ impl Cycle {
             going.problems.push(Chain(&error).to_string());
         }
         if self.catalogues.for_others_only() {
-            going.problems.push(format!("no catalogue of updates is published for {}", os_name(&os)));
+            going.problems.push(format!("no catalogue of updates is published for {}", os_name(&scope.os)));
         }
         Ok(())
     }
 
+    /// What is scanned: as the check of this cycle found it out, and without one by a scan of its own.
+    fn scope(&mut self, going: &mut Going<'_>) -> Result<Arc<Scope>, CycleError> {
+        if let Some(scope) = &going.scope {
+            return Ok(scope.clone());
+        }
+        let machine = host::machine();
+        let os = scan::scan(&self.root, &Asked::default(), &machine).0;
+        Ok(going.scoped(Scope { asked: self.asked(&os)?, os, machine }))
+    }
+
+    /// What the rules for a computer with this system ask for.
+    fn asked(&mut self, os: &Facts) -> Result<Asked, CycleError> {
+        Ok(self.catalogues.rules(os)?.asked.clone())
+    }
+
     /// Looks what came of installations.
     async fn scan_again(&mut self, going: &mut Going<'_>) -> Result<(), CycleError> {
-        let Scope { os, asked, machine } = self.scope()?;
-        self.facts = scan::scan(&self.root, &asked, &machine).0;
-        let verdicts = self.evaluate(&os, &self.facts.clone())?;
+        let scope = self.scope(going)?;
+        self.facts = scan::scan(&self.root, &scope.asked, &scope.machine).0;
+        let verdicts = self.evaluate(&scope.os, &self.facts.clone())?;
         let changed = self.observe(verdicts, going.clock.now())?;
         self.untold.extend(changed);
         self.look(going.clock.now(), going.problems).await
@@ -278,8 +297,8 @@ impl Cycle {
         if new == 0 || self.stop.requested() {
             return Ok(Event::Failed);
         }
-        let Scope { asked, machine, .. } = self.scope()?;
-        let entries = self.install(&asked, &machine, going.clock).await?;
+        let scope = self.scope(going)?;
+        let entries = self.install(&scope.asked, &scope.machine, going.clock).await?;
         for entry in &entries {
             match entry.state {
                 State::Installed | State::RebootPending => going.installed += 1,
