@@ -18,7 +18,7 @@ pub mod servicing;
 use tierway_common::facts::{Domain, Facts};
 
 use self::registry::Registry;
-use super::{Asked, Collected, Problem};
+use super::{Asked, Collected, Problem, hash::Budget};
 
 /// Reads the domains `os`, `package:msi`, `package:cbs`, `update`, `program`, `flag`, `number`, `manager` and, as far as
 /// `asked`, `file`, `registry`, `registry-loop` and `msi`.
@@ -33,8 +33,9 @@ pub fn scan(registry: &dyn Registry, asked: &Asked, machine: &str) -> (Facts, Ve
     programs::scan(registry, &mut collected);
     flags(registry, &mut collected);
     managers::scan(registry, &mut collected);
-    files::scan(registry, asked, &mut collected);
-    questions::scan(registry, asked, &mut collected);
+    let mut budget = Budget::new();
+    files::scan(registry, asked, &mut budget, &mut collected);
+    questions::scan(registry, asked, &mut budget, &mut collected);
     // Not asked of the computer yet, and told so in every explanation.
     collected.facts.domains.insert(
         "wmi".to_owned(),

@@ -14,10 +14,9 @@ use super::{place::locate, registry::Registry, resource};
 use crate::scan::{Asked, Collected, hash::Budget};
 
 /// Reads the domain `file` as far as `asked`.
-pub(super) fn scan(registry: &dyn Registry, asked: &Asked, collected: &mut Collected) {
-    let mut budget = Budget::new();
+pub(super) fn scan(registry: &dyn Registry, asked: &Asked, budget: &mut Budget, collected: &mut Collected) {
     for path in &asked.files {
-        look(registry, path, asked.hashed.contains(path), &mut budget, PathBuf::from, collected);
+        look(registry, path, asked.hashed.contains(path), budget, PathBuf::from, collected);
     }
     asked.tell_refused(collected);
     collected.domain("file", Domain::Asked { source: "the file system".to_owned() });

@@ -40,7 +40,9 @@ fn read(registry: &dyn Registry, collected: &mut Collected) -> Result<(), String
     Ok(())
 }
 
-struct Product {
+/// A product of a user, or of all.
+#[derive(Debug)]
+pub(super) struct Product {
     code: String,
     packed: String,
     /// Where it is kept.
@@ -50,7 +52,11 @@ struct Product {
 }
 
 /// Every product of every user.
-fn products(registry: &dyn Registry) -> Result<Vec<Product>, String> {
+///
+/// # Errors
+///
+/// When the registry cannot be read.
+pub(super) fn products(registry: &dyn Registry) -> Result<Vec<Product>, String> {
     let mut found = Vec::new();
     for user in registry.subkeys(USERS)?.unwrap_or_default() {
         let user = format!("{USERS}\\{user}");
@@ -65,18 +71,19 @@ fn products(registry: &dyn Registry) -> Result<Vec<Product>, String> {
     Ok(found)
 }
 
-/// Whether a product has a part; `None` when the question is not understood.
+/// Whether one of the `products` with this code has a part; `None` when the question is not understood.
 ///
 /// # Errors
 ///
 /// When the registry cannot be read.
 pub(super) fn has_part(
     registry: &dyn Registry,
+    products: &[Product],
     code: &str,
     kind: &str,
     name: &str,
 ) -> Result<Option<bool>, String> {
-    for product in products(registry)?.iter().filter(|product| product.code == code) {
+    for product in products.iter().filter(|product| product.code == code) {
         let Product { packed, key, user, .. } = product;
         let there = match kind {
             // An advertised or absent feature begins with a byte 6.
@@ -172,6 +179,7 @@ mod tests {
     #[test]
     fn a_part_is_there_only_when_it_is_installed_and_not_replaced() {
         let registry = office();
+        let there = products(&registry).unwrap();
         for (kind, name, wanted) in [
             ("feature", "Main", Some(true)),
             ("feature", "Gone", Some(false)),
@@ -182,13 +190,13 @@ mod tests {
             ("patch", "no code", None),
             ("other", "x", None),
         ] {
-            assert_eq!(has_part(&registry, CODE, kind, name).unwrap(), wanted, "{kind} {name}");
+            assert_eq!(has_part(&registry, &there, CODE, kind, name).unwrap(), wanted, "{kind} {name}");
         }
         let superseded = format!("{USERS}\\S-1-5-18\\Products\\{PACKED}\\Patches\\{PACKED}");
         let mut registry = office();
         registry.number(&superseded, "State", 2);
-        assert_eq!(has_part(&registry, CODE, "patch", CODE).unwrap(), Some(false));
-        assert_eq!(has_part(&registry, "{X}", "patch", CODE).unwrap(), Some(false));
+        assert_eq!(has_part(&registry, &there, CODE, "patch", CODE).unwrap(), Some(false));
+        assert_eq!(has_part(&registry, &there, "{X}", "patch", CODE).unwrap(), Some(false));
     }
 
     #[test]

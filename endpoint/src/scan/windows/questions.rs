@@ -10,7 +10,11 @@ use tierway_common::{
     },
 };
 
-use super::{files, products, registry::Registry};
+use super::{
+    files,
+    products::{self, Product},
+    registry::Registry,
+};
 use crate::scan::{Asked, Collected, hash::Budget};
 
 /// Subkeys that one loop looks at; the list of programs has some hundred, the packages of Windows 5,000.
@@ -19,8 +23,9 @@ const LOOP_SUBKEYS_MAX: usize = 20_000;
 /// Loops within loops that are followed; vendors nest them twice.
 const LOOP_DEPTH_MAX: usize = 4;
 
-/// Reads the domains `registry`, `msi` and `registry-loop` as far as `asked`.
-pub(super) fn scan(registry: &dyn Registry, asked: &Asked, collected: &mut Collected) {
+/// Reads the domains `registry`, `msi` and `registry-loop` as far as `asked`; files that loops look at are digested
+/// within `budget`.
+pub(super) fn scan(registry: &dyn Registry, asked: &Asked, budget: &mut Budget, collected: &mut Collected) {
     for (name, source) in [
         ("registry", "the registry"),
         ("registry-loop", "the registry"),
@@ -28,31 +33,112 @@ pub(super) fn scan(registry: &dyn Registry, asked: &Asked, collected: &mut Colle
     ] {
         collected.domain(name, Domain::Asked { source: source.to_owned() });
     }
+    let mut reader = Reader { registry, budget, products: None };
     // Loops last: what they ask may have been asked already.
-    let (loops, others): (Vec<_>, Vec<_>) =
-        asked.questions.iter().partition(|key| key.starts_with("registry-loop:"));
+    let (loops, others): (Vec<_>, Vec<_>) = asked.questions.iter().partition(|key| is_loop(key));
     for key in others.into_iter().chain(loops) {
-        answer(registry, key, LOOP_DEPTH_MAX, collected);
+        reader.answer(key, LOOP_DEPTH_MAX, collected);
     }
 }
 
-/// Answers one question, by the key of its fact.
-fn answer(registry: &dyn Registry, key: &str, depth: usize, collected: &mut Collected) {
-    let Some((domain, rest)) = key.split_once(':') else { return };
-    let answered = match domain {
-        "registry" => registry_facts(registry, rest, collected),
-        "msi" => part(registry, key, rest, collected),
-        "registry-loop" => looped(registry, key, rest, depth, collected),
-        "file" => {
-            let path = files_path(rest);
-            let hashed = rest.ends_with("#sha256");
-            files::look(registry, path, hashed, &mut Budget::new(), PathBuf::from, collected);
-            Ok(())
+fn is_loop(key: &str) -> bool {
+    key.starts_with("registry-loop:")
+}
+
+/// Answers the questions of one scan.
+struct Reader<'a> {
+    registry: &'a dyn Registry,
+    budget: &'a mut Budget,
+    /// Listed when first asked for.
+    products: Option<Result<Vec<Product>, String>>,
+}
+
+impl Reader<'_> {
+    /// Answers one question, by the key of its fact.
+    fn answer(&mut self, key: &str, depth: usize, collected: &mut Collected) {
+        let Some((domain, rest)) = key.split_once(':') else { return };
+        let answered = match domain {
+            "registry" => registry_facts(self.registry, rest, collected),
+            "msi" => self.part(key, rest, collected),
+            "registry-loop" => self.looped(key, rest, depth, collected),
+            "file" => {
+                let path = files_path(rest);
+                let hashed = rest.ends_with("#sha256");
+                files::look(self.registry, path, hashed, self.budget, PathBuf::from, collected);
+                Ok(())
+            }
+            _ => Ok(()),
+        };
+        if let Err(reason) = answered {
+            collected.problem(reason);
         }
-        _ => Ok(()),
-    };
-    if let Err(reason) = answered {
-        collected.problem(reason);
+    }
+
+    fn part(&mut self, key: &str, rest: &str, collected: &mut Collected) -> Result<(), String> {
+        let Some((product, (kind, name))) =
+            rest.split_once('/').and_then(|(product, part)| Some((product, part.split_once('/')?)))
+        else {
+            return Ok(());
+        };
+        let listed = self.products.get_or_insert_with(|| products::products(self.registry));
+        let listed = listed.as_ref().map_err(Clone::clone)?;
+        if let Some(there) = products::has_part(self.registry, listed, product, kind, name)? {
+            collected.set(key, if there { "present" } else { "absent" });
+        }
+        Ok(())
+    }
+
+    /// Answers a loop: by its rule without the loop, of which everything is read that it asks.
+    fn looped(
+        &mut self,
+        key: &str,
+        rest: &str,
+        depth: usize,
+        collected: &mut Collected,
+    ) -> Result<(), String> {
+        let Some((test, left)) = parse(rest).zip(depth.checked_sub(1)) else {
+            return Err(format!("a loop over subkeys is not understood, or is too deep: `{rest}`"));
+        };
+        let subkeys = self.registry.subkeys(&test.key)?.unwrap_or_default();
+        if subkeys.len() > LOOP_SUBKEYS_MAX {
+            return Err(format!("`{}` has {} subkeys, too many to look at", test.key, subkeys.len()));
+        }
+        let rule = test.unrolled(subkeys.iter().map(String::as_str));
+        let mut asked = BTreeSet::new();
+        asks(&rule, &mut asked);
+        // What only the loop asks is not told: its answer is.
+        let mut added = Vec::new();
+        for ask in &asked {
+            if collected.facts.values.contains_key(ask) {
+                continue;
+            }
+            if is_loop(ask) {
+                // Adds its answer and nothing else.
+                self.answer(ask, left, collected);
+                added.push(ask.clone());
+                continue;
+            }
+            // Apart from what was known before, which reading it needs nothing of.
+            let mut apart = Collected::default();
+            self.answer(ask, left, &mut apart);
+            collected.problems.append(&mut apart.problems);
+            for (fact, value) in apart.facts.values {
+                if collected.facts.values.insert(fact.clone(), value).is_none() {
+                    added.push(fact);
+                }
+            }
+        }
+        let truth = evaluate(&rule, &collected.facts);
+        for fact in &added {
+            collected.facts.values.remove(fact);
+        }
+        match truth {
+            Truth::True => collected.set(key, "true"),
+            Truth::False => collected.set(key, "false"),
+            // What could not be read was told above.
+            Truth::Unknown(_) => {}
+        }
+        Ok(())
     }
 }
 
@@ -79,52 +165,6 @@ fn registry_facts(registry: &dyn Registry, rest: &str, collected: &mut Collected
     Ok(())
 }
 
-fn part(registry: &dyn Registry, key: &str, rest: &str, collected: &mut Collected) -> Result<(), String> {
-    let Some((product, (kind, name))) =
-        rest.split_once('/').and_then(|(product, part)| Some((product, part.split_once('/')?)))
-    else {
-        return Ok(());
-    };
-    if let Some(there) = products::has_part(registry, product, kind, name)? {
-        collected.set(key, if there { "present" } else { "absent" });
-    }
-    Ok(())
-}
-
-/// Answers a loop: by its rule without the loop, of which everything is read that it asks.
-fn looped(
-    registry: &dyn Registry,
-    key: &str,
-    rest: &str,
-    depth: usize,
-    collected: &mut Collected,
-) -> Result<(), String> {
-    let Some((test, left)) = parse(rest).zip(depth.checked_sub(1)) else {
-        return Err(format!("a loop over subkeys is not understood, or is too deep: `{rest}`"));
-    };
-    let subkeys = registry.subkeys(&test.key)?.unwrap_or_default();
-    if subkeys.len() > LOOP_SUBKEYS_MAX {
-        return Err(format!("`{}` has {} subkeys, too many to look at", test.key, subkeys.len()));
-    }
-    let rule = test.unrolled(subkeys.iter().map(String::as_str));
-    let mut asked = BTreeSet::new();
-    asks(&rule, &mut asked);
-    // What only the loop asks is not told: its answer is.
-    let before: BTreeSet<String> = collected.facts.values.keys().cloned().collect();
-    for ask in asked.difference(&before) {
-        answer(registry, ask, left, collected);
-    }
-    let truth = evaluate(&rule, &collected.facts);
-    collected.facts.values.retain(|fact, _| before.contains(fact));
-    match truth {
-        Truth::True => collected.set(key, "true"),
-        Truth::False => collected.set(key, "false"),
-        // What could not be read was told above.
-        Truth::Unknown(_) => {}
-    }
-    Ok(())
-}
-
 /// `<any, all or none> <key>: <test as JSON>`.
 fn parse(rest: &str) -> Option<LoopTest> {
     let (of, rest) = rest.split_once(' ')?;
@@ -139,9 +179,14 @@ fn parse(rest: &str) -> Option<LoopTest> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use tierway_common::rules::expr::{Compare, DataOrdering, LOOP_TARGET, MsiPart, MsiTest, RegistryTest};
 
-    use super::{super::registry::Written, *};
+    use super::{
+        super::registry::{Data, Written},
+        *,
+    };
 
     const LIST: &str = r"HKLM\SOFTWARE\List";
 
@@ -164,7 +209,7 @@ mod tests {
         let mut asked = Asked::default();
         asked.add(rule);
         let mut collected = Collected::default();
-        scan(registry, &asked, &mut collected);
+        scan(registry, &asked, &mut Budget::new(), &mut collected);
         (evaluate(rule, &collected.facts), collected)
     }
 
@@ -210,6 +255,42 @@ mod tests {
         let (truth, collected) = check(&registry, &Expr::RegistryLoop(every));
         assert!(matches!(truth, Truth::Unknown(_)));
         assert!(collected.problems[0].to_string().contains("Access is denied"));
+    }
+
+    /// Counts how often the registry is listed.
+    struct Counted(Written, Cell<u32>);
+
+    impl Registry for Counted {
+        fn subkeys(&self, key: &str) -> Result<Option<Vec<String>>, String> {
+            self.1.set(self.1.get() + 1);
+            self.0.subkeys(key)
+        }
+
+        fn values(&self, key: &str) -> Result<Option<Vec<String>>, String> {
+            self.0.values(key)
+        }
+
+        fn value(&self, key: &str, name: &str) -> Result<Option<Data>, String> {
+            self.0.value(key, name)
+        }
+
+        fn has(&self, key: &str) -> Result<bool, String> {
+            self.0.has(key)
+        }
+    }
+
+    #[test]
+    fn however_much_is_asked_of_products_they_are_listed_once() {
+        let mut asked = Asked::default();
+        for name in ["Main", "Other", "Third"] {
+            let part = MsiPart::Feature(name.to_owned());
+            asked.add(&Expr::Msi(MsiTest { product: "{X}".to_owned(), part }));
+        }
+        let counted = Counted(registry(), Cell::new(0));
+        let mut collected = Collected::default();
+        scan(&counted, &asked, &mut Budget::new(), &mut collected);
+        let absent = collected.facts.values.values().filter(|value| *value == "absent").count();
+        assert_eq!((absent, counted.1.get()), (3, 1));
     }
 
     #[test]
