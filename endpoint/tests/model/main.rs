@@ -7,6 +7,7 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a failure should end it where it is")]
 
+mod mutant;
 mod world;
 
 use std::{
@@ -14,7 +15,8 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use world::{Mutant, World};
+use mutant::{Mutant, Seen};
+use world::World;
 
 /// Sequences of the property test, and at most so many until a mutant must be found out.
 const SEQUENCES: u64 = 20_000;
@@ -77,7 +79,7 @@ fn each_promise_broken_on_purpose_is_found_out() {
 
 #[test]
 fn the_world_is_rich_enough_that_everything_happens_in_it() {
-    let mut seen = world::Seen::default();
+    let mut seen = Seen::default();
     for seed in 0..2_000 {
         let mut world = World::new(seed, None);
         for _ in 0..EVENTS {
