@@ -291,12 +291,20 @@ fn check_file_name(name: &str) -> Result<(), PackagesError> {
         && name.len() <= FILE_NAME_BYTES_MAX
         && !name.starts_with(['.', ' '])
         && !name.ends_with(['.', ' '])
-        && !name.contains(forbidden);
+        && !name.contains(forbidden)
+        && !is_device(name);
     if fits {
         Ok(())
     } else {
         Err(PackagesError::FileName { name: crate::text::clean(name, FILE_NAME_BYTES_MAX) })
     }
+}
+
+/// Whether Windows takes the name for that of a device, whatever its ending.
+fn is_device(name: &str) -> bool {
+    let stem = name.split('.').next().unwrap_or(name).trim_end().to_ascii_lowercase();
+    let numbered = |port: &str| matches!(stem.strip_prefix(port).map(str::as_bytes), Some([b'1'..=b'9']));
+    matches!(stem.as_str(), "con" | "prn" | "aux" | "nul") || numbered("com") || numbered("lpt")
 }
 
 /// A blob as a file that is read.

@@ -38,6 +38,10 @@ pub const FILE_BYTES_MAX: u64 = 16 << 30;
 /// Longest text that is taken over from a file or from an operator, in bytes.
 const TEXT_BYTES_MAX: usize = 1000;
 
+/// Longest properties of an MSI or arguments of a program: a command line of Windows has at most 8,191 characters, and
+/// every endpoint gets them.
+const ARGUMENTS_BYTES_MAX: usize = 8_000;
+
 /// Most names of vulnerabilities and articles of one package.
 const REFERENCES_MAX: usize = 1000;
 
@@ -216,6 +220,7 @@ pub fn describe(
     wishes: Wishes,
     now: Timestamp,
 ) -> Result<Described, LocalError> {
+    check_arguments(&wishes.arguments)?;
     let kind = kind(file, &mut content)?;
     content
         .seek(SeekFrom::Start(0))
@@ -228,6 +233,14 @@ pub fn describe(
         Kind::Rpm => return Err(LocalError::Rpm { file: file.name.clone() }),
     };
     assemble(file, said, wishes, now)
+}
+
+fn check_arguments(found: &str) -> Result<(), LocalError> {
+    if found.len() <= ARGUMENTS_BYTES_MAX && !found.contains(char::is_control) {
+        return Ok(());
+    }
+    let rule = "at most 8000 bytes without control characters";
+    Err(LocalError::Invalid { what: "arguments", rule, found: crate::text::clean(found, TEXT_BYTES_MAX) })
 }
 
 fn assemble(file: &File, said: Said, wishes: Wishes, now: Timestamp) -> Result<Described, LocalError> {

@@ -8,7 +8,7 @@ use tierway_common::{
     version::deb::DebVersion,
 };
 
-use super::{File, LocalError, Said, payload};
+use super::{File, LocalError, MAGIC_BYTES, Said, payload};
 use crate::sources::debian::{
     index::control_fields,
     stanza::{STANZA_BYTES_MAX, Stanza, Stanzas},
@@ -17,18 +17,25 @@ use crate::sources::debian::{
 /// Most bytes of a control archive that are unpacked: those of kernels, with their lists of sums, have some 2 MB.
 const CONTROL_BYTES_MAX: u64 = 64 << 20;
 
+/// Bytes of the header of each member of the archive.
+const HEADER_BYTES: usize = 60;
+
 /// What the xz decoder may allocate; `xz -9` needs 65 MiB.
 const XZ_MEMORY_BYTES_MAX: u64 = 128 << 20;
 
-pub(super) fn read(file: &File, content: impl Read) -> Result<Said, LocalError> {
+pub(super) fn read(file: &File, mut content: impl Read) -> Result<Said, LocalError> {
     let damaged = |reason: String| LocalError::Damaged { file: file.name.clone(), reason };
-    let mut archive = ar::Archive::new(content);
-    while let Some(entry) = archive.next_entry() {
-        let entry = entry.map_err(|error| damaged(error.to_string()))?;
-        let name = String::from_utf8_lossy(entry.header().identifier()).into_owned();
-        let Some(packing) = name.trim_end_matches('/').strip_prefix("control.tar") else { continue };
-        let packed = BufReader::new(entry);
-        let io = |error: std::io::Error| damaged(error.to_string());
+    let io = |error: std::io::Error| damaged(error.to_string());
+    content.read_exact(&mut [0; MAGIC_BYTES]).map_err(io)?;
+    let mut left = file.bytes.saturating_sub(MAGIC_BYTES as u64);
+    while let Some((name, bytes)) = member(&mut content, &mut left).map_err(damaged)? {
+        let Some(packing) = name.strip_prefix("control.tar") else {
+            let skipped = bytes + (bytes & 1);
+            std::io::copy(&mut content.by_ref().take(skipped), &mut std::io::sink()).map_err(io)?;
+            left = left.saturating_sub(skipped);
+            continue;
+        };
+        let packed = BufReader::new(content.take(bytes));
         return match packing {
             "" => of_control(file, packed),
             ".gz" => of_control(file, flate2::bufread::GzDecoder::new(packed)),
@@ -42,6 +49,26 @@ pub(super) fn read(file: &File, content: impl Read) -> Result<Said, LocalError> 
         };
     }
     Err(damaged("it has no control archive".to_owned()))
+}
+
+/// Name and length of the archive's next member, whose bytes follow; `None` at the end of the `left` bytes.
+///
+/// As in deb(5): no long names, no tables, and what is odd is followed by one byte more.
+fn member(content: &mut impl Read, left: &mut u64) -> Result<Option<(String, u64)>, String> {
+    if *left == 0 {
+        return Ok(None);
+    }
+    let mut header = [0; HEADER_BYTES];
+    content.read_exact(&mut header).map_err(|error| error.to_string())?;
+    *left = left.saturating_sub(HEADER_BYTES as u64);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
+    let (name, size) = (text(&header[..16]), text(&header[48..58]));
+    let name = name.trim_end_matches('/').to_owned();
+    let fits = |bytes: &u64| header.ends_with(b"`\n") && *bytes <= *left;
+    match size.parse().ok().filter(fits) {
+        Some(bytes) => Ok(Some((name, bytes))),
+        None => Err("its archive has a member of no length that can be".to_owned()),
+    }
 }
 
 fn of_control(file: &File, unpacked: impl Read) -> Result<Said, LocalError> {

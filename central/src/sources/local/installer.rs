@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{Read, Seek},
+    panic::{AssertUnwindSafe, catch_unwind},
 };
 
 use msi::{Package, PackageType, Select};
@@ -21,6 +22,15 @@ const FAMILIES: &str = r"HKLM\SOFTWARE\Microsoft\Windows\CurrentVersion\Installe
 const PROPERTIES_MAX: usize = 20_000;
 
 pub(super) fn read(file: &File, content: impl Read + Seek, wishes: &Wishes) -> Result<Said, LocalError> {
+    // The reader of databases takes it for granted that some cells of their tables are there.
+    let read = AssertUnwindSafe(|| of_database(file, content, wishes));
+    catch_unwind(read).unwrap_or_else(|_| {
+        let reason = "its tables are not those of a database of Windows Installer".to_owned();
+        Err(LocalError::Damaged { file: file.name.clone(), reason })
+    })
+}
+
+fn of_database(file: &File, content: impl Read + Seek, wishes: &Wishes) -> Result<Said, LocalError> {
     let damaged = |reason: String| LocalError::Damaged { file: file.name.clone(), reason };
     let mut package = Package::open(content).map_err(|error| damaged(error.to_string()))?;
     match package.package_type() {

@@ -68,12 +68,33 @@ pub(crate) fn deb(packing: &str, control: &str) -> Vec<u8> {
         }
         _ => zstd::bulk::compress(&tar, 1).unwrap(),
     };
-    let mut archive = ar::Builder::new(Vec::new());
+    let mut archive = b"!<arch>\n".to_vec();
     let control = format!("control.tar{packing}");
     for (name, bytes) in [("debian-binary", b"2.0\n".as_slice()), (&control, &packed), ("data.tar", b"x")] {
-        archive.append(&ar::Header::new(name.into(), bytes.len() as u64), bytes).unwrap();
+        archive.extend(ar_header(name, &bytes.len().to_string()));
+        archive.extend(bytes);
+        archive.extend(&b"\n"[..bytes.len() % 2]);
     }
-    archive.into_inner().unwrap()
+    archive
+}
+
+/// What comes before a member of an archive.
+fn ar_header(name: &str, size: &str) -> Vec<u8> {
+    format!("{name:<16}{:<12}{:<6}{:<6}{:<8}{size:<10}`\n", 0, 0, 0, "100644").into_bytes()
+}
+
+/// The lists of tables and of columns, as databases call them.
+const TABLES: &str = "\u{4840}\u{3f7f}\u{4164}\u{422f}\u{4836}";
+const COLUMNS: &str = "\u{4840}\u{3b3f}\u{43f2}\u{4438}\u{45b1}";
+
+/// The MSI with nothing but zeros in one of its streams.
+fn zeroed(msi: Vec<u8>, stream: &str) -> Vec<u8> {
+    let mut compound = cfb::CompoundFile::open(Cursor::new(msi)).unwrap();
+    let mut found = compound.open_stream(stream).unwrap();
+    let zeros = vec![0; usize::try_from(found.len()).unwrap()];
+    found.write_all(&zeros).unwrap();
+    drop(found);
+    compound.into_inner().into_inner()
 }
 
 fn read(name: &str, bytes: &[u8], wishes: Wishes) -> Result<Described, LocalError> {
@@ -241,6 +262,7 @@ fn what_a_file_does_not_say_is_named_with_how_to_say_it() {
         let all = [("ProductCode", NEW), ("ProductName", "App"), ("ProductVersion", "1.1")];
         msi("Intel;1033", &all.into_iter().filter(|(other, _)| *other != name).collect::<Vec<_>>())
     };
+    let said_to_it = |text: String| Wishes { arguments: text, ..version() };
     let odd = msi("x64", &[("ProductCode", NEW), ("ProductName", "App"), ("ProductVersion", "1.1 beta")]);
     let half = &app("1.1.0", NEW)[..4000];
     for (name, bytes, wishes, expected) in [
@@ -250,6 +272,14 @@ fn what_a_file_does_not_say_is_named_with_how_to_say_it() {
         ("a.rpm", b"\xed\xab\xee\xdb", Wishes::default(), "`a.rpm` is an rpm package, which no endpoint"),
         ("a.exe", b"MZ", Wishes::default(), "does not say which version it is: give `--version"),
         ("a.exe", b"MZ", version(), "does not say when it is installed: give `--entry"),
+        (
+            "a.exe",
+            b"MZ",
+            said_to_it("x".repeat(8001)),
+            "`arguments` must be at most 8000 bytes without control",
+        ),
+        ("a.exe", b"MZ", said_to_it("/S\n/Q".to_owned()), "`arguments` must be at most 8000 bytes"),
+        ("a.exe", b"MZ", said_to_it("x".repeat(8000)), "does not say when it is installed"),
         ("a.msu", b"MSCF", Wishes::default(), "does not say which version it is"),
         ("a.msi", &without("ProductCode"), Wishes::default(), "damaged: it has no property `ProductCode`"),
         ("a.msi", &without("ProductName"), Wishes::default(), "damaged: it has no property `ProductName`"),
@@ -262,6 +292,33 @@ fn what_a_file_does_not_say_is_named_with_how_to_say_it() {
         let error = read(name, bytes, wishes).unwrap_err();
         let text = tierway_common::daemon::chain::Chain(&error).to_string();
         assert!(text.contains(expected), "{name}: {text}");
+    }
+}
+
+#[test]
+fn a_damaged_package_is_refused_and_ends_nothing() {
+    let lone = |name: &str, size: &str| [b"!<arch>\n".as_slice(), &ar_header(name, size)].concat();
+    let bad_end =
+        || lone("debian-binary", "0").into_iter().map(|byte| if byte == b'`' { b'x' } else { byte });
+    let odd = [lone("debian-binary", "5"), b"2.0\n\n".to_vec()].concat();
+    let length = "`a` is damaged: its archive has a member of no length that can be";
+    let tables = "`a` is damaged: its tables are not those of a database";
+    for (bytes, expected) in [
+        // A name from a table of long names, which no archive of Debian has.
+        (lone("/5", "0"), "`a` is damaged: it has no control archive"),
+        (lone("//", "9999999999"), length),
+        (lone("control.tar", "9999999999"), length),
+        (lone("control.tar", "-1"), length),
+        (bad_end().collect(), length),
+        (odd, "`a` is damaged: it has no control archive"),
+        (lone("control.tar.gz", "0"), "`a` is damaged: "),
+        (lone("control.tar.gz", "0")[..40].to_vec(), "`a` is damaged: "),
+        (deb(".xz", "Package: a\n")[..200].to_vec(), length),
+        (zeroed(app("1.1.0", NEW), TABLES), tables),
+        (zeroed(app("1.1.0", NEW), COLUMNS), tables),
+    ] {
+        let error = read("a", &bytes, Wishes::default()).unwrap_err().to_string();
+        assert!(error.starts_with(expected), "{error}");
     }
 }
 
