@@ -5,7 +5,7 @@
 use std::{future::Future, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use reqwest::{StatusCode, header};
+use reqwest::{StatusCode, header, redirect};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout};
 use tracing::debug;
@@ -79,7 +79,8 @@ impl FetchError {
     #[must_use]
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::Cut { .. } => true,
+            Self::Connect { source, .. } => !source.is_redirect(),
+            Self::Cut { .. } => true,
             Self::Status { status, .. } => *status >= 500 || matches!(status, 408 | 425 | 429),
             Self::Client { .. } | Self::TooLong { .. } | Self::Slow { .. } => false,
         }
@@ -172,7 +173,8 @@ pub struct HttpFetch {
 
 impl HttpFetch {
     /// A client that goes through `proxy` (`http://…`, `socks5://…`), or else through what the system's
-    /// environment names. `idle` bounds connecting and the silence between two pieces of an answer.
+    /// environment names. `idle` bounds connecting and the silence between two pieces of an answer. A server that TLS
+    /// authenticates cannot send it on to one that nobody does.
     ///
     /// # Errors
     ///
@@ -180,25 +182,47 @@ impl HttpFetch {
     pub fn new(proxy: Option<&str>, idle: Duration) -> Result<Self, FetchError> {
         // Fails when a provider is there already, which is all that matters.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let error = |source| FetchError::Client { source };
-        let builder = || -> Result<reqwest::ClientBuilder, FetchError> {
-            let builder = reqwest::Client::builder()
-                .user_agent(concat!("tierway-central/", env!("CARGO_PKG_VERSION")))
-                .connect_timeout(idle)
-                .read_timeout(idle);
-            match proxy {
-                Some(proxy) => Ok(builder.proxy(reqwest::Proxy::all(proxy).map_err(error)?)),
-                None => Ok(builder),
-            }
-        };
-        let client = match builder()?.build() {
+        let client = match builder(proxy, idle)?.build() {
             Ok(client) => client,
             // A system without a single root certificate: archives over plain HTTP can still be read,
             // since what they say is signed; over HTTPS every request will fail.
-            Err(_) => builder()?.tls_certs_only([]).build().map_err(error)?,
+            Err(_) => builder(proxy, idle)?
+                .tls_certs_only([])
+                .build()
+                .map_err(|source| FetchError::Client { source })?,
         };
         Ok(Self { client })
     }
+}
+
+fn builder(proxy: Option<&str>, idle: Duration) -> Result<reqwest::ClientBuilder, FetchError> {
+    let builder = reqwest::Client::builder()
+        .user_agent(concat!("tierway-central/", env!("CARGO_PKG_VERSION")))
+        .redirect(redirect::Policy::custom(|attempt| {
+            let is_https = |url: &reqwest::Url| url.scheme() == "https";
+            if attempt.previous().last().is_some_and(is_https) && !is_https(attempt.url()) {
+                let to = attempt.url().to_string();
+                attempt.error(Downgrade { to })
+            } else {
+                redirect::Policy::default().redirect(attempt)
+            }
+        }))
+        .connect_timeout(idle)
+        .read_timeout(idle);
+    match proxy {
+        Some(proxy) => {
+            let proxy = reqwest::Proxy::all(proxy).map_err(|source| FetchError::Client { source })?;
+            Ok(builder.proxy(proxy))
+        }
+        None => Ok(builder),
+    }
+}
+
+/// An authenticated server sends to another address that is not.
+#[derive(Debug, thiserror::Error)]
+#[error("it leads from https to `{to}`, which is not authenticated")]
+struct Downgrade {
+    to: String,
 }
 
 /// The bytes of an answer from the network.
@@ -396,7 +420,17 @@ impl Patience {
 
 #[cfg(test)]
 mod tests {
+    use std::{net::SocketAddr, sync::Arc};
+
+    use tierway_common::daemon::chain::Chain;
+    use tokio::{
+        io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+    use tokio_rustls::TlsAcceptor;
+
     use super::*;
+    use crate::sources::testing::Server;
 
     #[test]
     fn waits_double_up_to_a_minute_and_end() {
@@ -404,6 +438,73 @@ mod tests {
         let waits: Vec<_> = (1..=9).map(|failures| retry.wait(failures).map(|wait| wait.as_secs())).collect();
         let expected = [1, 2, 4, 8, 16, 32, 60, 60].map(Some).into_iter().chain([None]);
         assert_eq!(waits, expected.collect::<Vec<_>>());
+    }
+
+    /// Answers every request with the same redirection, over TLS when there is a configuration for it.
+    async fn redirecting(to: String, tls: Option<Arc<rustls::ServerConfig>>) -> SocketAddr {
+        async fn answer(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), to: &str) -> std::io::Result<()> {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await?);
+            }
+            let answer =
+                format!("HTTP/1.1 302 X\r\nLocation: {to}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+            stream.write_all(answer.as_bytes()).await?;
+            stream.shutdown().await
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                // The client may hang up at any time.
+                let _ = match &tls {
+                    Some(tls) => match TlsAcceptor::from(tls.clone()).accept(stream).await {
+                        Ok(mut stream) => answer(&mut stream, &to).await,
+                        Err(error) => Err(error),
+                    },
+                    None => answer(&mut stream, &to).await,
+                };
+            }
+        });
+        address
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_authenticated_server_sends_to_none_that_is_not() {
+        let files = Server::start().await;
+        files.put("/a", b"file".as_slice());
+        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let key = rustls_pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let tls = rustls::ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key.into())
+            .unwrap();
+        let certificate = reqwest::Certificate::from_der(made.cert.der()).unwrap();
+        let idle = Duration::from_secs(10);
+        let client = builder(None, idle).unwrap().no_proxy().tls_certs_only([certificate]).build().unwrap();
+        let fetch = HttpFetch { client };
+        let retry = Retry { attempts: 5, delay: Duration::from_millis(1) };
+        let target = format!("{}/a", files.url);
+
+        // From plain to plain it may lead.
+        let plain = redirecting(target.clone(), None).await;
+        let found = whole(&fetch, &format!("http://{plain}/"), None, 100, retry).await.unwrap();
+        assert!(matches!(found, Whole::Found { bytes, .. } if bytes == b"file".as_slice()));
+        assert_eq!(files.seen().len(), 1);
+
+        let secure = redirecting(target.clone(), Some(Arc::new(tls.clone()))).await;
+        let first = redirecting(format!("https://{secure}/"), Some(Arc::new(tls))).await;
+        for url in [format!("https://{secure}/"), format!("https://{first}/")] {
+            let error = whole(&fetch, &url, None, 100, retry).await.unwrap_err();
+            let text = Chain(&error).to_string();
+            assert!(
+                text.contains(&format!("leads from https to `{target}`, which is not authenticated")),
+                "{text}"
+            );
+            assert!(!error.is_passing(), "it is not tried again");
+        }
+        assert!(files.seen().is_empty());
     }
 
     #[tokio::test(start_paused = true)]
