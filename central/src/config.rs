@@ -180,10 +180,14 @@ impl Config {
             return Err(error("download.concurrency", "between 1 and 64", found));
         }
         for (index, source) in file.source.iter().enumerate() {
-            let catalogue = source.catalogue().map(|id| id.as_str());
-            if [Some(source.name().as_str()), catalogue].contains(&Some(local::NAME)) {
-                let rule = "another than that of an administrator's own packages";
-                return Err(error("source.name", rule, local::NAME.to_owned()));
+            let catalogue = source.catalogue().map(CatalogueId::as_str);
+            for (key, name) in
+                [("source.name", Some(source.name().as_str())), ("source.catalogue", catalogue)]
+            {
+                if name == Some(local::NAME) {
+                    let rule = "another than that of an administrator's own packages";
+                    return Err(error(key, rule, local::NAME.to_owned()));
+                }
             }
             let others = &file.source[..index];
             if others.iter().any(|other| other.name() == source.name()) {
@@ -192,6 +196,12 @@ impl Config {
             let shared = |id: &&CatalogueId| others.iter().any(|other| other.catalogue() == Some(*id));
             if let Some(found) = source.catalogue().filter(shared) {
                 return Err(error("source.catalogue", "another for each source", found.to_string()));
+            }
+            let pool = |other: &SourceConfig| Some(other.catalogues().ok()??.1);
+            let pools: Vec<CatalogueId> = file.source.iter().filter_map(pool).collect();
+            if let Some(found) = source.catalogue().filter(|id| pools.contains(id)) {
+                let rule = "another than what is kept beside the updates of a source";
+                return Err(error("source.catalogue", rule, found.to_string()));
             }
         }
         let port = file.listen.port();
@@ -266,7 +276,16 @@ mod tests {
             ("[[source]]\nkind = \"rpm\"", "unknown variant `rpm`"),
             (
                 "[[source]]\nkind = \"sdp\"\nname = \"hp\"\ncatalogue = \"local\"\nurl = \"/a\"",
-                "another than that of an administrator's own packages, found `local`",
+                "`source.catalogue` must be another than that of an administrator's own packages, found `local`",
+            ),
+            (
+                "[[source]]\nkind = \"sdp\"\nname = \"local\"\ncatalogue = \"hp\"\nurl = \"/a\"",
+                "`source.name` must be another than that of an administrator's own packages, found `local`",
+            ),
+            (
+                "[[source]]\nkind = \"sdp\"\nname = \"a\"\ncatalogue = \"x-pool\"\nurl = \"/a\"\n\
+                 [[source]]\nkind = \"sdp\"\nname = \"b\"\ncatalogue = \"x\"\nurl = \"/a\"",
+                "`source.catalogue` must be another than what is kept beside the updates of a source, found `x-pool`",
             ),
         ] {
             let dir = tempfile::tempdir().unwrap();

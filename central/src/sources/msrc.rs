@@ -31,8 +31,9 @@ const DOCUMENT_BYTES_MAX: u64 = 128 << 20;
 /// Most documents: ten years of months, or some years of single advisories.
 const DOCUMENTS_MAX: usize = 20_000;
 
-/// Most articles of all documents: each costs some kilobytes in what the source remembers.
-const ARTICLES_MAX: usize = 50_000;
+/// Most articles of all documents: each costs some 4 KB in what the source remembers, for which the catalogue has 64 MiB.
+/// Ten years of months name fewer than 10,000.
+const ARTICLES_MAX: usize = 15_000;
 
 /// So many documents that failed are logged one by one.
 const LOGGED_MAX: usize = 5;
@@ -198,9 +199,8 @@ impl<F: Fetch> Msrc<F> {
         let months: BTreeMap<String, String> =
             run.state.documents.values().flat_map(|known| known.months.clone()).collect();
         for (url, changed) in months {
-            match Place::of(&url, self.config.plain_http) {
-                Ok(Place::Url(url)) => run.address(url, Some(changed)).await?,
-                Ok(Place::File(_)) => run.fail(&url, PlaceError::Neither { url: url.clone() }.into()),
+            match Place::url(&url, self.config.plain_http) {
+                Ok(url) => run.address(url, Some(changed)).await?,
                 Err(error) => run.fail(&url, error.into()),
             }
         }

@@ -24,7 +24,7 @@ use tracing::warn;
 use super::{
     Synced,
     advisories::Advisories,
-    place::{self, Place, PlaceError, PlainHttp},
+    place::{self, PlaceError},
     windows::{
         cabinet::{Cabinet, CabinetError, Member},
         documents::{self, Documents, EncodeError},
@@ -89,11 +89,10 @@ impl Config {
     ///
     /// [`SyncError::Place`], [`SyncError::Category`].
     pub fn check(&self) -> Result<(), SyncError> {
-        let url = self.file.display().to_string();
-        match Place::of(&url, PlainHttp::Refuse)? {
-            Place::File(_) => self.wanted().map(drop),
-            Place::Url(_) => Err(PlaceError::Neither { url }.into()),
+        if !self.file.is_absolute() {
+            return Err(PlaceError::NotPath { path: self.file.clone() }.into());
         }
+        self.wanted().map(drop)
     }
 
     fn wanted(&self) -> Result<BTreeSet<Guid>, SyncError> {
@@ -471,7 +470,8 @@ mod tests {
         let error = sync(config(&file, &bytes, &[]), &State::default()).await.unwrap_err();
         assert!(matches!(error, SyncError::Pinned { .. }), "{error}");
         for (path, categories, wanted) in [
-            ("https://a/wsusscn2.cab", &[][..], "must be an https address or an absolute path"),
+            ("https://a/wsusscn2.cab", &[][..], "`https://a/wsusscn2.cab` must be an absolute path"),
+            ("wsusscn2.cab", &[], "`wsusscn2.cab` must be an absolute path"),
             ("/srv/wsusscn2.cab", &["x"], "`categories` must be GUIDs, found `x`"),
         ] {
             let error = config(Path::new(path), b"", categories).check().unwrap_err();

@@ -44,6 +44,18 @@ pub enum PlaceError {
         /// What is there instead.
         url: String,
     },
+    /// No address, where only one can be.
+    #[error("`{url}` must be an https address")]
+    NotUrl {
+        /// What is there instead.
+        url: String,
+    },
+    /// No absolute path, where only one can be.
+    #[error("`{path}` must be an absolute path")]
+    NotPath {
+        /// What is there instead.
+        path: PathBuf,
+    },
     /// The file could not be read.
     #[error("could not read `{path}`")]
     Read {
@@ -80,6 +92,19 @@ impl Place {
             Ok(Self::File(path.to_owned()))
         } else {
             Err(PlaceError::Neither { url: url.to_owned() })
+        }
+    }
+
+    /// An address, where nothing else can be.
+    ///
+    /// # Errors
+    ///
+    /// [`PlaceError::PlainHttp`], [`PlaceError::NotUrl`].
+    pub fn url(url: &str, plain_http: PlainHttp) -> Result<String, PlaceError> {
+        match Self::of(url, plain_http) {
+            Ok(Self::Url(url)) => Ok(url),
+            Err(error @ PlaceError::PlainHttp { .. }) => Err(error),
+            _ => Err(PlaceError::NotUrl { url: url.to_owned() }),
         }
     }
 }
