@@ -55,8 +55,9 @@ pub use self::{
 /// Most products, and most classifications: Microsoft has some 700 and 10.
 const FILTER_MAX: usize = 1_000;
 
-/// Most revisions that one list may name: that of all products of Microsoft has some 700,000.
-const LISTED_MAX: usize = 2_000_000;
+/// Most revisions that one list may name: that of all products of Microsoft has some 700,000, and one of a million is as
+/// long as an answer may be.
+const LISTED_MAX: usize = 1_000_000;
 
 /// Most updates that a server does not give although it lists them.
 const MISSING_MAX: usize = 1_000;
@@ -90,7 +91,7 @@ pub struct Config {
     /// The name under which the server is asked: any that looks like a computer's.
     #[serde(default = "default_account")]
     pub account: String,
-    /// Longest document.
+    /// Longest document, and the text of documents that is unpacked at once.
     #[serde(default = "default_document_bytes")]
     pub document_bytes_max: u32,
     /// Whether files that are named by SHA-1 alone are fetched.
@@ -131,9 +132,7 @@ impl Config {
     ///
     /// [`SyncError::Place`], [`SyncError::Filter`].
     pub fn check(&self) -> Result<(), SyncError> {
-        let Place::Url(_) = Place::of(&self.url, self.plain_http)? else {
-            return Err(PlaceError::Neither { url: self.url.clone() }.into());
-        };
+        Place::url(&self.url, self.plain_http)?;
         self.filter().map(drop)
     }
 
@@ -235,6 +234,9 @@ pub struct State {
     /// Files that were named by SHA-1 alone: that in hex, and their SHA-256.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub learned: BTreeMap<String, Digest>,
+    /// The last of them that was tried, learned or not: the next sync goes on after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learned_to: Option<String>,
     /// What the catalogue was made of.
     pub made: Option<Digest>,
     /// Date of its newest update.
@@ -299,8 +301,8 @@ impl<P: Post + Fetch> Wsus<P> {
             };
             packs = prepared.map_err(|source| self.keep(source))?;
             if anew || !known {
-                let State { made, date, learned, .. } = begin;
-                begin = State { made, date, learned, ..State::default() };
+                let State { made, date, learned, learned_to, .. } = begin;
+                begin = State { made, date, learned, learned_to, ..State::default() };
             }
             begin.account = Some(account.clone());
             let session =
@@ -332,28 +334,31 @@ impl<P: Post + Fetch> Wsus<P> {
 
     /// Learns files that are named by SHA-1 alone, where that is allowed; one that cannot be had is tried again with
     /// the next sync.
-    async fn learn(&self, packs: Packs, mut learned: Learned) -> Result<(Packs, Learned), SyncError> {
+    async fn learn(&self, packs: Packs, state: &mut State) -> Result<Packs, SyncError> {
         if self.config.sha1 == Sha1::Refuse {
-            return Ok((packs, Learned::new()));
+            (state.learned, state.learned_to) = (Learned::new(), None);
+            return Ok(packs);
         }
-        let (url, known) = (self.config.url.clone(), learned.clone());
+        let (url, known, after) =
+            (self.config.url.clone(), state.learned.clone(), state.learned_to.clone().unwrap_or_default());
         let (packs, unknown) = blocking(move || {
             let unknown = sha1::unknown(&packs, &url, &known);
-            (packs, unknown)
+            (packs, unknown.map(|unknown| sha1::next(&unknown, &after, known.len())))
         })
         .await?;
         for file in unknown.map_err(|source| self.keep(source))? {
+            state.learned_to = Some(file.sha1.clone());
             match sha1::learn(&self.post, &file).await {
                 Ok(digest) => {
                     info!(source = %self.config.name, sha1 = file.sha1, sha256 = %digest, "learned a file");
-                    learned.insert(file.sha1, digest);
+                    state.learned.insert(file.sha1, digest);
                 }
                 Err(error) => {
                     warn!(source = %self.config.name, sha1 = file.sha1, error = %Chain(&error), "could not learn a file");
                 }
             }
         }
-        Ok((packs, learned))
+        Ok(packs)
     }
 
     /// The catalogue of what is here, unless it is the one of before.
@@ -365,8 +370,7 @@ impl<P: Post + Fetch> Wsus<P> {
         advisories: &Advisories,
         now: Timestamp,
     ) -> Result<Synced<State>, SyncError> {
-        let (packs, learned) = self.learn(packs, std::mem::take(&mut state.learned)).await?;
-        state.learned = learned;
+        let packs = self.learn(packs, &mut state).await?;
         let files: String = state.learned.iter().map(|(sha1, sha256)| format!(" {sha1}={sha256}")).collect();
         let of = format!(
             "{LOWERING} {} {} {} {}{files}",

@@ -44,6 +44,7 @@ impl<'a, P: Post + Fetch> Run<'a, P> {
             .iter()
             .filter_map(|(id, revision)| Some(Identity { id: id.parse().ok()?, revision: *revision }));
         self.get(again.collect()).await?;
+        let mut is_news = !begin.missing.is_empty();
 
         let anchor = begin.categories_anchor.as_deref();
         let listed = self.session.categories(anchor).await;
@@ -51,6 +52,7 @@ impl<'a, P: Post + Fetch> Run<'a, P> {
             Err(error) if is_about_the_anchor(&error, anchor) => self.session.categories(None).await?,
             other => other?,
         };
+        is_news |= anchor.is_none() || !listed.is_empty();
         self.get(listed).await?;
 
         let anchor = begin.updates_anchor.as_deref();
@@ -75,9 +77,13 @@ impl<'a, P: Post + Fetch> Run<'a, P> {
             }
             other => other?,
         };
+        is_news |= anchor.is_none() || !listed.is_empty();
         self.get(listed).await?;
-        self.close().await?;
-        self.with_packs(|packs, ()| packs.tidy(), ()).await?;
+        // With the anchors the parts of all bundles were there, and both ask every document.
+        if is_news {
+            self.close().await?;
+            self.with_packs(|packs, ()| packs.tidy(), ()).await?;
+        }
 
         if self.missing.len() > MISSING_MAX {
             return Err(SyncError::Missing);
@@ -97,6 +103,7 @@ impl<'a, P: Post + Fetch> Run<'a, P> {
                 .map(|Identity { id, revision }| (id.to_string(), *revision))
                 .collect(),
             learned: begin.learned.clone(),
+            learned_to: begin.learned_to.clone(),
             made: begin.made,
             date: begin.date,
         })

@@ -100,14 +100,14 @@ impl<'a, P: Post> Session<'a, P> {
         Ok(soap::revision_ids(&result)?)
     }
 
-    /// Documents; a server may give fewer than were asked for.
+    /// Documents, some `bytes_max` of text at once; a server may give fewer than were asked for.
     pub(super) async fn documents(
         &mut self,
         ids: &[Identity],
         bytes_max: u32,
     ) -> Result<Documents, CallError> {
         let result = self.call(&|cookie| Question::update_data(cookie, ids)).await?;
-        Ok(soap::update_data(&result, bytes_max)?)
+        Ok(soap::update_data(&result, ids, bytes_max)?)
     }
 
     /// Asks with a cookie, with a new one where that is the matter.

@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    ops::Bound,
 };
 
 use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
@@ -36,6 +37,9 @@ pub enum Sha1 {
 
 /// Files that are learned in one sync; the others follow in the next ones.
 pub(super) const LEARNED_AT_ONCE_MAX: usize = 50;
+
+/// Bytes of them: as much as the longest of them has. The first is fetched in any case.
+const LEARNED_BYTES_AT_ONCE_MAX: u64 = FILE_BYTES_MAX;
 
 /// Files that are remembered: each costs a hundred bytes.
 const LEARNED_MAX: usize = 100_000;
@@ -67,8 +71,12 @@ pub(super) enum LearnError {
     Other { url: String },
 }
 
-/// Files of updates that are neither withdrawn nor replaced, without a SHA-256, and not learned.
-pub(super) fn unknown(packs: &Packs, server: &str, learned: &Learned) -> io::Result<Vec<Unknown>> {
+/// Files of updates that are neither withdrawn nor replaced, without a SHA-256, and not learned, by their SHA-1.
+pub(super) fn unknown(
+    packs: &Packs,
+    server: &str,
+    learned: &Learned,
+) -> io::Result<BTreeMap<String, Unknown>> {
     let mut files: BTreeMap<Guid, Vec<Unknown>> = BTreeMap::new();
     let mut replaced: BTreeSet<Guid> = BTreeSet::new();
     packs.current(&mut |document| {
@@ -89,9 +97,24 @@ pub(super) fn unknown(packs: &Packs, server: &str, learned: &Learned) -> io::Res
         Ok(())
     })?;
     let current = files.into_iter().filter(|(id, _)| !replaced.contains(id)).flat_map(|(_, files)| files);
-    let each: BTreeMap<String, Unknown> = current.map(|file| (file.sha1.clone(), file)).collect();
-    let room = LEARNED_MAX.saturating_sub(learned.len()).min(LEARNED_AT_ONCE_MAX);
-    Ok(each.into_values().take(room).collect())
+    Ok(current.map(|file| (file.sha1.clone(), file)).collect())
+}
+
+/// Which of them to fetch now: those that come `after` the last one of before, and then from the beginning, so that
+/// some that cannot be had keep nothing else from being learned. `count` are remembered.
+pub(super) fn next(unknown: &BTreeMap<String, Unknown>, after: &str, count: usize) -> Vec<Unknown> {
+    let later = unknown.range::<str, _>((Bound::Excluded(after), Bound::Unbounded));
+    let all = later
+        .chain(unknown.range::<str, _>((Bound::Unbounded, Bound::Included(after))))
+        .map(|(_, file)| file);
+    let room = LEARNED_MAX.saturating_sub(count).min(LEARNED_AT_ONCE_MAX);
+    let mut bytes = 0_u64;
+    let fits = |file: &&Unknown| {
+        let is_first = bytes == 0;
+        bytes = bytes.saturating_add(file.bytes);
+        is_first || bytes <= LEARNED_BYTES_AT_ONCE_MAX
+    };
+    all.take(room).take_while(fits).cloned().collect()
 }
 
 /// Fetches a file to its end; gives its SHA-256 when length and SHA-1 are right.

@@ -1,6 +1,9 @@
 //! The messages of [MS-WSUSSS]: what is asked, and what is answered, as SOAP 1.1.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use quick_xml::escape::escape;
@@ -331,7 +334,13 @@ pub enum BlobError {
 /// The documents of an answer, each unpacked or with the reason why not.
 pub(super) type Documents = Vec<(Identity, Result<Document, BlobError>)>;
 
-pub(super) fn update_data(result: &Element, bytes_max: u32) -> Result<Documents, AnswerError> {
+/// Documents of those that were `asked` for, each once. No more are unpacked when `bytes_max` of text are there: a first
+/// one of that length comes all the same, and the others are to be asked for again.
+pub(super) fn update_data(
+    result: &Element,
+    asked: &[Identity],
+    bytes_max: u32,
+) -> Result<Documents, AnswerError> {
     let operation = "GetUpdateData";
     let mut locations = BTreeMap::new();
     for file in result.child("fileUrls").into_iter().flat_map(|list| &list.children) {
@@ -342,9 +351,17 @@ pub(super) fn update_data(result: &Element, bytes_max: u32) -> Result<Documents,
         }
     }
     let mut documents = Vec::new();
+    let mut asked: BTreeSet<&Identity> = asked.iter().collect();
+    let mut left = u64::from(bytes_max);
     for item in result.child("updates").into_iter().flat_map(|list| &list.children) {
         let id = item.child("Id").ok_or(AnswerError::Missing { operation, what: "Id" })?;
         let identity = identity(operation, id)?;
+        if !asked.remove(&identity) {
+            continue;
+        }
+        if left == 0 {
+            break;
+        }
         let digests = item.child("FileDigestList").map(|list| list.children.as_slice()).unwrap_or_default();
         let urls = digests.iter().filter_map(|digest| {
             let digest = digest.text();
@@ -355,6 +372,7 @@ pub(super) fn update_data(result: &Element, bytes_max: u32) -> Result<Documents,
             (None, Some(packed)) => unpack(packed, bytes_max),
             (None, None) => Err(BlobError::Empty),
         };
+        left = left.saturating_sub(xml.as_ref().map_or(0, |xml| xml.len() as u64));
         let document = xml.map(|xml| Document { identity: identity.clone(), urls: urls.collect(), xml });
         documents.push((identity, document));
     }

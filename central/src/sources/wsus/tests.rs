@@ -321,6 +321,78 @@ async fn a_sync_that_dies_at_any_call_leaves_no_anchor_and_the_next_repeats_no_d
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_sync_without_news_asks_no_document_what_its_parts_are() {
+    let (server, dir) = (server().await, tempfile::tempdir().unwrap());
+    let mut client = Client::new(&server, dir.path(), &[PRODUCT], 3);
+    client.sync().await.unwrap();
+    // One that whoever reads the documents finds to lack a part.
+    let (identity, held) = bundle(40, &[41]);
+    let document = Document { identity, urls: BTreeMap::new(), xml: held.xml };
+    Packs::open(dir.path(), "x", "x").unwrap().append(&[document]).unwrap();
+    let (part, held) = update(41, 200, PRODUCT);
+    server.put(part, Held { listed: None, ..held });
+    server.calls();
+    client.sync().await.unwrap();
+    let calls = server.calls();
+    assert!(!calls.iter().any(|call| call.starts_with("GetUpdateData")), "{calls:?}");
+    // With the first news it is found.
+    let (identity, held) = update(7, 200, PRODUCT);
+    server.put(identity, held);
+    client.sync().await.unwrap();
+    assert_eq!(server.calls()[6..], ["GetUpdateData 1", "GetUpdateData 1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_is_unpacked_no_further_than_a_document_may_be_long() {
+    let (server, dir) = (server().await, tempfile::tempdir().unwrap());
+    {
+        let mut shared = server.shared.lock().unwrap();
+        (shared.page, shared.updates_at_once) = (100, 100);
+    }
+    let longest = update(1, 200, PRODUCT).1.xml.len();
+    let mut client = Client::new(&server, dir.path(), &[PRODUCT], 3);
+    // As it is packed each has twice as many bytes.
+    client.source.config.document_bytes_max = u32::try_from(2 * longest).unwrap();
+    client.sync().await.unwrap();
+    assert_eq!((client.catalogue.len(), client.state.missing.len()), (7, 0));
+    let calls = server.calls();
+    let place = calls.iter().position(|call| call == "GetUpdateData 7").unwrap();
+    assert_eq!(calls[place + 1], "GetUpdateData 5", "two are unpacked of seven that came");
+}
+
+#[test]
+fn of_an_answer_only_what_was_asked_for_is_unpacked_and_each_once() {
+    let item = |number: u32, blob: &str| {
+        format!(
+            "<ServerSyncUpdateData><Id><UpdateID>{}</UpdateID><RevisionNumber>200</RevisionNumber></Id>{blob}\
+             </ServerSyncUpdateData>",
+            guid(number)
+        )
+    };
+    let text = |text: &str| format!("<XmlUpdateBlob>{text}</XmlUpdateBlob>");
+    let asked: Vec<Identity> = [1, 2, 3, 4].iter().map(|number| identity(&guid(*number), 200)).collect();
+    let given = |items: &[String], bytes_max| -> Vec<(Identity, bool)> {
+        let answer = format!("<r><updates>{}</updates></r>", items.concat());
+        let answer = super::super::windows::xml::document(answer.as_bytes()).unwrap();
+        let documents = soap::update_data(&answer, &asked, bytes_max).unwrap();
+        documents.into_iter().map(|(identity, document)| (identity, document.is_ok())).collect()
+    };
+    let is = |number: u32, is_ok| (identity(&guid(number), 200), is_ok);
+    let all = [
+        item(9, "<XmlUpdateBlobCompressed>?</XmlUpdateBlobCompressed>"),
+        item(1, &text("long text")),
+        item(1, &text("again")),
+        item(2, ""),
+        item(3, &text("long text")),
+        item(4, &text("x")),
+    ];
+    assert_eq!(given(&all, 100), [is(1, true), is(2, false), is(3, true), is(4, true)]);
+    assert_eq!(given(&all, 10), [is(1, true), is(2, false), is(3, true)]);
+    assert_eq!(given(&all, 9), [is(1, true)]);
+    assert_eq!(given(&all, 1), [is(1, true)], "the first in any case");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cookie_that_wears_out_is_renewed_again_and_again_but_not_for_ever() {
     let (server, dir) = (server().await, tempfile::tempdir().unwrap());
     server.shared.lock().unwrap().cookie_calls = 1;
@@ -471,6 +543,51 @@ async fn a_file_by_sha1_alone_is_learned_once_where_that_is_allowed_and_only_whe
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_cannot_be_had_keep_no_other_from_being_learned() {
+    let (server, dir, files) = (server().await, tempfile::tempdir().unwrap(), Server::start().await);
+    let content = b"program".as_slice();
+    let right = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, content);
+    files.put("/right.exe", content);
+    let dead = |number: u8| {
+        let mut sha1 = [0; 20];
+        sha1[1] = number;
+        (STANDARD.encode(sha1), format!("{}/dead.exe", files.url))
+    };
+    let count = u8::try_from(sha1::LEARNED_AT_ONCE_MAX).unwrap();
+    let all = (0..count).map(dead).chain([(STANDARD.encode(right), format!("{}/right.exe", files.url))]);
+    for (number, (sha1, url)) in (100..).zip(all) {
+        let xml = update_xml(&guid(number), 200, PRODUCT, "").replace(SHA1, &sha1);
+        let held = held(xml, Some((PRODUCT, SECURITY)));
+        server.put(identity(&guid(number), 200), Held { files: vec![(sha1, url)], ..held });
+    }
+    let mut client = Client::new(&server, dir.path(), &[PRODUCT], 3);
+    client.source.config.sha1 = Sha1::Accept;
+    client.sync().await.unwrap();
+    assert_eq!((client.state.learned.len(), files.seen().len()), (0, usize::from(count)));
+    assert!(!client.sync().await.unwrap());
+    assert_eq!(client.state.learned.values().collect::<Vec<_>>(), [&Digest::of(content)]);
+    // After the last one those at the beginning are tried again.
+    assert_eq!(files.seen().len(), usize::from(count));
+    assert!(client.state.learned_to.is_some());
+}
+
+#[test]
+fn files_are_learned_in_turn_and_not_too_much_at_once() {
+    let file = |(sha1, bytes): (&str, u64)| {
+        (sha1.to_owned(), sha1::Unknown { sha1: sha1.to_owned(), bytes, url: String::new() })
+    };
+    let gib = 1_u64 << 30;
+    let unknown = [("a", gib), ("b", 8 * gib), ("c", 4 * gib), ("d", 4 * gib), ("e", 1)].map(file).into();
+    for (after, wanted) in
+        [("", "a"), ("a", "b"), ("b", "cd"), ("bb", "cd"), ("c", "dea"), ("d", "ea"), ("e", "a"), ("x", "a")]
+    {
+        let next: String = sha1::next(&unknown, after, 0).into_iter().map(|file| file.sha1).collect();
+        assert_eq!(next, wanted, "after `{after}`");
+    }
+    assert!(sha1::next(&unknown, "", 100_000).is_empty());
+}
+
 #[test]
 fn a_file_without_an_address_is_where_a_wsus_has_it() {
     let sha1 = "e8b1d75885cf8f053a1307bdc9c3f87bf0cf7ada";
@@ -522,7 +639,8 @@ fn what_cannot_be_asked_for_is_refused_at_once() {
     let ids = format!("products = [\"{PRODUCT}\"]\nclassifications = [\"{SECURITY}\"]");
     for (text, wanted) in [
         (format!("url = \"http://wsus.example:8530\"\n{ids}"), "is not authenticated"),
-        (format!("url = \"/srv/wsus\"\n{ids}"), "must be an https address"),
+        (format!("url = \"/srv/wsus\"\n{ids}"), "`/srv/wsus` must be an https address"),
+        (format!("url = \"wsus\"\n{ids}"), "`wsus` must be an https address"),
         ("url = \"https://a\"\nproducts = []\nclassifications = []".to_owned(), "`products` must be 1 to"),
         (
             format!("url = \"https://a\"\n{}", ids.replace(SECURITY, "x")),
@@ -530,7 +648,7 @@ fn what_cannot_be_asked_for_is_refused_at_once() {
         ),
     ] {
         let error = config(&text).check().unwrap_err().to_string();
-        assert!(error.contains(wanted), "{text}: {error}");
+        assert!(error.contains(wanted) && !error.contains("path"), "{text}: {error}");
     }
     config(&format!("url = \"https://sws.update.microsoft.com\"\n{ids}")).check().unwrap();
 }
@@ -587,7 +705,8 @@ fn what_is_asked_and_answered_is_what_real_servers_exchange() {
         ("000014-GetUpdateData.response.xml", "266f6222-c89d-43f2-9f8a-69340271e677"),
         ("000015-GetUpdateData-uncompressed.response.xml", "ccb78947-6453-4ecc-9de8-bc0305c98f2d"),
     ] {
-        let given = soap::update_data(&result("GetUpdateData", name).unwrap(), 1 << 20).unwrap();
+        let asked = [identity(id, 200)];
+        let given = soap::update_data(&result("GetUpdateData", name).unwrap(), &asked, 1 << 20).unwrap();
         let [(found, document)] = given.try_into().unwrap();
         let document = document.unwrap();
         assert_eq!(found, identity(id, 200), "{name}");
