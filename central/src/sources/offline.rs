@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io::Read,
     path::PathBuf,
     time::Duration,
 };
@@ -26,7 +27,7 @@ use super::{
     advisories::Advisories,
     place::{self, PlaceError},
     windows::{
-        cabinet::{Cabinet, CabinetError, Member},
+        cabinet::{self, Cabinet, CabinetError, Member},
         documents::{self, Documents, EncodeError},
         lower::Revisions,
         model::Guid,
@@ -229,7 +230,7 @@ fn read(
         let inner = open("package.cab", &inner)?;
         let mut graph = None;
         let is_graph = |member: &Member| member.name == "package.xml";
-        let mut read = |_: &_, reader: &mut dyn std::io::Read| {
+        let mut read = |_: &_, reader: &mut dyn Read| {
             graph = Some(Graph::read(reader));
             Ok::<_, CabinetError>(())
         };
@@ -240,27 +241,43 @@ fn read(
             .map_err(|source| SyncError::Document { document: "package.xml", source })?
     };
     let chosen = choose(&graph, &config.wanted()?);
-    let mut by_cabinet: BTreeMap<&str, BTreeSet<u32>> = BTreeMap::new();
+    let mut by_cabinet: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
     for id in &chosen {
         if let Some(cabinet) = index.cabinet(*id) {
-            by_cabinet.entry(cabinet).or_default().insert(*id);
+            by_cabinet.entry(cabinet.to_ascii_lowercase()).or_default().insert(*id);
         }
     }
     let (mut revisions, mut tally, mut failed) = (Revisions::default(), Tally::default(), 0_usize);
-    for (cabinet, ids) in by_cabinet {
-        let inner = member(&outer, cabinet, INNER_BYTES_MAX)?;
-        for (id, pieces) in pieces(cabinet, &inner, &ids)? {
+    let mut absent: BTreeSet<String> = by_cabinet.keys().cloned().collect();
+    let mut leave_out = |id: u32, error: &dyn std::error::Error| {
+        failed += 1;
+        if failed <= LOGGED_MAX {
+            warn!(source = %config.name, revision = id, error = %Chain(error), "left out an update");
+        }
+    };
+    // In the order in which they lie there: what holds them is unpacked once.
+    let is_wanted = |member: &Member| by_cabinet.contains_key(&member.name.to_ascii_lowercase());
+    let mut take = |member: &Member, reader: &mut dyn Read| -> Result<(), SyncError> {
+        let name = member.name.to_ascii_lowercase();
+        let Some(ids) = by_cabinet.get(&name).filter(|_| absent.remove(&name)) else { return Ok(()) };
+        let inner = cabinet::whole(member, reader, INNER_BYTES_MAX);
+        let inner = inner.map_err(|source| cabinet_error(&member.name, source))?;
+        let Pieces { whole, too_long } = pieces(&member.name, &inner, ids, PIECE_BYTES_MAX)?;
+        for (id, pieces) in whole {
             let pieces: Vec<&[u8]> = pieces.values().map(Vec::as_slice).collect();
             match graph.revision(id, &pieces, &mut tally) {
                 Ok(revision) => revisions.add(revision),
-                Err(error) => {
-                    failed += 1;
-                    if failed <= LOGGED_MAX {
-                        warn!(source = %config.name, revision = id, error = %Chain(&error), "left out an update");
-                    }
-                }
+                Err(error) => leave_out(id, &error),
             }
         }
+        for id in too_long {
+            leave_out(id, &CabinetError::Damaged("a piece of the update is too long"));
+        }
+        Ok(())
+    };
+    outer.each(&is_wanted, &mut take)?;
+    if let Some(name) = absent.first() {
+        return Err(cabinet_error(name, CabinetError::Damaged("a member is missing")));
     }
     for (newer, older) in graph.superseded() {
         if let Some(revision) = revisions.get_mut(&newer) {
@@ -278,6 +295,12 @@ fn read(
         warn!(source = %config.name, left_out, "a catalogue could not be understood in full");
     }
     Ok(made)
+}
+
+impl From<CabinetError> for SyncError {
+    fn from(source: CabinetError) -> Self {
+        cabinet_error("the catalogue", source)
+    }
 }
 
 fn cabinet_error(cabinet: &str, source: CabinetError) -> SyncError {
@@ -319,27 +342,44 @@ fn choose(graph: &Graph, wanted: &BTreeSet<Guid>) -> BTreeSet<u32> {
     chosen
 }
 
-/// Where a piece is → its text.
-type Pieces = BTreeMap<String, Vec<u8>>;
+/// What one cabinet has of the wanted revisions.
+#[derive(Default)]
+struct Pieces {
+    /// Number of the revision → where a piece is → its text.
+    whole: BTreeMap<u32, BTreeMap<String, Vec<u8>>>,
+    /// Revisions of which a piece is longer than any may be.
+    too_long: BTreeSet<u32>,
+}
 
 /// Pieces of the wanted revisions in one cabinet: `c\<number>`, `x\<number>` and `l\en\<number>`.
-fn pieces(name: &str, bytes: &[u8], wanted: &BTreeSet<u32>) -> Result<BTreeMap<u32, Pieces>, SyncError> {
+fn pieces(
+    name: &str,
+    bytes: &[u8],
+    wanted: &BTreeSet<u32>,
+    piece_bytes_max: u32,
+) -> Result<Pieces, SyncError> {
     let cabinet = open(name, bytes)?;
     let number = |member: &Member| {
         let (folder, file) = member.name.rsplit_once(['\\', '/'])?;
-        let is_piece = matches!(folder, "c" | "x" | r"l\en" | "l/en") && member.bytes <= PIECE_BYTES_MAX;
+        let is_piece = matches!(folder, "c" | "x" | r"l\en" | "l/en");
         file.parse::<u32>().ok().filter(|id| is_piece && wanted.contains(id))
     };
-    let mut found: BTreeMap<u32, Pieces> = BTreeMap::new();
-    let take = &mut |member: &Member, reader: &mut dyn std::io::Read| {
-        if let Some(id) = number(member) {
-            let mut text = Vec::new();
-            reader.read_to_end(&mut text).map_err(|_| CabinetError::Cut)?;
-            found.entry(id).or_default().insert(member.name.clone(), text);
+    let mut found = Pieces::default();
+    let take = &mut |member: &Member, reader: &mut dyn Read| {
+        match number(member) {
+            Some(id) if member.bytes > piece_bytes_max => {
+                found.too_long.insert(id);
+            }
+            Some(id) => {
+                let text = cabinet::whole(member, reader, piece_bytes_max)?;
+                found.whole.entry(id).or_default().insert(member.name.clone(), text);
+            }
+            None => {}
         }
         Ok(())
     };
     cabinet.each(&|member| number(member).is_some(), take).map_err(|source| cabinet_error(name, source))?;
+    found.whole.retain(|id, _| !found.too_long.contains(id));
     Ok(found)
 }
 
@@ -477,6 +517,30 @@ mod tests {
             let error = config(Path::new(path), b"", categories).check().unwrap_err();
             assert!(error.to_string().contains(wanted), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_cabinet_that_the_index_names_and_nobody_packed_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("wsusscn2.cab");
+        let bytes = catalogue();
+        // Its name among the members, not in the index.
+        let place = bytes.windows(13).rposition(|name| name == b"package3.cab\0").unwrap();
+        let mut bytes = bytes;
+        bytes[place] = b'q';
+        std::fs::write(&file, &bytes).unwrap();
+        let error = sync(config(&file, &bytes, &[]), &State::default()).await.unwrap_err();
+        let text = Chain(&error).to_string();
+        assert!(text.contains("`package3.cab`") && text.contains("a member is missing"), "{text}");
+    }
+
+    #[test]
+    fn an_update_with_a_piece_that_is_too_long_is_named_not_read_without_it() {
+        let bytes = cabinet(Packing::Mszip, &[(r"c\1", b"core"), (r"x\1", b"longer"), (r"c\2", b"four")]);
+        let Pieces { whole, too_long } = pieces("a.cab", &bytes, &[1, 2, 3].into(), 4).unwrap();
+        assert_eq!(whole.keys().collect::<Vec<_>>(), [&2]);
+        assert_eq!(whole[&2][r"c\2"], b"four");
+        assert_eq!(too_long, [1].into());
     }
 
     /// A cabinet in Microsoft's form, where it is beside the checkout.

@@ -208,19 +208,27 @@ impl<'a> Cabinet<'a> {
     pub fn member(&self, name: &str, bytes_max: u32) -> Result<Vec<u8>, CabinetError> {
         let mut found = Err(CabinetError::Damaged("a member is missing"));
         self.each(&|member| member.name.eq_ignore_ascii_case(name), &mut |member, reader| {
-            if member.bytes > bytes_max {
-                return Err(CabinetError::Damaged("a member is too long"));
-            }
-            let mut bytes = Vec::new();
-            let read = reader.read_to_end(&mut bytes);
-            found = match read {
-                Ok(count) if count == place(member.bytes) => Ok(bytes),
-                Ok(_) => Err(CabinetError::Cut),
-                Err(error) => Err(inner(&error)),
-            };
-            Ok(())
+            found = Ok(whole(member, reader, bytes_max)?);
+            Ok::<_, CabinetError>(())
         })?;
         found
+    }
+}
+
+/// All of a member that [`Cabinet::each`] gives, when that is at most `bytes_max`.
+///
+/// # Errors
+///
+/// [`CabinetError`], also when it is longer.
+pub fn whole(member: &Member, reader: &mut dyn Read, bytes_max: u32) -> Result<Vec<u8>, CabinetError> {
+    if member.bytes > bytes_max {
+        return Err(CabinetError::Damaged("a member is too long"));
+    }
+    let mut bytes = Vec::new();
+    match reader.read_to_end(&mut bytes) {
+        Ok(count) if count == place(member.bytes) => Ok(bytes),
+        Ok(_) => Err(CabinetError::Cut),
+        Err(error) => Err(inner(&error)),
     }
 }
 

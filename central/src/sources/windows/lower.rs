@@ -93,8 +93,6 @@ pub struct Lowered {
     pub updates: BTreeMap<UpdateId, Update>,
     /// Updates that make no document although they are to be installed, with the reason.
     pub left_out: BTreeMap<Guid, String>,
-    /// How often an update replaces one that is not in the catalogue.
-    pub dangling: usize,
 }
 
 /// An update that makes no document.
@@ -151,9 +149,7 @@ fn supersede(catalogue: &CatalogueId, revisions: &Revisions, lowered: &mut Lower
         let Ok(newer_id) = update_id(catalogue, &newer.identity.id) else { continue };
         for older in &newer.supersedes {
             let Ok(older_id) = update_id(catalogue, older) else { continue };
-            if revisions.get(older).is_none() {
-                lowered.dangling += 1;
-            } else if newer_id != older_id
+            if newer_id != older_id
                 && [&newer_id, &older_id].iter().all(|id| lowered.updates.contains_key(*id))
             {
                 pairs.insert((newer_id.clone(), older_id));

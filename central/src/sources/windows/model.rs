@@ -78,8 +78,6 @@ pub enum Kind {
 pub struct Group {
     /// Which.
     pub any: Vec<Guid>,
-    /// Whether they say what the update belongs to: a product, a classification.
-    pub category: bool,
 }
 
 /// When an update is what; a rule that is not there is false.

@@ -38,8 +38,6 @@ pub struct Entry {
     pub superseded_by: Vec<u32>,
     /// Bundles that it is a part of.
     pub bundled_by: Vec<u32>,
-    /// Its files, as SHA-1 in base64.
-    pub files: Vec<String>,
 }
 
 /// What `package.xml` says.
@@ -145,10 +143,9 @@ fn entry(element: &Element) -> Result<Entry, ReadError> {
             "Or" => child.all("UpdateId").map(guid).collect::<Result<_, _>>()?,
             _ => vec![guid(child)?],
         };
-        prerequisites.push(Group { any, category: false });
+        prerequisites.push(Group { any });
     }
     let categories = element.child("Categories").into_iter().flat_map(|list| list.all("Category"));
-    let files = element.child("PayloadFiles").into_iter().flat_map(|list| list.all("File"));
     Ok(Entry {
         identity: Identity {
             id: must("UpdateId")?.parse()?,
@@ -160,7 +157,6 @@ fn entry(element: &Element) -> Result<Entry, ReadError> {
         categories: categories.map(guid).collect::<Result<_, _>>()?,
         superseded_by: ids("SupersededBy", "Revision")?,
         bundled_by: ids("BundledBy", "Revision")?,
-        files: files.filter_map(|file| file.attribute("Id").map(str::to_owned)).collect(),
     })
 }
 

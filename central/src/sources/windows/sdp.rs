@@ -101,7 +101,7 @@ fn package(element: &Element, tally: &mut Tally) -> Result<Package, ReadError> {
     for group in element.child("Prerequisites").into_iter().flat_map(|found| &found.children) {
         let ids = if group.name == "AtLeastOne" { group.children.iter().collect() } else { vec![group] };
         let any = ids.into_iter().map(|id| id.text().parse()).collect::<Result<_, _>>()?;
-        update.prerequisites.push(Group { any, category: false });
+        update.prerequisites.push(Group { any });
     }
     let none = Metadata::default();
     let whole = Rules {

@@ -204,7 +204,7 @@ fn relationships(element: &Element, revision: &mut Revision) -> Result<(), ReadE
         } else {
             vec![guid(group)?]
         };
-        revision.prerequisites.push(Group { any, category: group.is("IsCategory") });
+        revision.prerequisites.push(Group { any });
     }
     for group in element.child("BundledUpdates").into_iter().flat_map(|found| &found.children) {
         let any = if group.name == "AtLeastOne" {
