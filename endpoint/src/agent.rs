@@ -58,7 +58,7 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// What central gives an endpoint's certificate.
 const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Checks that the plan asks for are so far apart: what it names may have come while it was carried out.
-const WAKES_APART: SignedDuration = SignedDuration::from_secs(5);
+pub const WAKES_APART: SignedDuration = SignedDuration::from_secs(5);
 /// Decisions by what people wish are so far apart, however often somebody changes his mind.
 const DECISIONS_APART: SignedDuration = SignedDuration::from_secs(5);
 /// How often the clock is looked at while nothing happens.

@@ -18,6 +18,10 @@ use tierway_common::{
     transport::dial::Route,
 };
 
+/// The limit of an installation that nobody has measured, unless the file says another: more than any update takes that
+/// goes well.
+pub const INSTALL_TIME_LIMIT: Duration = Duration::from_secs(2 * 3600);
+
 /// The file, all of it optional: an endpoint that was enrolled runs without one.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -67,7 +71,7 @@ impl Default for Config {
             retry_interval: Duration::from_secs(3600),
             notice_spread: Duration::from_secs(30),
             roaming: false,
-            install_time_limit: Duration::from_secs(2 * 3600),
+            install_time_limit: INSTALL_TIME_LIMIT,
             payload_patience: Duration::from_secs(600),
             payload_bytes_max: 8 << 30,
             disk_free_bytes_min: 512 << 20,

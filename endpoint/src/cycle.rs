@@ -37,6 +37,7 @@ use tierway_proto::{
 use tracing::warn;
 
 use self::deciding::Found;
+pub use self::going::ROUNDS_MAX;
 use crate::{
     agent::{AgentError, VERSION},
     catalogues::{Catalogues, CataloguesError},

@@ -30,7 +30,7 @@ use tierway_endpoint::{
 };
 use tierway_proto::{
     joining,
-    v1::{self, admin_client::AdminClient},
+    v1::{self, admin_client::AdminClient, policies_client::PoliciesClient},
 };
 use tierway_relay::{
     config::Config as RelayConfig,
@@ -172,11 +172,21 @@ impl Fleet {
         running.ended().await;
     }
 
-    /// As whom `init` set the operator up.
-    pub async fn admin(&self) -> AdminClient<Channel> {
+    /// To central, as whom `init` set the operator up.
+    fn operator(&self) -> Channel {
         let files = IdentityFiles::in_dir(&self.folder("central").join("operator"));
         let identity = Identity::load(&files).unwrap();
-        AdminClient::new(dial::channel(Route::direct(&self.address.to_string()), &identity))
+        dial::channel(Route::direct(&self.address.to_string()), &identity)
+    }
+
+    /// What the operator asks.
+    pub async fn admin(&self) -> AdminClient<Channel> {
+        AdminClient::new(self.operator())
+    }
+
+    /// What the operator asks about policy.
+    pub async fn policies(&self) -> PoliciesClient<Channel> {
+        PoliciesClient::new(self.operator())
     }
 
     /// Central reads the archive and publishes what it found.

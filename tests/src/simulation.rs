@@ -5,7 +5,8 @@
 //! by events on a manual clock: the next thing that happens is the earliest of what agents wait for, installers
 //! end, computers boot, people answer, and central looks. A seed decides all that chance does; keys and ids are random
 //! all the same, and nothing that is decided depends on them. Each promise can be broken on purpose ([`Sabotage`]), to
-//! show that it would be noticed.
+//! show that it would be noticed. What the machine's own time decides is only on which Monday it all begins, and with it
+//! where clocks are set for summer; that is told with the outcome.
 
 pub mod agent;
 pub mod central;
@@ -18,6 +19,7 @@ mod world;
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
+use jiff::Timestamp;
 use tierway_common::id::WindowId;
 
 pub use self::world::run;
@@ -46,11 +48,13 @@ pub enum Sabotage {
     IsSlowerThanForecast,
     /// Agents report that an update was on offer after it was downloaded.
     TellsTimesInDisorder,
+    /// What agents report about updates arrives nowhere.
+    LosesReports,
 }
 
 impl Sabotage {
     /// All.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::RebootsUnwarned,
         Self::IgnoresWindows,
         Self::ForgetsToInstall,
@@ -59,6 +63,7 @@ impl Sabotage {
         Self::NeverGivesUp,
         Self::IsSlowerThanForecast,
         Self::TellsTimesInDisorder,
+        Self::LosesReports,
     ];
 
     /// What it breaks.
@@ -67,7 +72,7 @@ impl Sabotage {
         match self {
             Self::RebootsUnwarned => Promise::WarnedReboots,
             Self::IgnoresWindows => Promise::FitsItsWindow,
-            Self::ForgetsToInstall => Promise::InTimeOrListed,
+            Self::ForgetsToInstall | Self::LosesReports => Promise::InTimeOrListed,
             Self::IgnoresLeases => Promise::AtOnce,
             Self::IgnoresRings => Promise::BadUpdateHalts,
             Self::NeverGivesUp => Promise::Quarantine,
@@ -150,6 +155,8 @@ pub struct Compared {
 pub struct Outcome {
     /// Of which seed.
     pub seed: u64,
+    /// From when on.
+    pub start: Timestamp,
     /// How many endpoints.
     pub endpoints: u64,
     /// How many days.
@@ -180,8 +187,11 @@ pub struct Outcome {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, endpoints, days, events, wall, tally, counts, .. } = self;
-        writeln!(f, "seed {seed}: {endpoints} endpoints, {days} days, {events} events in {wall:.1?}")?;
+        let Self { seed, start, endpoints, days, events, wall, tally, counts, .. } = self;
+        writeln!(
+            f,
+            "seed {seed} from {start}: {endpoints} endpoints, {days} days, {events} events in {wall:.1?}"
+        )?;
         writeln!(f, "  {tally:?}")?;
         writeln!(f, "  checked {counts:?}")?;
         writeln!(f, "  most down at once {:?}", self.most_down)?;

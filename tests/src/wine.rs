@@ -11,7 +11,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::programs::Ended;
+use crate::{programs::Ended, skip::skip};
 
 /// Where Debian has Wine; it is on no path.
 const WINE: &str = "/usr/lib/wine/wine64";
@@ -48,12 +48,20 @@ pub struct Wine {
 }
 
 /// The endpoint for Windows that `deploy/test` built; `None`, said, where there is none.
+///
+/// # Panics
+///
+/// As [`skip`], unless the variable is empty: then `deploy/test` found that its toolchain cannot be had here.
 #[must_use]
 pub fn program(what: &str) -> Option<PathBuf> {
-    let program = std::env::var_os("TIERWAY_TEST_WINDOWS").map(PathBuf::from).filter(|path| path.is_file());
+    let named = std::env::var_os("TIERWAY_TEST_WINDOWS");
+    if named.as_ref().is_some_and(|named| named.is_empty()) {
+        println!("skipped: {what}, since apt does not offer the toolchain for Windows here");
+        return None;
+    }
+    let program = named.map(PathBuf::from).filter(|path| path.is_file());
     if program.is_none() {
-        // Also where everything must run: it needs a toolchain that is not to be had everywhere.
-        println!("skipped: {what}, since `TIERWAY_TEST_WINDOWS` names no program (deploy/test makes one)");
+        skip(what, "`TIERWAY_TEST_WINDOWS` names no program (deploy/test makes one)");
     }
     program
 }

@@ -31,7 +31,7 @@ use crate::{
 const PROBLEMS_MAX: usize = 32;
 /// Decisions of one cycle that lead to something: a download, a permission, installations, each once or twice.
 /// More are a loop.
-const ROUNDS_MAX: usize = 16;
+pub const ROUNDS_MAX: usize = 16;
 
 /// What is new, so that the cycle is gone through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -22,8 +22,10 @@ use tierway_common::{
     trust::{digest::Digest, keys::SigningKey},
 };
 use tierway_endpoint::{
-    agent::VERSION,
+    agent::{VERSION, WAKES_APART},
+    config::INSTALL_TIME_LIMIT,
     consent::{Countdown, tightest},
+    cycle::ROUNDS_MAX,
     install::{
         codes::{self, After, Outcome},
         failsafe::Limit,
@@ -48,13 +50,6 @@ use super::{
     random::Random,
     site::Site,
 };
-
-/// The endpoint's limit of an installation that nobody has measured.
-const LIMIT: Duration = Duration::from_secs(2 * 3600);
-/// As the endpoint's: what a plan names may have come while it was carried out.
-const WAKES_APART: SignedDuration = SignedDuration::from_secs(5);
-/// As the endpoint's.
-const ROUNDS_MAX: usize = 16;
 
 /// What is around an agent while it acts.
 #[derive(Debug)]
@@ -338,7 +333,7 @@ impl Agent {
         let published = &around.site.published;
         let class = self.machine.class.name();
         let limits: BTreeMap<&UpdateId, Limit> = (self.verdicts.keys())
-            .map(|update| (update, published.terms.limit(update, class, LIMIT)))
+            .map(|update| (update, published.terms.limit(update, class, INSTALL_TIME_LIMIT)))
             .collect();
         let finding = |(id, verdict)| {
             let here = self.fetched.contains(id);

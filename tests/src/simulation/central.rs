@@ -9,14 +9,8 @@ use tierway_central::{
     server::Central,
     sources::{Before, advisories::Advisories},
 };
-use tierway_common::{
-    clock::Clock,
-    transport::{
-        dial::{self, Route},
-        tls::{Identity, IdentityFiles},
-    },
-};
-use tierway_proto::v1::{self, policies_client::PoliciesClient};
+use tierway_common::clock::Clock;
+use tierway_proto::v1;
 
 use super::site::Site;
 use crate::fleet::{Fleet, Relay};
@@ -70,13 +64,10 @@ impl Driver {
 
     /// Sets policy documents, each a kind and its JSON.
     pub async fn set(&self, documents: &[(&str, String)]) {
-        let operator = IdentityFiles::in_dir(&self.fleet.folder("central").join("operator"));
-        let identity = Identity::load(&operator).unwrap();
-        let route = Route::direct(&self.fleet.address.to_string());
         let new = |(kind, json): &(&str, String)| v1::NewPolicy { kind: (*kind).into(), json: json.clone() };
         let policies = documents.iter().map(new).collect();
         let request = v1::SetPoliciesRequest { policies, dry_run: false };
-        PoliciesClient::new(dial::channel(route, &identity)).set_policies(request).await.unwrap();
+        self.fleet.policies().await.set_policies(request).await.unwrap();
     }
 
     /// Sets a group of computers by name.

@@ -18,7 +18,7 @@ pub enum Promise {
     WarnedReboots,
     /// Nothing starts that does not fit its window with its reboot.
     FitsItsWindow,
-    /// Every update is installed by its deadline, or listed at central with a reason.
+    /// Every update is installed by its deadline, which central knows, or listed at central with a reason.
     InTimeOrListed,
     /// At most the allowed number of a window's computers is down at once.
     AtOnce,

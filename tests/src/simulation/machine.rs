@@ -3,7 +3,11 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp, ToSpan, civil::Time, tz::TimeZone};
+use jiff::{
+    SignedDuration, Timestamp, ToSpan,
+    civil::{Date, Time},
+    tz::TimeZone,
+};
 use tierway_common::{facts::Facts, id::UpdateId};
 use tierway_endpoint::{
     consent::Purpose,
@@ -120,12 +124,19 @@ pub struct Machine {
     /// The warning on its screen.
     pub screen: Option<Warning>,
     seed: u64,
+    first_day: Date,
 }
 
 impl Machine {
-    /// A computer with these facts.
+    /// A computer with these facts; `at` is where it stands and when its story begins.
     #[must_use]
-    pub fn new(seed: u64, number: u64, role: Role, zone: TimeZone, facts: Facts) -> Self {
+    pub fn new(
+        seed: u64,
+        number: u64,
+        role: Role,
+        (zone, start): (TimeZone, Timestamp),
+        facts: Facts,
+    ) -> Self {
         let mut random = Random::of(seed, &[1, number]);
         let class = match random.below(10) {
             0..=1 => Class::Slow,
@@ -137,6 +148,7 @@ impl Machine {
             class,
             role,
             model: number % MODELS,
+            first_day: zone.to_datetime(start).date(),
             zone,
             facts,
             boots: 0,
@@ -240,7 +252,8 @@ impl Machine {
     pub fn people(&self, at: Timestamp) -> People {
         let local = self.zone.to_datetime(at);
         let day = local.date();
-        let number = u64::try_from(i64::from(day.year()) * 400 + i64::from(day.day_of_year())).unwrap_or(0);
+        // Counted from the first: in whatever month it is, chance decides the same.
+        let number = u64::try_from(day.duration_since(self.first_day).as_hours() / 24).unwrap();
         let mut random = Random::of(self.seed, &[4, self.number, number]);
         let minutes = i64::from(local.hour()) * 60 + i64::from(local.minute());
         let works = day.weekday().to_monday_zero_offset() < 5;

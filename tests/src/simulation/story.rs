@@ -224,6 +224,8 @@ pub fn enough(sabotage: Sabotage) -> (i64, Vec<(i64, Act)>) {
         Sabotage::IgnoresLeases => one(2, "library"),
         Sabotage::IgnoresRings => rollout(),
         Sabotage::NeverGivesUp => one(8, HOLLOW),
+        // Of what is installed nobody asks when it is due.
+        Sabotage::LosesReports => one(4, HOLLOW),
         Sabotage::IsSlowerThanForecast => {
             let acts = vec![
                 (1, Act::Release(FORECAST)),

@@ -188,7 +188,8 @@ impl World {
                     key: SigningKey::load(&joined.identity.files().identity).unwrap(),
                     upstream,
                 };
-                let machine = Machine::new(options.seed, number, role(number), zone.clone(), facts.clone());
+                let at = (zone.clone(), start);
+                let machine = Machine::new(options.seed, number, role(number), at, facts.clone());
                 let terms = story::terms(machine.role, &zone, servers);
                 agents.push(Agent::new(who, machine, terms, start));
             }
@@ -519,16 +520,18 @@ impl World {
         let broken_before = self.checks.broken.is_some();
         if !broken_before {
             self.times();
+            self.known(now);
             self.looked_at(story::BRITTLE, now);
             self.looked_at(story::HOLLOW, now);
         }
-        let rollouts = self.rollouts(now);
+        let rollouts = self.rollouts();
         for site in self.sites.iter_mut().filter(|site| site.is_up()) {
             site.relay.stop().await;
         }
         self.driver.fleet.stop_central().await;
         Outcome {
             seed: self.options.seed,
+            start: self.start,
             endpoints: self.options.endpoints,
             days: self.options.days,
             events: self.events,

@@ -17,7 +17,7 @@ use tierway_endpoint::{
 };
 use tierway_proto::{
     upstream::Upstream,
-    v1::{self, notice::Kind, policies_client::PoliciesClient},
+    v1::{self, notice::Kind},
 };
 use tierway_tests::{
     archive::Package,
@@ -210,13 +210,9 @@ async fn a_relay_that_was_away_brings_what_came_out_meanwhile_and_calls_those_wh
 
 /// Sets one document of the policy.
 async fn set(fleet: &Fleet, kind: &str, json: &str) {
-    let operator = IdentityFiles::in_dir(&fleet.folder("central").join("operator"));
-    let identity = Identity::load(&operator).unwrap();
-    let route = Route::direct(&fleet.address.to_string());
-    let mut policies = PoliciesClient::new(dial::channel(route, &identity));
     let new = v1::NewPolicy { kind: kind.to_owned(), json: json.to_owned() };
     let request = v1::SetPoliciesRequest { policies: vec![new], dry_run: false };
-    policies.set_policies(request).await.unwrap();
+    fleet.policies().await.set_policies(request).await.unwrap();
 }
 
 /// The service level of every computer is this from now on.

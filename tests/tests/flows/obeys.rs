@@ -9,6 +9,7 @@ use tierway_tests::{
     archive::Package,
     fleet::{Endpoint, Fleet, Relay, until},
     roots::{installed_version, made_up, real},
+    simulation::central::Driver,
     skip::pristine_root,
     tierctl::{Tierctl, line},
 };
@@ -17,7 +18,7 @@ const PATCH: &str = "debian-12/hello_2.0";
 
 /// Central with `hello` 2.0 in its archive, and a relay.
 struct Office {
-    fleet: Fleet,
+    driver: Driver,
     relay: Relay,
     tierctl: Tierctl,
 }
@@ -30,13 +31,13 @@ impl Office {
         fleet.sync().await;
         let relay = fleet.relay("osaka").await;
         let tierctl = Tierctl::of(&fleet);
-        Self { fleet, relay, tierctl }
+        Self { driver: Driver::new(fleet), relay, tierctl }
     }
 
     /// A computer with `hello` 1.0 that has told what it lacks.
-    async fn computer(&self, name: &str, root: PathBuf) -> (Endpoint, PathBuf) {
+    async fn computer(&mut self, name: &str, root: PathBuf) -> (Endpoint, PathBuf) {
         self.settle().await;
-        let mut endpoint = self.fleet.enroll(name, "osaka", self.relay.address, &root).await;
+        let mut endpoint = self.driver.fleet.enroll(name, "osaka", self.relay.address, &root).await;
         endpoint.start().await;
         assert_eq!(endpoint.check().await.needed, 1);
         self.settle().await;
@@ -44,25 +45,17 @@ impl Office {
     }
 
     /// What was reported is at central, what follows from it is decided and published, and the relay has it.
-    async fn settle(&self) {
+    async fn settle(&mut self) {
         self.relay.forwarded().await;
-        let central = &self.fleet.central.as_ref().unwrap().running.central;
-        let work = central.clone();
-        let looked = tokio::task::spawn_blocking(move || {
-            tierway_central::decide::trust::run(&work.state).unwrap();
-            tierway_central::decide::rollouts::run(&work.state).unwrap();
-        });
-        looked.await.unwrap();
-        self.fleet.published().await;
-        self.relay.caught_up(&self.fleet).await;
+        self.driver.look([&self.relay].into_iter()).await;
     }
 
     fn later(&self, by: SignedDuration) {
-        self.fleet.clock.advance(by);
+        self.driver.fleet.clock.advance(by);
     }
 
     /// Checks, and returns what `tierctl` then says of the update there: standing and detail.
-    async fn checked(&self, endpoint: &Endpoint) -> (String, String) {
+    async fn checked(&mut self, endpoint: &Endpoint) -> (String, String) {
         self.settle().await;
         let done = endpoint.check().await;
         assert_eq!(done.problems, Vec::<String>::new());
@@ -73,7 +66,7 @@ impl Office {
     }
 
     fn document(&self, kind: &str, name: &str, json: &str) {
-        let dir = self.fleet.folder("policy");
+        let dir = self.driver.fleet.folder("policy");
         let of_kind = if kind == "trust" { dir.clone() } else { dir.join(kind) };
         std::fs::create_dir_all(&of_kind).unwrap();
         std::fs::write(of_kind.join(format!("{name}.json")), json).unwrap();
@@ -84,10 +77,10 @@ impl Office {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_untrusted_update_goes_to_the_test_group_only_and_then_ring_after_ring_as_central_opens_them() {
     let Some(pristine) = pristine_root("rings and trust on real Debian roots") else { return };
-    let office = Office::open(&Package::new("hello", "2.0")).await;
+    let mut office = Office::open(&Package::new("hello", "2.0")).await;
     let mut computers = Vec::new();
     for name in ["first", "other"] {
-        let root = office.fleet.folder(&format!("root-{name}"));
+        let root = office.driver.fleet.folder(&format!("root-{name}"));
         real(&pristine, &root, &[Package::new("hello", "1.0")]);
         computers.push(office.computer(name, root).await);
     }
@@ -139,8 +132,8 @@ async fn an_untrusted_update_goes_to_the_test_group_only_and_then_ring_after_rin
 async fn an_exit_code_means_what_the_administrators_table_says_and_the_next_scan_has_the_last_word() {
     let Some(pristine) = pristine_root("exit codes on a real Debian root") else { return };
     let fails = Package::new("hello", "2.0").script("preinst", "#!/bin/sh\n[ -e /var/lib/hello-may ]\n");
-    let office = Office::open(&fails).await;
-    let root = office.fleet.folder("root");
+    let mut office = Office::open(&fails).await;
+    let root = office.driver.fleet.folder("root");
     real(&pristine, &root, &[Package::new("hello", "1.0")]);
     let (mut endpoint, root) = office.computer("web", root).await;
     office.tierctl.prints(&["patch", "approve", PATCH]);
@@ -176,8 +169,8 @@ async fn an_exit_code_means_what_the_administrators_table_says_and_the_next_scan
 
 #[tokio::test(flavor = "multi_thread")]
 async fn policy_that_is_taken_over_once_a_day_is_not_taken_over_again_after_a_restart() {
-    let office = Office::open(&Package::new("hello", "2.0")).await;
-    let root = office.fleet.folder("root");
+    let mut office = Office::open(&Package::new("hello", "2.0")).await;
+    let root = office.driver.fleet.folder("root");
     made_up(&root, &[("hello", "1.0")]);
     let (mut endpoint, _) = office.computer("web", root).await;
     // So that nothing is installed on a root on which nothing can be.
@@ -188,35 +181,33 @@ async fn policy_that_is_taken_over_once_a_day_is_not_taken_over_again_after_a_re
     );
     office.tierctl.prints(&["group", "set", "all", "--everyone", "--level", "calm"]);
     let undecided = "not approved for any group of this computer";
-    assert_eq!(why(&office, &endpoint).await, undecided);
+    assert_eq!(why(&mut office, &endpoint).await, undecided);
 
     office.tierctl.prints(&["patch", "approve", PATCH]);
     office.later(SignedDuration::from_hours(1));
-    assert_eq!(why(&office, &endpoint).await, undecided, "the policy of this morning holds");
+    assert_eq!(why(&mut office, &endpoint).await, undecided, "the policy of this morning holds");
     endpoint.stop().await;
     endpoint.start().await;
-    assert_eq!(why(&office, &endpoint).await, undecided, "and does so after a restart");
+    assert_eq!(why(&mut office, &endpoint).await, undecided, "and does so after a restart");
     office.later(SignedDuration::from_hours(22));
     let wants = |text: String| text.starts_with("the service level leaves out updates of severity");
-    let text = why(&office, &endpoint).await;
+    let text = why(&mut office, &endpoint).await;
     assert!(wants(text.clone()), "{text}");
 
     // A level that does not ask for it any more is taken over when its day comes, and then everything at once.
     office.tierctl.prints(&["level", "set", "calm", "--configuration-daily", "false"]);
     office.later(SignedDuration::from_hours(23));
-    why(&office, &endpoint).await;
+    why(&mut office, &endpoint).await;
     office.tierctl.prints(&["patch", "clear", PATCH]);
-    assert_eq!(why(&office, &endpoint).await, undecided);
+    assert_eq!(why(&mut office, &endpoint).await, undecided);
     endpoint.stop().await;
 }
 
 /// Why the update is not installed, as the computer's own plan says after a check.
-async fn why(office: &Office, endpoint: &Endpoint) -> String {
+async fn why(office: &mut Office, endpoint: &Endpoint) -> String {
     office.settle().await;
-    let central = &office.fleet.central.as_ref().unwrap().running.central;
     // What is published counts for a day only.
-    central.publisher.refresh().unwrap();
-    office.relay.caught_up(&office.fleet).await;
+    office.driver.refresh([&office.relay].into_iter()).await;
     assert_eq!(endpoint.check().await.problems, Vec::<String>::new());
     let mut local = None;
     until("the computer answers", async || {

@@ -10,10 +10,6 @@ use tierway_common::{
             Meaning, ResultCodes, RingPlan, Rollout, RolloutStage, ServiceLevel, TrustPolicy, Trusted, Window,
         },
     },
-    transport::{
-        dial::{self, Route},
-        tls::{Identity, IdentityFiles},
-    },
 };
 use tierway_proto::v1::{self, policies_client::PoliciesClient};
 use tierway_tests::{
@@ -40,14 +36,12 @@ impl Crowd {
         fleet.archive.update(&Package::new("hello", "2.0"));
         fleet.archive.publish();
         fleet.sync().await;
-        let operator = IdentityFiles::in_dir(&fleet.folder("central").join("operator"));
-        let channel =
-            dial::channel(Route::direct(&fleet.address.to_string()), &Identity::load(&operator).unwrap());
+        let policies = fleet.policies().await;
         let mut computers = Vec::new();
         for number in 0..count {
             computers.push(Reporter::enroll(&fleet, &format!("e{number}")).await);
         }
-        let mut crowd = Self { fleet, policies: PoliciesClient::new(channel), computers };
+        let mut crowd = Self { fleet, policies, computers };
         for number in 0..count {
             crowd.report(number, State::Needed).await;
         }

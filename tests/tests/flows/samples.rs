@@ -4,7 +4,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    os::unix::{
+        fs::{chown, symlink},
+        process::ExitStatusExt,
+    },
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use serde::de::DeserializeOwned;
@@ -12,7 +17,7 @@ use tierway_central::config::File as CentralConfig;
 use tierway_common::daemon::{chain::Chain, config};
 use tierway_endpoint::config::Config as EndpointConfig;
 use tierway_relay::config::Config as RelayConfig;
-use tierway_tests::programs;
+use tierway_tests::{programs, skip::skip};
 
 fn shipped(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
@@ -309,9 +314,7 @@ fn a_unit_names_what_the_program_it_starts_has_and_systemd_knows_every_line_of_i
         .to_vec();
     let arguments: Vec<_> = [PathBuf::from("verify")].into_iter().chain(units).collect();
     match programs::run_if_there("systemd-analyze", &arguments) {
-        None => {
-            tierway_tests::skip::skip("reading the units with systemd's eyes", "there is no systemd-analyze")
-        }
+        None => skip("reading the units with systemd's eyes", "there is no systemd-analyze"),
         Some(said) => {
             // That programs and manual are not installed here is no fault of the units.
             let about = |line: &&str| {
@@ -326,23 +329,39 @@ fn a_unit_names_what_the_program_it_starts_has_and_systemd_knows_every_line_of_i
 }
 
 #[test]
-fn the_quickstart_deletes_no_folder_but_one_that_it_made() {
+#[expect(clippy::disallowed_methods, reason = "a test has something running that must go on")]
+fn the_quickstart_deletes_no_folder_but_its_own_and_ends_nothing_but_the_tiers() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
-    for name in ["theirs", "empty", "made"] {
+    for name in ["theirs", "empty", "made", "alike", "bare", "mixed"] {
         fs::create_dir(at(name)).unwrap();
     }
     fs::write(at("theirs/precious"), "").unwrap();
     fs::write(at("theirs/tierway-relay.pid"), "1").unwrap();
-    fs::write(at("made/.made-by-tierway-quickstart"), "").unwrap();
-    std::os::unix::fs::symlink(at("theirs"), at("link")).unwrap();
+    for name in ["made", "alike", "mixed"] {
+        fs::write(at(name).join(".made-by-tierway-quickstart"), "").unwrap();
+    }
+    symlink(at("theirs"), at("link")).unwrap();
+    symlink(at("made"), at("detour")).unwrap();
+    let mut cases = vec![("theirs", 1), ("link", 1), ("detour", 1), ("theirs/precious", 1)];
+    // Whoever may write beside it can make a folder that looks like one of ours, but it is his.
+    let given = ["alike", "alike/.made-by-tierway-quickstart", "bare", "mixed/.made-by-tierway-quickstart"];
+    if given.into_iter().try_for_each(|name| chown(at(name), Some(65_534), Some(65_534))).is_ok() {
+        cases.extend([("alike", 1), ("bare", 1), ("mixed", 1)]);
+    } else {
+        skip("quickstart in a folder of somebody else", "only root can give a folder away");
+    }
+    cases.extend([("made", 0), ("empty", 0), ("none", 0)]);
     let quickstart = shipped("deploy/quickstart").display().to_string();
-    for (name, code) in
-        [("theirs", 1), ("link", 1), ("theirs/precious", 1), ("made", 0), ("empty", 0), ("none", 0)]
-    {
+    // A process that is none of the tiers, though the folder names it.
+    let mut other = Command::new("sleep").arg("600").spawn().unwrap();
+    fs::write(at("made/sleep.pid"), other.id().to_string()).unwrap();
+    for (name, code) in cases {
         let folder = at(name).display().to_string();
         let ended = programs::run_if_there(&quickstart, &["--down", "--dir", &folder]).unwrap();
         assert_eq!((ended.code, at(name).exists()), (Some(code), code == 1), "{name}: {}", ended.errors);
     }
     assert_eq!(fs::read_dir(at("theirs")).unwrap().count(), 2);
+    other.kill().unwrap();
+    assert_eq!(other.wait().unwrap().signal(), Some(9), "it was ended before");
 }

@@ -2,7 +2,7 @@
 //!
 //! One thread for all of it: what is asked is answered without waiting for another one to wake.
 
-use tierway_tests::simulation::{self, Options, Sabotage, checks::Promise};
+use tierway_tests::simulation::{self, Options, Sabotage, checks::Promise, story::Act};
 
 #[tokio::test]
 async fn in_a_month_of_a_fleet_every_promise_holds() {
@@ -30,6 +30,18 @@ async fn each_promise_broken_on_purpose_is_noticed() {
         let broken = outcome.broken.as_ref().map(|broken| broken.promise);
         assert_eq!(broken, Some(sabotage.breaks()), "{sabotage:?}: {outcome}");
     }
+}
+
+#[tokio::test]
+async fn what_is_installed_and_never_told_is_noticed() {
+    let acts = vec![(1, Act::Release("tool")), (8, Act::Approve("tool", "everyone", false))];
+    let options = Options { days: 2, acts, ..Options::broken(Sabotage::LosesReports) };
+    let outcome = simulation::run(options.clone()).await;
+    let broken =
+        outcome.broken.as_ref().map(|broken| (broken.promise, broken.how.ends_with("central has None")));
+    assert_eq!(broken, Some((Promise::InTimeOrListed, true)), "{outcome}");
+    let outcome = simulation::run(Options { sabotage: None, ..options }).await;
+    assert_eq!(outcome.broken, None, "{outcome}");
 }
 
 #[tokio::test]

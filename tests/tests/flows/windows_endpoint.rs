@@ -8,6 +8,7 @@ use tierway_proto::v1;
 use tierway_tests::{
     fleet::{Fleet, until},
     programs::{self, Ended},
+    tierctl::Tierctl,
     wine::{Wine, program, sample_package},
 };
 
@@ -34,21 +35,6 @@ fn say_that_it_gives_way(package: &Path) {
     assert_eq!((changed.code, changed.errors.as_str()), (Some(0), ""));
 }
 
-fn tierctl(fleet: &Fleet, arguments: &[&str]) -> Ended {
-    let config = fleet.folder("contexts.toml").display().to_string();
-    let with = |arguments: &[&str]| {
-        let all: Vec<&str> = ["--config", &config].iter().chain(arguments).copied().collect();
-        programs::run("tierctl", &all)
-    };
-    let operator = fleet.folder("central").join("operator");
-    let file = |name: &str| operator.join(name).display().to_string();
-    let (server, identity, roots) = (fleet.address.to_string(), file("identity.pem"), file("roots.pem"));
-    let set = ["context", "set", "test", "--server", &server, "--identity", &identity, "--roots", &roots];
-    let set = with(&set);
-    assert_eq!(set.code, Some(0), "{set:?}");
-    with(arguments)
-}
-
 fn said(ended: &Ended, parts: &[&str]) {
     for part in parts {
         assert!(ended.output.contains(part), "`{part}` is not in: {} {}", ended.output, ended.errors);
@@ -66,11 +52,16 @@ async fn a_windows_is_enrolled_patched_upgraded_and_left_clean() {
     let Some(program) = program("an endpoint on Windows") else { return };
     let fleet = Fleet::start().await;
     let relay = fleet.relay("osaka").await;
+    let tierctl = Tierctl::of(&fleet);
     let wine = Wine::start();
     let folder = fleet.folder("packages");
     std::fs::create_dir(&folder).unwrap();
     let older = sample_package(&folder, "1.0.0", "one");
     assert_eq!(wine.msiexec("/i", &older, &[]).code, Some(0));
+
+    // A user was there before, whom nobody believes.
+    std::fs::create_dir_all(wine.drive(STATE)).unwrap();
+    std::fs::write(wine.drive(STATE).join("endpoint.toml"), "no configuration").unwrap();
 
     // Installed with its properties; the service enrols by itself.
     let token = fleet.token("endpoint", "osaka", relay.address).await.to_string();
@@ -81,6 +72,9 @@ async fn a_windows_is_enrolled_patched_upgraded_and_left_clean() {
     said(&wine.run(&["sc", "query", "TierwayEndpoint"]), &["RUNNING"]);
     until("the endpoint has reported", async || facts(&fleet).values.contains_key("os:family")).await;
     assert!(!wine.drive(STATE).join("invitation.json").exists(), "the token was kept");
+    let aside = std::fs::read_to_string(wine.drive(STATE).with_extension("found").join("endpoint.toml"));
+    assert_eq!(aside.unwrap(), "no configuration");
+    assert!(!wine.drive(STATE).join("endpoint.toml").exists());
     let enrolled = std::fs::read(wine.drive(STATE).join("identity/identity.pem")).unwrap();
 
     // Its inventory is what the registry says.
@@ -96,18 +90,18 @@ async fn a_windows_is_enrolled_patched_upgraded_and_left_clean() {
     assert_eq!(shown, ["Sample App 1.0.0", "Tierway Endpoint 1.0.0"]);
     let products = found.values.iter().filter(|(key, _)| key.starts_with("package:msi:")).count();
     assert_eq!(products, 2);
-    said(&tierctl(&fleet, &["endpoint", "list"]), &["windows 10.0.", "osaka"]);
+    said(&tierctl.ends(&["endpoint", "list"]), &["windows 10.0.", "osaka"]);
 
     // A newer version of what is there is found needed.
     let newer = sample_package(&folder, "1.1.0", "two");
-    let added = tierctl(&fleet, &["package", "add", &newer.display().to_string(), "--only-upgrade"]);
+    let added = tierctl.ends(&["package", "add", &newer.display().to_string(), "--only-upgrade"]);
     assert_eq!(added.code, Some(0), "{added:?}");
     fleet.published().await;
     relay.caught_up(&fleet).await;
     let check = || wine.run(&[PROGRAM, "check-now"]);
     said(&check(), &["1 "]);
     relay.forwarded().await;
-    let listed = tierctl(&fleet, &["patch", "list", "-o", "csv", "--columns", "id"]);
+    let listed = tierctl.ends(&["patch", "list", "-o", "csv", "--columns", "id"]);
     let patch = listed.output.lines().nth(1).unwrap_or_default().trim().to_owned();
     let id = fleet
         .admin()
@@ -122,7 +116,7 @@ async fn a_windows_is_enrolled_patched_upgraded_and_left_clean() {
     fleet.until_state(&id, &patch, "needed").await;
     let needed = ["Sample App 1.1.0", ">= 1.1.0 ... not present", "not installed because: not approved"];
     said(&wine.run(&[PROGRAM, "why", &patch]), &needed);
-    said(&tierctl(&fleet, &["why", &id, &patch]), &["needs", ">= 1.1.0"]);
+    said(&tierctl.ends(&["why", &id, &patch]), &["needs", ">= 1.1.0"]);
     assert_eq!(std::fs::read_to_string(wine.drive(APP)).unwrap(), "one");
 
     // Approved, it is downloaded, verified, installed by Windows Installer, and found installed.
@@ -133,7 +127,7 @@ async fn a_windows_is_enrolled_patched_upgraded_and_left_clean() {
     relay.forwarded().await;
     fleet.until_state(&id, &patch, "installed").await;
     said(&wine.run(&[PROGRAM, "why", &patch]), &[">= 1.1.0 ... 1.1.0"]);
-    said(&tierctl(&fleet, &["why", &id, &patch]), &["has ", ">= 1.1.0"]);
+    said(&tierctl.ends(&["why", &id, &patch]), &["has ", ">= 1.1.0"]);
     said(&wine.run(&[PROGRAM, "history"]), &["installed"]);
     assert!(facts(&fleet).values.values().any(|shown| shown == "Sample App 1.1.0"));
 

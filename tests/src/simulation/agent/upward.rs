@@ -104,7 +104,8 @@ impl Agent {
             // The class first: what was measured is measured on it.
             envelopes.push(self.seal(Stream::States, false, &Report::Cycle(summary), now));
         }
-        if snapshot || !entries.is_empty() {
+        let lost = around.sabotage == Some(Sabotage::LosesReports);
+        if !lost && (snapshot || !entries.is_empty()) {
             let report = Report::States { snapshot, entries };
             envelopes.push(self.seal(Stream::States, false, &report, now));
         }

@@ -13,7 +13,7 @@ use super::{Pending, SLACK, World};
 use crate::simulation::{
     Compared,
     checks::Promise,
-    machine::{MODELS, Role},
+    machine::{MODELS, Package, Role},
     story,
 };
 
@@ -56,6 +56,14 @@ impl World {
         (self.compared, self.forecast) = (Some(compared), None);
     }
 
+    /// From when on a computer has had the time to do and tell what it must: who could reach nobody has as long as
+    /// everybody else after that; by a clock that is wrong it is another time, and an agent has that long after it was
+    /// set right.
+    fn unhindered(&self, index: usize) -> Timestamp {
+        let ended = [self.sites[self.agents[index].site].back, self.clocks[index].set];
+        ended.into_iter().flatten().max().map_or(self.start, |at| at + SLACK)
+    }
+
     /// Asks central about an update on a computer when it is due there, as an operator would; returns when to ask again.
     pub(super) fn due(&mut self, index: usize, package: usize, now: Timestamp) -> Option<Timestamp> {
         let (central, agent) = (self.driver.central(), &self.agents[index]);
@@ -65,16 +73,24 @@ impl World {
         }
         let record = central.state.model().endpoint_by_id(&agent.id).unwrap().clone();
         let rows = central_fleet::endpoints::patches(&central.state, &record).unwrap();
-        let row = rows.iter().find(|row| row.update.id == package.update)?;
+        let (site, own) = (&self.sites[agent.site], &self.clocks[index]);
+        let unhindered = self.unhindered(index);
+        let Some(row) = rows.iter().find(|row| row.update.id == package.update) else {
+            if !site.is_up() || !own.ahead.is_zero() {
+                return Some(now + SLACK);
+            }
+            if now < unhindered {
+                return Some(unhindered);
+            }
+            self.checks.holds(Promise::InTimeOrListed, false, || {
+                format!("central knows nothing of `{}` on {} at {now}", package.update, agent.name)
+            });
+            return Some(now + AUDIT);
+        };
         let Some((Decision::Approve, approved)) = row.decision else { return None };
         let offered = row.entry.progress.offered.unwrap_or(approved);
         let due = Timestamp::from_second(offered.into()).unwrap() + agent.terms.deadline + SLACK;
-        let site = &self.sites[agent.site];
-        // Who could reach nobody has as long as everybody else after that.
-        let due = due.max(site.back.map_or(due, |back| back + SLACK));
-        // By a clock that is wrong it is another time, and an agent has that long after it was set right.
-        let own = &self.clocks[index];
-        let due = due.max(own.set.map_or(due, |set| set + SLACK));
+        let due = due.max(unhindered);
         if !own.ahead.is_zero() {
             return Some(now + SLACK);
         }
@@ -112,9 +128,9 @@ impl World {
         Some(now + AUDIT)
     }
 
-    pub(super) fn rollouts(&self, now: Timestamp) -> BTreeMap<String, String> {
+    pub(super) fn rollouts(&self) -> BTreeMap<String, String> {
         let central = self.driver.central();
-        let rollouts = decide::rollouts::list(&central.state.model(), None, now);
+        let rollouts = decide::rollouts::list(&central.state, None);
         let stage = |stage| decide::rollouts::stage_name(stage).to_owned();
         let told = |row: decide::rollouts::Standing| {
             let rollout = row.record.rollout;
@@ -155,6 +171,30 @@ impl World {
                     known.len() == times.len() && known.is_sorted(),
                     || format!("`{}` on {}: {times:?}", row.update.id, agent.name),
                 );
+            }
+        }
+    }
+
+    /// Of what is installed and was told, central knows that it is.
+    pub(super) fn known(&mut self, now: Timestamp) {
+        let central = self.driver.central();
+        for (index, agent) in self.agents.iter().enumerate() {
+            let tells = self.sites[agent.site].is_up() && self.clocks[index].ahead.is_zero();
+            if !tells || !agent.rests(now) || now < self.unhindered(index) {
+                continue;
+            }
+            let record = central.state.model().endpoint_by_id(&agent.id).unwrap().clone();
+            let rows = central_fleet::endpoints::patches(&central.state, &record).unwrap();
+            let has = |package: &&Package| {
+                agent.machine.version(package) == Some("2.0")
+                    && !agent.machine.pending.contains(&package.update)
+            };
+            for package in self.packages.values().filter(has) {
+                let row = rows.iter().find(|row| row.update.id == package.update);
+                let state = row.map(|row| row.entry.state);
+                self.checks.holds(Promise::InTimeOrListed, state == Some(State::Installed), || {
+                    format!("`{}` is installed on {}; central has {state:?}", package.update, agent.name)
+                });
             }
         }
     }
