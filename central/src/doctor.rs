@@ -58,6 +58,7 @@ pub fn examine(config: &Config, clock: &Clock) -> Vec<Finding> {
     let mut findings = authority(&layout, now);
     findings.extend([online_key(&layout), trust_root(&layout, now)]);
     findings.push(identity(&layout, now));
+    findings.extend(operator(&layout, now));
     findings.push(offline(&layout));
     findings.extend(store(config, &layout, clock));
     findings.push(disk(&config.data_dir, config.disk_free_bytes_min));
@@ -108,6 +109,18 @@ fn identity(layout: &Layout, now: Timestamp) -> Finding {
         Ok(identity) => until("central's certificate", identity.own().not_after, now, IDENTITY_SOON),
         Err(error) => failure(Chain(&error).to_string()),
     }
+}
+
+/// The first operator, as long as he is kept here.
+fn operator(layout: &Layout, now: Timestamp) -> Option<Finding> {
+    let files = IdentityFiles::in_dir(&layout.operator());
+    if !files.identity.exists() {
+        return None;
+    }
+    Some(match Identity::load(&files) {
+        Ok(identity) => until("the first operator's certificate", identity.own().not_after, now, SOON),
+        Err(error) => failure(Chain(&error).to_string()),
+    })
 }
 
 fn until(what: &str, end: Timestamp, now: Timestamp, soon: SignedDuration) -> Finding {

@@ -518,7 +518,7 @@ impl Enrollment {
     }
 
     /// Stops believing an operator, by name: all his certificates are refused from now on; or one of them, by its
-    /// serial. Returns the sequence of the audit record.
+    /// serial. Tokens for operators that he made or that bear his name are withdrawn. Returns the sequence of the audit record.
     ///
     /// # Errors
     ///
@@ -530,6 +530,7 @@ impl Enrollment {
         reason: &str,
         actor: &str,
     ) -> Result<u64, EnrollError> {
+        let parts = table::Key::new().text(self.state.tenant().as_str()).done();
         let ((), sequence) = self.state.change(|model, change| {
             let all = model.operators().values().flat_map(BTreeMap::values);
             let is_meant = |record: &CertificateRecord| {
@@ -542,8 +543,19 @@ impl Enrollment {
             if !others.iter().any(|record| record.expires > change.now) {
                 return Err(EnrollError::LastOperator(first.identity.clone()));
             }
+            // Or else he would be back with a token that he made before, or that was made for him.
+            let by = format!("operator:{}", first.identity);
+            let mut withdrawn = 0;
+            table::for_each::<tables::Token<'_>, StoreError>(self.state.store(), &parts, |_, token| {
+                if token.role == Role::Operator && (token.by == by || token.name == first.identity) {
+                    change.write(Write::NoToken(token.id));
+                    withdrawn += 1;
+                }
+                Ok(())
+            })?;
             let serials: Vec<&str> = revoked.iter().map(|record| record.serial.as_str()).collect();
-            let detail = format!("certificates {}: {}", serials.join(" "), clean(reason, 1_000));
+            let (serials, reason) = (serials.join(" "), clean(reason, 1_000));
+            let detail = format!("certificates {serials}, {withdrawn} tokens for operators: {reason}");
             change.audit(actor, "revoke", format!("operator:{}", first.identity), detail);
             for record in revoked {
                 let revoked = CertificateRecord { revoked: Some(change.now), ..record.clone() };
@@ -681,7 +693,7 @@ fn enrolled(
 }
 
 fn renewed(model: &Model, change: &mut Change, before: &CertificateRecord, issued: &Issued) {
-    if let Some(endpoint) = before.identity.parse().ok().and_then(|id| model.endpoint_by_id(&id)) {
+    if let Some(endpoint) = endpoint_of(model, before) {
         let mut record = EndpointRecord::clone(endpoint);
         // The key that asked stays, whatever was issued meanwhile: who never got the answers has no other.
         let others = record.keys.into_iter().filter(|key| *key != before.key);
@@ -689,7 +701,7 @@ fn renewed(model: &Model, change: &mut Change, before: &CertificateRecord, issue
         (record.serial, record.certificate_expires) = (issued.serial.clone(), issued.expires);
         change.write(Write::Endpoint(Arc::new(record)));
     }
-    if let Some(relay) = before.identity.parse().ok().and_then(|id| model.relays().get(&id)) {
+    if let Some(relay) = relay_of(model, before) {
         let mut record = RelayRecord::clone(relay);
         (record.serial, record.certificate_expires) = (issued.serial.clone(), issued.expires);
         record.key = issued.key;
@@ -699,18 +711,18 @@ fn renewed(model: &Model, change: &mut Change, before: &CertificateRecord, issue
 
 /// The serial of the newest certificate of whoever holds this one, and when he enrolled, where that is known.
 fn newest<'a>(model: &'a Model, record: &CertificateRecord) -> Option<(&'a String, Option<Timestamp>)> {
-    let identity = &record.identity;
     match record.role {
         Role::Endpoint => {
-            let endpoint = model.endpoint_by_id(&identity.parse().ok()?)?;
+            let endpoint = endpoint_of(model, record)?;
             Some((&endpoint.serial, Some(endpoint.enrolled_at)))
         }
         Role::Relay => {
-            let relay = model.relays().get(&identity.parse().ok()?)?;
+            let relay = relay_of(model, record)?;
             Some((&relay.serial, Some(relay.enrolled_at)))
         }
         Role::Operator => {
-            let newest = model.operators().get(identity)?.values().max_by_key(|record| record.issued)?;
+            let newest =
+                model.operators().get(&record.identity)?.values().max_by_key(|record| record.issued)?;
             Some((&newest.serial, None))
         }
         Role::Central => None,
@@ -718,9 +730,24 @@ fn newest<'a>(model: &'a Model, record: &CertificateRecord) -> Option<(&'a Strin
 }
 
 fn is_revoked(model: &Model, record: &CertificateRecord) -> bool {
-    let endpoint = record.identity.parse().ok().and_then(|id| model.endpoint_by_id(&id));
-    let relay = record.identity.parse().ok().and_then(|id| model.relays().get(&id));
-    endpoint.is_some_and(|endpoint| endpoint.revoked) || relay.is_some_and(|relay| relay.revoked)
+    endpoint_of(model, record).is_some_and(|endpoint| endpoint.revoked)
+        || relay_of(model, record).is_some_and(|relay| relay.revoked)
+}
+
+/// The endpoint that holds a certificate. An operator may be called as an endpoint's id is.
+fn endpoint_of<'a>(model: &'a Model, record: &CertificateRecord) -> Option<&'a Arc<EndpointRecord>> {
+    if record.role != Role::Endpoint {
+        return None;
+    }
+    model.endpoint_by_id(&record.identity.parse().ok()?)
+}
+
+/// The relay that holds a certificate.
+fn relay_of<'a>(model: &'a Model, record: &CertificateRecord) -> Option<&'a Arc<RelayRecord>> {
+    if record.role != Role::Relay {
+        return None;
+    }
+    model.relays().get(&record.identity.parse().ok()?)
 }
 
 fn is_assignable(model: &Model, group: &GroupId) -> bool {

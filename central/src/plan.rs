@@ -267,6 +267,11 @@ fn inputs(model: &Model, wanted: &Wanted) -> Result<BTreeMap<String, String>, As
         let told = format!("{} endpoints lack it ({})", lacking.len(), short(&Digest::of(&bytes)));
         inputs.insert(format!("members that lack {id}"), told);
         for decided in model.policy().approvals_of(id) {
+            let theirs = model.members().get(&decided.group);
+            // What others decide for computers that are not among these changes nothing here.
+            if decided.group != *group && theirs.is_none_or(|theirs| theirs.is_disjoint(&lacking)) {
+                continue;
+            }
             let name = format!("decision about {id} for group {}", decided.group);
             let word = if decided.decision == Decision::Approve { "approved" } else { "declined" };
             inputs.insert(name, format!("{word} at {}", decided.at));

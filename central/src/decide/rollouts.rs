@@ -171,13 +171,19 @@ impl Rings {
     }
 }
 
-/// Every rollout, by plan, then update; of `plan` only, when given.
+/// Every rollout, by plan, then update; of `plan` only, when given. A few at a time, so that reports go on.
 #[must_use]
-pub fn list(model: &Model, plan: Option<&RingPlanId>, now: Timestamp) -> Vec<Standing> {
-    let mut rings = Rings::default();
-    let wanted = model.policy().rollouts().values();
-    let wanted = wanted.filter(|record| plan.is_none_or(|plan| record.rollout.plan == *plan));
-    wanted.filter_map(|record| rings.standing(model, record, now)).collect()
+pub fn list(state: &State, plan: Option<&RingPlanId>) -> Vec<Standing> {
+    let is_wanted = |(of, _): &&(RingPlanId, UpdateId)| plan.is_none_or(|plan| of == plan);
+    let wanted: Vec<_> = state.model().policy().rollouts().keys().filter(is_wanted).cloned().collect();
+    let (mut rings, mut found) = (Rings::default(), Vec::new());
+    for some in wanted.chunks(LOOKED_AT_ONCE) {
+        let (model, now) = (state.model(), state.now());
+        let rollouts = model.policy().rollouts();
+        let standings = some.iter().filter_map(|key| rings.standing(&model, rollouts.get(key)?, now));
+        found.extend(standings);
+    }
+    found
 }
 
 /// Writes an approval; where it goes by a ring plan, with the rollout that begins. One that was aborted

@@ -14,6 +14,7 @@ use tierway_common::{
 
 use super::{DecideError, named, not_found};
 use crate::{
+    compliance::index::Mark,
     fleet,
     model::{Model, Write},
     policy::{
@@ -109,25 +110,34 @@ fn judge(
     Ok(gates::trusted(candidate.counts, first, policy, now))
 }
 
-/// Current updates that are not trusted and for which `matters`, by id, at most so many; and the policy, without
+/// Current updates that are not trusted, that some computer needs or has, and that `matters`, by id, at most so many; and the policy, without
 /// which there are none.
 fn candidates(
     model: &Model,
     max: usize,
-    matters: impl Fn(&Model, &Candidate, &TrustPolicy) -> bool,
+    matters: impl Fn(&Candidate, &TrustPolicy) -> bool,
 ) -> Option<(TrustPolicy, Vec<Candidate>)> {
     let policy = model.policy().documents().trust()?;
     let testers = testers(model);
-    let untrusted = model
-        .updates()
-        .filter(|update| fleet::is_current(update) && !model.policy().trusted().contains_key(&update.id));
+    let index = model.index();
+    // Most updates concern nobody, and counting is dear.
+    let is_somewhere = |update: &UpdateRecord| {
+        let number = update.number;
+        let who = [UpdateState::Needed, UpdateState::Failed].map(|state| index.who(number, state));
+        who.into_iter().chain([index.marked(number, Mark::Mended)]).flatten().any(|who| !who.is_empty())
+    };
+    let untrusted = model.updates().filter(|update| {
+        is_somewhere(update)
+            && fleet::is_current(update)
+            && !model.policy().trusted().contains_key(&update.id)
+    });
     let candidates = untrusted.map(|update| Candidate {
         update: update.id.clone(),
         number: update.number,
         counts: counts(model, update, &testers),
         proved: model.index().mended(update.number) & &testers,
     });
-    let candidates = candidates.filter(|candidate| matters(model, candidate, policy)).take(max).collect();
+    let candidates = candidates.filter(|candidate| matters(candidate, policy)).take(max).collect();
     Some((policy.clone(), candidates))
 }
 
@@ -137,11 +147,7 @@ fn candidates(
 ///
 /// Those of the store.
 pub fn list(state: &State) -> Result<Vec<Untrusted>, StoreError> {
-    let is_somewhere = |model: &Model, candidate: &Candidate, _: &_| {
-        let index = model.index();
-        !index.lacking(candidate.number).is_empty() || !index.mended(candidate.number).is_empty()
-    };
-    let found = candidates(&state.model(), fleet::ROWS_MAX, is_somewhere);
+    let found = candidates(&state.model(), fleet::ROWS_MAX, |_, _| true);
     let Some((policy, candidates)) = found else { return Ok(Vec::new()) };
     let mut rows = Vec::with_capacity(candidates.len());
     for candidate in candidates {
@@ -160,7 +166,7 @@ pub fn list(state: &State) -> Result<Vec<Untrusted>, StoreError> {
 /// Those of the store.
 pub fn run(state: &State) -> Result<usize, StoreError> {
     // Of what a tester has had for long, enough have it: what is left is to read since when.
-    let has_enough = |_: &Model, candidate: &Candidate, policy: &TrustPolicy| {
+    let has_enough = |candidate: &Candidate, policy: &TrustPolicy| {
         gates::trusted(candidate.counts, Some(Timestamp::MIN), policy, Timestamp::MAX).is_ok()
     };
     let found = candidates(&state.model(), TRUSTED_MAX, has_enough);

@@ -375,7 +375,7 @@ fn an_operator_is_called_as_his_token_says_and_can_be_revoked_by_name_or_by_one_
     assert_eq!((names(), is_revoked(&second)), (vec!["ana".to_owned()], true));
     let log = crate::audit::list(site.state.store(), site.state.tenant(), 0, 1).unwrap();
     assert_eq!((log[0].action.as_str(), log[0].object.as_str()), ("revoke", "operator:bo"));
-    assert_eq!(log[0].detail, format!("certificates {}: left", second.serial));
+    assert_eq!(log[0].detail, format!("certificates {}, 0 tokens for operators: left", second.serial));
     // Also after a restart.
     let again = State::open("default".parse().unwrap(), site.store.clone(), site.clock.clone()).unwrap();
     assert_eq!(again.model().operators().keys().collect::<Vec<_>>(), ["ana"]);

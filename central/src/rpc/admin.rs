@@ -23,7 +23,7 @@ use super::{ToStatus, blocking, gate::Gate, millis, millis_of_seconds};
 use crate::{
     audit, calls,
     decide::{
-        self, About, Conditions, PassedOn, Verb,
+        self, About, Conditions, PATCHES_AT_ONCE_MAX, PassedOn, Verb,
         groups::{self, Membership},
     },
     download::Progress,
@@ -337,7 +337,7 @@ impl admin_server::Admin for AdminService {
         let actor = self.gate.operator(request.extensions())?;
         let v1::DecidePatchesRequest { patches, all_needed, group, decision, rings, passed_on, successes } =
             request.into_inner();
-        if patches.len() > NAMES_MAX || all_needed != patches.is_empty() {
+        if patches.len() > PATCHES_AT_ONCE_MAX || all_needed != patches.is_empty() {
             return Err(Status::invalid_argument(
                 "give the names of 1 to 5,000 patches, or ask for all needed",
             ));

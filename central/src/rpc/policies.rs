@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     decide::{
-        DecideError,
+        DecideError, PATCHES_AT_ONCE_MAX,
         documents::{self, DOCUMENTS_AT_ONCE_MAX, Outcome},
         rollouts::{self, RingMember, RingStanding, Standing},
         templates::{self, Difference},
@@ -30,9 +30,6 @@ use crate::{
     server::Central,
     store::tables::TemplateRecord,
 };
-
-/// Patches that are trusted in one request.
-const PATCHES_MAX: usize = 5_000;
 
 /// The service; cheap to clone.
 #[derive(Clone, Debug)]
@@ -250,8 +247,7 @@ impl policies_server::Policies for PoliciesService {
         let v1::ListRolloutsRequest { plan } = request.into_inner();
         let plan: Option<RingPlanId> = parse_optional(plan.as_ref())?;
         let standings = blocking(&self.central, move |central| {
-            let now = central.state.now();
-            Ok::<_, DecideError>(rollouts::list(&central.state.model(), plan.as_ref(), now))
+            Ok::<_, DecideError>(rollouts::list(&central.state, plan.as_ref()))
         })
         .await?;
         let rollouts = standings.into_iter().map(rollout).collect();
@@ -295,7 +291,7 @@ impl policies_server::Policies for PoliciesService {
     ) -> Result<Response<v1::TrustPatchesResponse>, Status> {
         let actor = self.gate.operator(request.extensions())?;
         let v1::TrustPatchesRequest { patches } = request.into_inner();
-        if patches.is_empty() || patches.len() > PATCHES_MAX {
+        if patches.is_empty() || patches.len() > PATCHES_AT_ONCE_MAX {
             return Err(Status::invalid_argument("give the names of 1 to 5,000 patches"));
         }
         let (trusted, audit_sequence) =

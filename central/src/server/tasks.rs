@@ -87,6 +87,9 @@ pub(super) fn begin(tasks: &mut Tasks, central: &Arc<Central>, identity: &Identi
             if given > 0 {
                 info!(approvals = given, "rules approved");
             }
+            if given == decide::PATCHES_AT_ONCE_MAX {
+                central.rules.wake();
+            }
             Ok(())
         }
     });

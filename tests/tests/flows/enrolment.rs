@@ -27,6 +27,7 @@ use tierway_tests::{
     programs,
     roots::{installed_version, made_up, real},
     skip::{pristine_root, skip},
+    tierctl::Tierctl,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
@@ -52,6 +53,43 @@ async fn needing(fleet: &Fleet, name: &str, site: &str, upstream: SocketAddr) ->
     let done = endpoint.check().await;
     assert_eq!((done.needed, done.problems), (1, Vec::<String>::new()), "{name}");
     endpoint
+}
+
+// People.
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_lets_another_in_and_shuts_him_out_with_the_tokens_that_he_made() {
+    let clock = Clock::system();
+    let fleet = Fleet::start_at(clock.clone()).await;
+    let admin = Tierctl::of(&fleet);
+    let address = fleet.address.to_string();
+    let bo = fleet.folder("bo").join("contexts.toml").display().to_string();
+    let invite = |by: &[&str], name: &str| {
+        let words: Vec<&str> =
+            by.iter().copied().chain(["operator", "invite", name, "--server", &address]).collect();
+        let printed =
+            if by.is_empty() { admin.prints(&words) } else { programs::run("tierctl", &words).output };
+        printed.trim().strip_prefix("tierctl context join ").expect("a command").to_owned()
+    };
+    let token = invite(&[], "bo");
+    let of_bo = ["--config", &bo];
+    let joined = programs::run("tierctl", &["--config", &bo, "context", "join", &token]);
+    assert_eq!(joined.code, Some(0), "{}", joined.errors);
+    assert!(joined.output.contains("joined as operator `bo`"), "{}", joined.output);
+    let again = programs::run("tierctl", &["--config", &bo, "context", "join", &token, "--name", "other"]);
+    assert!(again.code == Some(1) && again.errors.contains("used"), "{}", again.errors);
+
+    // What he does bears his name, and he can make tokens himself.
+    let left = invite(&of_bo, "bo2");
+    let audit = admin.prints(&["audit", "list"]);
+    assert!(audit.contains("operator:bo"), "{audit}");
+
+    admin.prints(&["operator", "revoke", "bo", "--yes", "--reason", "left"]);
+    let refused = programs::run("tierctl", &["--config", &bo, "status"]);
+    assert!(refused.code != Some(0) && refused.errors.contains("revoked"), "{}", refused.errors);
+    let back = programs::run("tierctl", &["--config", &bo, "context", "join", &left, "--name", "back"]);
+    assert!(back.code == Some(1) && !back.errors.is_empty(), "{}{}", back.output, back.errors);
+    assert!(!admin.prints(&["operator", "list"]).contains("bo"));
 }
 
 // Ways in.

@@ -149,7 +149,7 @@ async fn dispatch(
     let Arguments { output: _, connection, noun } = arguments;
     let connect = async || dial(&connection).await;
     match noun {
-        Noun::Context(command) => context::run(screen, &connection, environment, command),
+        Noun::Context(command) => context::run(screen, &connection, environment, command).await,
         Noun::Completions(args) => shell::completions(screen, args),
         Noun::Man(args) => shell::man(screen, &args),
         Noun::Status(args) => status::run(screen, &mut admin(connect().await?), args).await,

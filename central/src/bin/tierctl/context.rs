@@ -1,8 +1,17 @@
 //! `tierctl context`: which central, and as whom.
 
-use std::path::PathBuf;
+use std::{
+    fs,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, Subcommand};
+use tierway_common::{
+    enrollment::Token,
+    transport::{dial::Route, identity::Role, tls::IdentityFiles},
+};
+use tierway_proto::joining;
 
 use crate::{
     contexts::{ConnectionArgs, Contexts, Entry},
@@ -26,6 +35,8 @@ pub(crate) enum ContextCommand {
         /// Name of the context
         name: String,
     },
+    /// Becomes an operator by a token, and adds a context for it
+    Join(JoinArgs),
     /// Adds or replaces one
     Set(SetArgs),
     /// Shows one
@@ -33,6 +44,21 @@ pub(crate) enum ContextCommand {
         /// Name of the context [default: the current one]
         name: Option<String>,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct JoinArgs {
+    /// The token, as `tierctl operator invite` prints it
+    token: String,
+    /// Name of the new context, and of the folder beside the contexts that gets the key and the certificates
+    #[arg(long, default_value = "default")]
+    name: String,
+    /// Where central listens [default: as the token says]
+    #[arg(long, value_name = "HOST:PORT")]
+    server: Option<String>,
+    /// HTTP proxy to go through
+    #[arg(long, value_name = "HOST:PORT")]
+    proxy: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -70,7 +96,7 @@ const CONTEXTS: Shape<Row> = Shape {
     tint: |row| if row.current { Tint::Strong } else { Tint::Plain },
 };
 
-pub(crate) fn run(
+pub(crate) async fn run(
     screen: &mut Screen<'_>,
     connection: &ConnectionArgs,
     environment: &Environment,
@@ -95,6 +121,52 @@ pub(crate) fn run(
             Sheet::new([("current", Value::text(&name)), ("server", Value::text(&server))])
                 .write_outcome(screen, &format!("now using context `{name}`, central at {server}"))?;
         }
+        ContextCommand::Join(args) => {
+            let JoinArgs { token, name, server, proxy } = args;
+            let token: Token = token.parse().map_err(Failure::local("read the token"))?;
+            if contexts.contexts.iter().any(|entry| entry.name == name) {
+                return Err(Failure::Usage(format!(
+                    "there is a context `{name}` already: give another --name"
+                )));
+            }
+            // It becomes part of a path.
+            if name.is_empty() || name.starts_with('.') || name.contains(['/', '\0']) {
+                return Err(Failure::Usage(format!(
+                    "`{name}` cannot be the name of a folder: give another --name"
+                )));
+            }
+            let dir = file.parent().unwrap_or(Path::new("")).join(&name);
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&dir)
+                .map_err(Failure::local(format!("make the folder `{}`", dir.display())))?;
+            let what = || format!("join as operator, with keys in `{}`", dir.display());
+            let (server, proxy) = (server.as_deref(), proxy.as_deref());
+            let joined = joining::join(&token, server, proxy, "", env!("CARGO_PKG_VERSION"), &dir)
+                .await
+                .map_err(Failure::local(what()))?;
+            if let Err(error) = joined.must_be(Role::Operator) {
+                joining::leave(&dir).map_err(Failure::local(what()))?;
+                return Err(Failure::local(what())(error));
+            }
+            let Route { server, proxy } = joined.route;
+            let holder = joined.identity.own().holder.id.clone();
+            let IdentityFiles { identity, roots } = joined.identity.files().clone();
+            let here = |path: PathBuf| std::path::absolute(&path).map_err(Failure::local(what()));
+            let (identity, roots) = (here(identity)?, here(roots)?);
+            contexts.set(Entry { name: name.clone(), server: server.clone(), proxy, identity, roots });
+            contexts.save(&file)?;
+            Sheet::new([
+                ("name", Value::text(&name)),
+                ("operator", Value::text(&holder)),
+                ("server", Value::text(&server)),
+            ])
+            .write_outcome(
+                screen,
+                &format!("joined as operator `{holder}`; context `{name}` asks {server}"),
+            )?;
+        }
         ContextCommand::Set(args) => {
             let SetArgs { name, server, proxy, identity, roots } = args;
             let here = |path: PathBuf| {
@@ -114,7 +186,7 @@ pub(crate) fn run(
                 .chosen(asked.as_deref())
                 .ok_or_else(|| Failure::Usage("no context is chosen; name one".to_owned()))?;
             let context = contexts.find(name, &file)?.resolve(&file);
-            let path = |path: &std::path::Path| Value::text(path.display().to_string());
+            let path = |path: &Path| Value::text(path.display().to_string());
             Sheet::new([
                 ("name", Value::text(&context.name)),
                 ("server", Value::text(&context.server)),

@@ -451,24 +451,30 @@ pub(crate) async fn create_token(
     use_: TokenUse,
 ) -> Result<v1::CreateTokenResponse, Failure> {
     let TokenUse { uses, valid, server } = use_;
-    let request = v1::CreateTokenRequest {
-        role: role.to_owned(),
-        site,
-        uses,
-        valid_seconds: valid.as_secs(),
-        server,
-        groups,
-        name: String::new(),
-    };
-    let answer = central.create_token(request).await;
-    Ok(answer.map_err(Failure::call(format!("make {role} token")))?.into_inner())
+    let valid_seconds = valid.as_secs();
+    let name = String::new();
+    let request =
+        v1::CreateTokenRequest { role: role.to_owned(), site, uses, valid_seconds, server, groups, name };
+    ask_for_token(central, request).await
 }
 
-/// Shows a token and the commands, run as root on the new machine, that use it. In tables only the
+pub(crate) async fn ask_for_token(
+    central: &mut Central,
+    request: v1::CreateTokenRequest,
+) -> Result<v1::CreateTokenResponse, Failure> {
+    let what = format!("make {} token", request.role);
+    Ok(central.create_token(request).await.map_err(Failure::call(what))?.into_inner())
+}
+
+/// Where the commands of a token for a machine are run.
+pub(crate) const ON_THE_MACHINE: &str = "on the new machine as root";
+
+/// Shows a token and the commands, run as root on a new machine or by whoever `whose` says, that use it. In tables only the
 /// commands go to standard output, so that they can be piped into a shell over there.
 pub(crate) fn write_token(
     screen: &mut Screen<'_>,
     token: v1::CreateTokenResponse,
+    whose: &str,
     commands: &[String],
 ) -> Result<(), Failure> {
     let v1::CreateTokenResponse { token, expires, audit_sequence } = token;
@@ -476,7 +482,7 @@ pub(crate) fn write_token(
         let until = Value::Time(expires).long();
         let number = if commands.len() == 1 { "this" } else { "these" };
         screen.note(&format!(
-            "run {number} on the new machine as root; the token is valid until {until} (audit {audit_sequence})"
+            "run {number} {whose}; the token is valid until {until} (audit {audit_sequence})"
         ))?;
         for command in commands {
             writeln!(screen.out, "{}", harmless(command))?;
@@ -500,7 +506,7 @@ async fn token(screen: &mut Screen<'_>, central: &mut Central, args: TokenArgs) 
         format!("tierway-endpoint enroll {}", token.token),
         "systemctl enable --now tierway-endpoint".to_owned(),
     ];
-    write_token(screen, token, &commands)?;
+    write_token(screen, token, ON_THE_MACHINE, &commands)?;
     Ok(Exit::Ok)
 }
 

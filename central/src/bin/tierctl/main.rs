@@ -78,7 +78,7 @@ fn main() -> ExitCode {
     let exit = match runtime {
         Ok(runtime) => {
             runtime.block_on(cli::run(std::env::args_os(), &mut screen, &environment, async |connection| {
-                client::dial(connection, &environment).await
+                client::dial(connection, &environment, Clock::system().now(), &mut io::stderr()).await
             }))
         }
         Err(error) => screen.fail(&error.into()),

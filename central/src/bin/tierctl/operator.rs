@@ -1,11 +1,14 @@
 //! `tierctl operator`: who decides, and who shall no longer.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 use tierway_proto::v1;
 
 use crate::{
     client::Central,
     confirm::{ConfirmArgs, confirm},
+    endpoint::{ask_for_token, write_token},
     failure::{Exit, Failure},
     output::{
         listing::{self, Column, Shape},
@@ -16,12 +19,29 @@ use crate::{
     screen::Screen,
 };
 
+/// Operators belong to no site; that of central stands in their certificates.
+const SITE: &str = "central";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum OperatorCommand {
     /// Lists those who are let in, by name
     List,
+    /// Makes a token with which somebody becomes an operator, once
+    Invite(InviteArgs),
     /// Refuses one from now on, with all his certificates or with one of them
     Revoke(RevokeArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InviteArgs {
+    /// What he is called, in the audit log too
+    name: String,
+    /// For how long
+    #[arg(long, value_name = "DURATION", default_value = "1day", value_parser = humantime::parse_duration)]
+    valid: Duration,
+    /// Where he finds central [default: its public address]
+    #[arg(long, value_name = "HOST:PORT")]
+    server: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -57,6 +77,20 @@ pub(crate) async fn run(
             let answer = central.list_operators(v1::ListOperatorsRequest {}).await;
             let answer = answer.map_err(Failure::call("list operators"))?;
             listing::write_all(screen, &OPERATORS, &answer.into_inner().operators)?;
+        }
+        OperatorCommand::Invite(InviteArgs { name, valid, server }) => {
+            let request = v1::CreateTokenRequest {
+                role: "operator".to_owned(),
+                site: SITE.to_owned(),
+                uses: 1,
+                valid_seconds: valid.as_secs(),
+                server,
+                groups: Vec::new(),
+                name: name.clone(),
+            };
+            let token = ask_for_token(central, request).await?;
+            let commands = [format!("tierctl context join {}", token.token)];
+            write_token(screen, token, &format!("as `{name}`, where he works"), &commands)?;
         }
         OperatorCommand::Revoke(RevokeArgs { operator, reason, confirm: asked }) => {
             confirm(screen, asked, &format!("revoke operator `{operator}`"), &operator)?;

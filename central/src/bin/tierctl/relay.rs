@@ -5,7 +5,7 @@ use tierway_proto::v1;
 
 use crate::{
     client::Central,
-    endpoint::{TokenUse, create_token, write_token},
+    endpoint::{ON_THE_MACHINE, TokenUse, create_token, write_token},
     failure::{Exit, Failure},
     output::{
         listing::{self, Column, Shape},
@@ -100,7 +100,7 @@ pub(crate) async fn run(
                 format!("tierway-relay join {}", token.token),
                 "systemctl enable --now tierway-relay".to_owned(),
             ];
-            write_token(screen, token, &commands)?;
+            write_token(screen, token, ON_THE_MACHINE, &commands)?;
             Ok(Exit::Ok)
         }
     }

@@ -6,7 +6,7 @@ mod fake_policies;
 
 use std::{io::Cursor, path::Path};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tierway_central::{
     enroll::ca::{self, Authority, requested_key},
     policy::documents::{Document, Kind},
@@ -469,30 +469,38 @@ async fn a_context_leads_to_central_over_tls_and_to_nobody_else() {
         context("lost", &address.to_string(), "nowhere"),
     ];
     std::fs::write(&file, contexts.concat()).unwrap();
-    for (name, exit, said) in [
-        ("ana", 0, vec![]),
+    let late = "the certificate of context `ana`, good until";
+    for (name, days, exit, said) in [
+        ("ana", 0, 0, vec![]),
+        // What this central does not do, renew, is said and is no obstacle.
+        ("ana", 150, 0, vec![late, "stays as it is"]),
         (
             "eve",
+            0,
             1,
             vec!["could not list tasks: ", &format!("no TLS with `{address}`"), "invalid peer certificate"],
         ),
-        ("gone", 1, vec!["could not list tasks: ", &format!("could not connect to `{gone}`"), "refused"]),
-        ("lost", 1, vec!["could not use the identity of context `lost`: ", "nowhere/identity.pem"]),
+        ("gone", 0, 1, vec!["could not list tasks: ", &format!("could not connect to `{gone}`"), "refused"]),
+        ("lost", 0, 1, vec!["could not use the identity of context `lost`: ", "nowhere/identity.pem"]),
     ] {
         let (mut out, mut err, mut input) = (Vec::new(), Vec::new(), Cursor::new(""));
         let mut screen =
             Screen::new(&mut out, &mut err, &mut input, Terminals::default(), false, Clock::system());
         let environment = Environment::default();
         let args = ["tierctl", "task", "list", "--context", name, "--config", file.to_str().unwrap()];
+        let now = Clock::system().now() + SignedDuration::from_hours(24 * days);
+        let mut renewal = Vec::new();
         let found = cli::run(args, &mut screen, &environment, async |connection| {
-            crate::client::dial(connection, &environment).await
+            crate::client::dial(connection, &environment, now, &mut renewal).await
         })
         .await;
-        let (out, err) = (String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap());
+        let (out, err) =
+            (String::from_utf8(out).unwrap(), String::from_utf8([renewal, err].concat()).unwrap());
+        assert_eq!(err.contains(late), days > 0, "{err}");
         assert_eq!((found.code(), out.contains("publish")), (exit, exit == 0), "{name}: {err}");
         assert!(said.iter().all(|part| err.contains(part)), "{name}: {err}");
     }
-    assert_eq!(fake.asked.lock().unwrap().len(), 1);
+    assert_eq!(fake.asked.lock().unwrap().len(), 2);
     stop.request();
     serving.await.unwrap();
 }

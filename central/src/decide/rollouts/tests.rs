@@ -84,7 +84,7 @@ fn the_next_ring_opens_when_the_test_group_had_it_long_enough() {
     report(&bench, 2, A, UpdateState::Installed, None);
     hour(&bench);
     assert_eq!(run(&bench.state).unwrap(), 0);
-    let standing = list(&bench.state.model(), None, bench.clock.now()).remove(0);
+    let standing = list(&bench.state, None).remove(0);
     let ring = &standing.rings[0];
     assert_eq!((ring.endpoints, ring.counts), (3, Counts { members: 3, successes: 1, failures: 0 }));
     assert_eq!(standing.waits, "ring `test`: 1 of 2 successes, 0 failures, it applies to 3 of its computers");
