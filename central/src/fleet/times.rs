@@ -3,7 +3,7 @@
 //! Each update on each endpoint counts, whatever became of it: what is still lacking counts as open, so that a share
 //! of patched computers is one of all that needed it. Endpoints report; central settles when something was authorised.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use tierway_common::{
@@ -20,7 +20,7 @@ use crate::{
     store::tables::{EndpointRecord, UpdateRecord},
 };
 
-/// Rows of a report: more groups or sites than this nobody reads.
+/// Rows of a report: more groups or sites than this nobody reads. The report says how many are left out.
 pub const KEYS_MAX: usize = 200;
 /// Within a 64th of the true time.
 type Durations = Histogram<6>;
@@ -126,6 +126,8 @@ pub struct Report {
     pub lines: Vec<Line>,
     /// By key.
     pub curves: Vec<Curve>,
+    /// How many groups or sites more there are than a report has.
+    pub left_out: u64,
 }
 
 #[derive(Debug, Default)]
@@ -188,11 +190,11 @@ pub fn time_to_patch(state: &State, by: By, since: Option<Timestamp>) -> Result<
         let model = state.model();
         model.active().iter().filter_map(|number| model.endpoint(number).cloned()).collect()
     };
-    let mut taken: BTreeMap<String, Taken> = BTreeMap::new();
+    let (mut taken, mut left_out) = (BTreeMap::new(), BTreeSet::new());
     for endpoint in endpoints {
-        count(state, by, since, &endpoint, &mut taken)?;
+        count(state, by, since, &endpoint, &mut taken, &mut left_out)?;
     }
-    Ok(report(&taken))
+    Ok(report(&taken, &left_out))
 }
 
 fn count(
@@ -201,6 +203,7 @@ fn count(
     since: u32,
     endpoint: &EndpointRecord,
     taken: &mut BTreeMap<String, Taken>,
+    left_out: &mut BTreeSet<String>,
 ) -> Result<(), StoreError> {
     let record = state.states(endpoint.number)?;
     // Only now: nothing waits for the disk while the model is held.
@@ -223,6 +226,8 @@ fn count(
         let severity = (by == By::Severity).then(|| update.severity.as_str().to_owned());
         for key in of_endpoint.iter().chain(&severity) {
             if !taken.contains_key(key) && taken.len() >= KEYS_MAX {
+                // As many as there are groups or sites at most.
+                left_out.insert(key.clone());
                 continue;
             }
             let taken = taken.entry(key.clone()).or_default();
@@ -262,8 +267,8 @@ fn times(
     }
 }
 
-fn report(taken: &BTreeMap<String, Taken>) -> Report {
-    let mut report = Report::default();
+fn report(taken: &BTreeMap<String, Taken>, left_out: &BTreeSet<String>) -> Report {
+    let mut report = Report { left_out: left_out.len() as u64, ..Report::default() };
     for (key, Taken { spans, open }) in taken {
         for (span, durations) in spans {
             let percentile = |permille| durations.percentile(permille).unwrap_or(0);

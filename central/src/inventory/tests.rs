@@ -517,7 +517,7 @@ fn copy(store: &dyn Store) -> MemoryStore {
 
 #[test]
 fn the_ledger_of_times_tells_every_span_from_detected_to_verified() {
-    use crate::fleet::times::{By, time_to_patch};
+    use crate::fleet::times::{By, KEYS_MAX, time_to_patch};
     let bench = bench();
     let start = bench.clock.now();
     let after = |minutes| start + SignedDuration::from_mins(minutes);
@@ -572,6 +572,25 @@ fn the_ledger_of_times_tells_every_span_from_detected_to_verified() {
     }
     let later = time_to_patch(&bench.state, By::All, Some(after(1))).unwrap();
     assert_eq!(later, Default::default(), "nothing was found needed since");
+
+    // One report has so many groups, and says how many more there are.
+    bench
+        .state
+        .change(|_, change| {
+            for number in 0..KEYS_MAX {
+                let id = format!("g-{number}").parse().unwrap();
+                change.write(Write::Group(Group {
+                    id,
+                    priority: 1,
+                    members: Members::Everyone,
+                    level: None,
+                }));
+            }
+            Ok::<_, StoreError>(())
+        })
+        .unwrap();
+    let report = time_to_patch(&bench.state, By::Group, None).unwrap();
+    assert_eq!((report.curves.len(), report.left_out), (KEYS_MAX, 1));
 }
 
 #[test]

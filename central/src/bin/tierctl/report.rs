@@ -109,7 +109,7 @@ async fn time_to_patch(
     let by = args.by.map(By::as_str).unwrap_or_default();
     let request = v1::TimeToPatchRequest { by: by.to_owned(), since };
     let answer = central.time_to_patch(request).await.map_err(Failure::call("report the time to patch"))?;
-    let v1::TimeToPatchResponse { lines, curves } = answer.into_inner();
+    let v1::TimeToPatchResponse { lines, curves, left_out } = answer.into_inner();
     if let Some(path) = &args.svg {
         let days = args.since.map_or("all of the time".to_owned(), |since| {
             format!("found needed in the last {}", humantime::format_duration(since))
@@ -118,6 +118,11 @@ async fn time_to_patch(
         let drawn = svg::curves("Time to patch", &subtitle, &curves);
         fs::write(path, drawn).map_err(Failure::local(format!("write `{}`", path.display())))?;
         screen.note(&format!("drew the curves into `{}`", path.display()))?;
+    }
+    if left_out > 0 {
+        screen.note(&format!(
+            "{left_out} more are left out, for one report has no more; ask by site or severity"
+        ))?;
     }
     match screen.options.output {
         Format::Csv | Format::Jsonl => listing::write_all(screen, &LINES, &lines)?,

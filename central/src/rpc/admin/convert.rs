@@ -348,7 +348,7 @@ pub(super) fn applied(applied: Applied) -> v1::ApplyPlanResponse {
 }
 
 pub(super) fn time_to_patch(report: Report) -> v1::TimeToPatchResponse {
-    let Report { lines, curves } = report;
+    let Report { lines, curves, left_out } = report;
     let ms = |seconds: u32| u64::from(seconds) * 1_000;
     let lines = lines.into_iter().map(|Line { key, span, count, p50, p90, p99 }| v1::TimeLine {
         key,
@@ -367,7 +367,7 @@ pub(super) fn time_to_patch(report: Report) -> v1::TimeToPatchResponse {
             .map(|(after, patched)| v1::CurvePoint { after_ms: ms(after), patched })
             .collect(),
     });
-    v1::TimeToPatchResponse { lines: lines.collect(), curves: curves.collect() }
+    v1::TimeToPatchResponse { lines: lines.collect(), curves: curves.collect(), left_out }
 }
 
 /// What is measured of an update, with what of it is published.

@@ -460,7 +460,7 @@ impl Admin for Fake {
             ],
         });
         let (lines, curves) = (lines.collect(), curves.collect());
-        Ok(Response::new(v1::TimeToPatchResponse { lines, curves }))
+        Ok(Response::new(v1::TimeToPatchResponse { lines, curves, left_out: 3 }))
     }
 
     async fn list_leases(
