@@ -45,7 +45,7 @@ use tracing::{error, warn};
 
 use self::{cache::Cache, index::Index};
 pub use self::{reader::Reader, writer::Writer};
-use crate::{clock::Clock, daemon::chain::Chain, trust::digest::Digest};
+use crate::{clock::Clock, daemon::chain::Chain, files::Lock, trust::digest::Digest};
 
 /// Memory for hot small blobs unless [`Blobs::set_cache_bytes`] says otherwise: small
 /// enough for an endpoint, where it holds the inner nodes of every tree.
@@ -187,7 +187,7 @@ struct Inner {
     pinning: Mutex<()>,
     temporary: AtomicU64,
     corrupt: AtomicU64,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl fmt::Debug for Blobs {
@@ -218,11 +218,11 @@ impl Blobs {
         disk::create_dirs(dir)?;
         let lock_path = dir.join("lock");
         let lock = disk::create(&lock_path)?;
-        match lock.try_lock() {
-            Ok(()) => {}
+        let lock = match Lock::take(lock) {
+            Ok(lock) => lock,
             Err(TryLockError::WouldBlock) => return Err(BlobError::Busy { dir: dir.to_path_buf() }),
             Err(TryLockError::Error(source)) => return Err(disk::error("lock", &lock_path)(source)),
-        }
+        };
         let index = Index::read(dir)?;
         Ok(Self(Arc::new(Inner {
             dir: dir.to_path_buf(),

@@ -1,7 +1,7 @@
 //! Files that are either the old or the new, whatever happens in between.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Write},
     path::{Path, PathBuf},
 };
@@ -42,6 +42,31 @@ pub fn replace_with(
     drop(file);
     fs::rename(&temporary, path)?;
     sync_folder_of(path)
+}
+
+/// That a folder or whatever is used by one process only, by a file in it; let go when dropped.
+///
+/// Closing the file would not do: a program that another thread is just starting has the file too, until it is started.
+#[derive(Debug)]
+pub struct Lock(File);
+
+impl Lock {
+    /// Takes it.
+    ///
+    /// # Errors
+    ///
+    /// [`TryLockError`]; it would block where another has it, in this process or another one.
+    pub fn take(file: File) -> Result<Self, TryLockError> {
+        file.try_lock()?;
+        Ok(Self(file))
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // What cannot be let go here is let go by closing.
+        self.0.unlock().ok();
+    }
 }
 
 /// Has a file that is made be readable by its owner alone, where there are such modes.
@@ -119,6 +144,20 @@ pub fn sync_folder(_: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lock_is_let_go_also_while_a_program_that_is_being_started_has_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || File::options().create(true).append(true).open(dir.path().join("lock")).unwrap();
+        let file = open();
+        // What is between `fork` and `exec` has all files of its parent, as this has.
+        let inherited = file.try_clone().unwrap();
+        let lock = Lock::take(file).unwrap();
+        assert!(matches!(Lock::take(open()), Err(TryLockError::WouldBlock)));
+        drop(lock);
+        Lock::take(open()).unwrap();
+        drop(inherited);
+    }
 
     #[test]
     fn a_file_is_replaced_as_a_whole_with_its_rights_even_over_a_crashed_attempt() {

@@ -18,6 +18,7 @@ use tierway_common::{
     blobs::{BlobError, BlobOptions, Blobs},
     clock::Clock,
     daemon::{chain::Chain, stop::Stop},
+    files::Lock,
     id::EndpointId,
     schedule,
     transport::{
@@ -121,7 +122,7 @@ pub struct Running {
     local: JoinHandle<()>,
     watch: JoinHandle<()>,
     stop: Stop,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Running {
@@ -205,12 +206,11 @@ pub fn forget(dir: &Path) -> Result<(), AgentError> {
     fs::remove_dir_all(dir).map_err(|source| AgentError::Forget { path: dir.to_owned(), source })
 }
 
-fn lock(dir: &Path) -> Result<File, AgentError> {
+fn lock(dir: &Path) -> Result<Lock, AgentError> {
     let locked = |source| AgentError::Locked { path: dir.to_owned(), source };
     let file =
         File::options().create(true).truncate(false).write(true).open(dir.join("lock")).map_err(locked)?;
-    file.try_lock().map_err(|error| locked(error.into()))?;
-    Ok(file)
+    Lock::take(file).map_err(|error| locked(error.into()))
 }
 
 struct Agent {

@@ -28,6 +28,7 @@ use std::{
 };
 
 use super::{Batch, Row, Store, StoreError};
+use crate::files::Lock;
 
 /// Memory that sled may keep pages in: the rows in use of a few thousand endpoints. sled counts
 /// loosely, so the process may hold about twice as much.
@@ -46,7 +47,7 @@ pub struct SledStore {
     submit: Option<mpsc::SyncSender<Ticket>>,
     committer: Option<JoinHandle<()>>,
     /// Released last, when the database is closed.
-    _lock: File,
+    _lock: Lock,
 }
 
 struct Shared {
@@ -104,11 +105,11 @@ impl SledStore {
             .write(true)
             .open(&lock_path)
             .map_err(io_error("open", &lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
+        let lock = match Lock::take(lock) {
+            Ok(lock) => lock,
             Err(TryLockError::WouldBlock) => return Err(StoreError::Busy { dir: dir.to_path_buf() }),
             Err(TryLockError::Error(source)) => return Err(io_error("lock", &lock_path)(source)),
-        }
+        };
 
         let path = dir.join("sled");
         if !path.try_exists().map_err(io_error("read", &path))? {

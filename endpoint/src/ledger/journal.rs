@@ -13,7 +13,7 @@ use std::{
 
 use flate2::Crc;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use tierway_common::files;
+use tierway_common::files::{self, Lock};
 
 use super::book::{Book, Event};
 use crate::scan::Problem;
@@ -65,7 +65,7 @@ pub struct Journal {
     /// Length up to which the file is acknowledged.
     bytes: u64,
     /// Held while open.
-    _lock: File,
+    _lock: Lock,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -186,12 +186,12 @@ impl Journal {
     }
 }
 
-fn lock(directory: &Path) -> Result<File, JournalError> {
+fn lock(directory: &Path) -> Result<Lock, JournalError> {
     let path = directory.join("lock");
     let file = files::privately(OpenOptions::new().create(true).truncate(false).write(true)).open(&path);
     let file = file.map_err(io_error("open", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
+    match Lock::take(file) {
+        Ok(lock) => Ok(lock),
         Err(TryLockError::WouldBlock) => Err(JournalError::InUse { directory: directory.to_owned() }),
         Err(TryLockError::Error(error)) => Err(io_error("lock", &path)(error)),
     }
