@@ -133,6 +133,12 @@ impl Archive {
         self.security.push(stanza);
     }
 
+    /// Adds an update of which only name and version matter: these bytes are served as its package.
+    pub fn listed(&mut self, name: &str, version: &str, bytes: Vec<u8>) {
+        let stanza = self.serve("security", name, version, "", bytes);
+        self.security.push(stanza);
+    }
+
     /// Adds a package that updates may need.
     pub fn besides(&mut self, package: &Package) {
         let stanza = self.put("debian", package);
@@ -140,10 +146,13 @@ impl Archive {
     }
 
     fn put(&self, archive: &str, package: &Package) -> String {
-        let deb = package.build();
         let Package { name, version, control, .. } = package;
-        let file = format!("pool/{name}_{version}_amd64.deb");
         let more: String = control.iter().map(|line| format!("{line}\n")).collect();
+        self.serve(archive, name, version, &more, package.build())
+    }
+
+    fn serve(&self, archive: &str, name: &str, version: &str, more: &str, deb: Vec<u8>) -> String {
+        let file = format!("pool/{name}_{version}_amd64.deb");
         let stanza = format!(
             "Package: {name}\nVersion: {version}\nArchitecture: amd64\nFilename: {file}\nSize: {}\nSHA256: {}\n{more}",
             deb.len(),

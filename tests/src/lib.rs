@@ -18,6 +18,7 @@ pub mod processes;
 pub mod programs;
 pub mod reporter;
 pub mod roots;
+pub mod scale;
 pub mod simulation;
 pub mod skip;
 pub mod small_disk;

@@ -28,6 +28,8 @@ mod rollouts;
 #[cfg(test)]
 mod samples;
 #[cfg(test)]
+mod scale;
+#[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod standing;

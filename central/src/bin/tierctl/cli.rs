@@ -19,7 +19,7 @@ use crate::{
     output::OutputArgs,
     package, patch, plan, policy, relay, report, result_code, ring, rollout,
     screen::Screen,
-    shell, source, status, task, template, trust, why, window,
+    shell, simulate, source, status, task, template, trust, why, window,
 };
 
 const AFTER_HELP: &str = "\
@@ -113,6 +113,8 @@ enum Noun {
     /// Which central, and as whom
     #[command(subcommand)]
     Context(context::ContextCommand),
+    /// Runs a large simulated fleet on this machine, and prints what it took
+    Simulate(simulate::SimulateArgs),
     /// Prints the completion script of a shell
     Completions(shell::CompletionsArgs),
     /// Writes the manual pages into a directory
@@ -152,6 +154,7 @@ async fn dispatch(
         Noun::Context(command) => context::run(screen, &connection, environment, command).await,
         Noun::Completions(args) => shell::completions(screen, args),
         Noun::Man(args) => shell::man(screen, &args),
+        Noun::Simulate(args) => simulate::run(environment, args),
         Noun::Status(args) => status::run(screen, &mut admin(connect().await?), args).await,
         Noun::Why(args) => why::run(screen, &mut admin(connect().await?), args).await,
         Noun::Endpoint(command) => endpoint::run(screen, &mut admin(connect().await?), command).await,

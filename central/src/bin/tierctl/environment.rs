@@ -10,12 +10,18 @@ pub(crate) struct Environment {
     pub(crate) colour: bool,
     /// `$XDG_CONFIG_HOME`, or else `$HOME/.config`; none when neither is set to an absolute path.
     pub(crate) config_dir: Option<PathBuf>,
+    /// Where other programs of Tierway are looked for, in this order: beside this one, then on `PATH`.
+    pub(crate) programs: Vec<PathBuf>,
 }
 
 impl Environment {
     /// Reads it.
     pub(crate) fn read() -> Self {
-        Self::of(|name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
+        let read = Self::of(|name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()));
+        let beside = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.to_owned()));
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let programs = beside.into_iter().chain(std::env::split_paths(&path)).collect();
+        Self { programs, ..read }
     }
 
     /// The same from any source of variables.
@@ -26,6 +32,7 @@ impl Environment {
             colour: set("NO_COLOR").is_none() && set("TERM").is_none_or(|term| term != "dumb"),
             config_dir: absolute("XDG_CONFIG_HOME")
                 .or_else(|| absolute("HOME").map(|home| home.join(".config"))),
+            programs: Vec::new(),
         }
     }
 }

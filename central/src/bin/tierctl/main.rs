@@ -37,6 +37,7 @@ mod result_code;
 mod ring;
 mod rollout;
 mod shell;
+mod simulate;
 mod source;
 mod standing;
 mod status;

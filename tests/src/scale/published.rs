@@ -1,0 +1,198 @@
+//! What is published, as one site has it: brought over through its relay and verified by the endpoint's own code, once for
+//! all computers of the site with the same system. What each of them must fetch besides, it is told from here: the same
+//! metadata and tree nodes, which it fetches for itself and hashes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+use tierway_common::{
+    facts::Facts,
+    id::{TenantId, UpdateId},
+    rules::Verdict,
+    schema::{Approval, Decision, Group, Payload},
+    trust::digest::Digest,
+};
+use tierway_endpoint::{catalogues::Catalogues, policy};
+use tierway_proto::upstream::Upstream;
+use tokio::sync::Mutex;
+
+use super::failure::{Failure, failed};
+
+/// States of the catalogues that are remembered; who is further behind fetches everything.
+const STEPS_MAX: usize = 1_000;
+
+/// What one endpoint must fetch to have what is published.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Version of the timestamp it will trust then.
+    pub version: u64,
+    /// Metadata by role and version; a root that is not there yet is asked for too.
+    pub metadata: Vec<(&'static str, u64)>,
+    /// Nodes of trees.
+    pub nodes: Vec<Digest>,
+}
+
+/// What is decided for everybody, by update.
+pub type Approved = BTreeMap<UpdateId, Timestamp>;
+
+/// One site and system.
+#[derive(Debug)]
+pub struct Published {
+    os: Facts,
+    dir: PathBuf,
+    trust_dir: PathBuf,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    catalogues: Catalogues,
+    known: BTreeSet<Digest>,
+    /// Which nodes came with which version, oldest first.
+    steps: Vec<(u64, Vec<Digest>)>,
+    approved: Approved,
+    payloads: BTreeMap<UpdateId, Vec<Payload>>,
+}
+
+impl Published {
+    /// Nothing yet; `upstream` and `trust_dir` are of one computer of the site, `os` is what all of them run.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`].
+    pub fn open(
+        dir: &Path,
+        trust_dir: &Path,
+        tenant: &TenantId,
+        upstream: Upstream,
+        os: Facts,
+    ) -> Result<Self, Failure> {
+        let catalogues = Catalogues::open(dir, trust_dir, tenant, upstream, 0);
+        let inner = Inner {
+            catalogues: catalogues.map_err(failed("open the catalogues of a site"))?,
+            known: BTreeSet::new(),
+            steps: Vec::new(),
+            approved: Approved::new(),
+            payloads: BTreeMap::new(),
+        };
+        let (dir, trust_dir) = (dir.to_owned(), trust_dir.to_owned());
+        Ok(Self { os, dir, trust_dir, inner: Mutex::new(inner) })
+    }
+
+    /// Brings over what `timestamp` announces unless it is here, and says what one who has version `from` must fetch.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`] when it is not to be had or not to be trusted.
+    pub async fn bring(&self, timestamp: &[u8], from: u64, now: Timestamp) -> Result<Wanted, Failure> {
+        let mut inner = self.inner.lock().await;
+        let before = inner.catalogues.version();
+        let refreshed = inner.catalogues.refresh(Some(timestamp), &self.os, now).await;
+        let version = inner.catalogues.version();
+        if before == 0 || version > before {
+            refreshed.map_err(failed("bring over what is published"))?;
+            self.read(&mut inner).await?;
+        }
+        let nodes = inner.steps.iter().filter(|(step, _)| *step > from).flat_map(|(_, nodes)| nodes.clone());
+        let nodes = nodes.collect();
+        let root = version_of(&self.trust_dir, "root")?;
+        let mut metadata = vec![("root", root + 1)];
+        for role in ["snapshot", "targets"] {
+            metadata.push((role, version_of(&self.trust_dir, role)?));
+        }
+        Ok(Wanted { version, metadata, nodes })
+    }
+
+    async fn read(&self, inner: &mut Inner) -> Result<(), Failure> {
+        const WHAT: &str = "read what is published";
+        inner.catalogues.rules(&self.os).map_err(failed(WHAT))?;
+        let lookup = inner.catalogues.lookup();
+        let groups = lookup.policy("group/").await.map_err(failed(WHAT))?;
+        let groups: Vec<Group> = groups.iter().filter_map(|(_, json)| read(json)).collect();
+        let site = "everywhere".parse().map_err(failed("name a site"))?;
+        let (memberships, _) = policy::memberships(None, &site, &groups, &self.os);
+        let mut approvals: BTreeMap<UpdateId, Vec<Approval>> = BTreeMap::new();
+        for (_, json) in lookup.policy("approval/").await.map_err(failed(WHAT))? {
+            let approval: Option<Approval> = read(&json);
+            if let Some(approval) = approval {
+                approvals.entry(approval.update.clone()).or_default().push(approval);
+            }
+        }
+        inner.approved.clear();
+        for (update, approvals) in approvals {
+            let effective = policy::effective(&memberships, &approvals);
+            if let Some(effective) = effective.filter(|effective| effective.decision == Decision::Approve) {
+                inner.approved.insert(update, effective.at);
+            }
+        }
+        let all = [self.dir.join("trees"), self.dir.join("paths")];
+        let all: BTreeSet<Digest> = all.iter().flat_map(|dir| blobs(dir)).collect();
+        let fresh = all.difference(&inner.known).copied().collect();
+        inner.known = all;
+        let version = inner.catalogues.version();
+        inner.steps.push((version, fresh));
+        if inner.steps.len() > STEPS_MAX {
+            let (_, first) = inner.steps.remove(0);
+            if let Some((_, next)) = inner.steps.first_mut() {
+                next.extend(first);
+            }
+        }
+        Ok(())
+    }
+
+    /// Where each update stands on a computer with these facts, and which of them are approved.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`] before anything was brought over.
+    pub async fn evaluate(&self, facts: &Facts) -> Result<(BTreeMap<UpdateId, Verdict>, Approved), Failure> {
+        let mut inner = self.inner.lock().await;
+        let rules = inner.catalogues.rules(&self.os).map_err(failed("take up the rules"))?;
+        let verdicts = rules.compiled.verdicts(&rules.compiled.scan(facts), facts).collect();
+        Ok((verdicts, inner.approved.clone()))
+    }
+
+    /// What an update must fetch.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`] when its document cannot be read.
+    pub async fn payloads(&self, update: &UpdateId) -> Result<Vec<Payload>, Failure> {
+        let mut inner = self.inner.lock().await;
+        if let Some(payloads) = inner.payloads.get(update) {
+            return Ok(payloads.clone());
+        }
+        let document = inner.catalogues.update(update).map_err(failed(format!("read `{update}`")))?;
+        let document = document.ok_or_else(|| Failure::plain(format!("`{update}` is not published")))?;
+        let payloads: Vec<Payload> =
+            document.install.payloads().into_iter().map(|(_, payload)| payload).collect();
+        inner.payloads.insert(update.clone(), payloads.clone());
+        Ok(payloads)
+    }
+}
+
+fn read<T: serde::de::DeserializeOwned>(json: &[u8]) -> Option<T> {
+    serde_json::from_slice(json).ok()
+}
+
+/// Digests of the blobs below `dir`, which are named by them.
+fn blobs(dir: &Path) -> Vec<Digest> {
+    let folders = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let folders = folders.filter(|folder| folder.file_name().len() == 2);
+    let files = folders.flat_map(|folder| std::fs::read_dir(folder.path()).into_iter().flatten().flatten());
+    files.filter_map(|file| file.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The version of a role's metadata as the client keeps it.
+fn version_of(trust_dir: &Path, role: &str) -> Result<u64, Failure> {
+    let path = trust_dir.join(format!("{role}.json"));
+    let bytes = std::fs::read(&path).map_err(failed(format!("read `{}`", path.display())))?;
+    let json: serde_json::Value =
+        serde_json::from_slice(&bytes).map_err(failed(format!("read `{}`", path.display())))?;
+    json["signed"]["version"]
+        .as_u64()
+        .ok_or_else(|| Failure::plain(format!("`{}` has no version", path.display())))
+}
