@@ -4,7 +4,7 @@
 use std::{fs, io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, ValueEnum};
-use tierway_common::daemon::chain::Chain;
+use tierway_common::daemon::{chain::Chain, stop::Stop};
 use tierway_tests::scale::{self, Options, Scenario, failure::Failure};
 
 /// Runs a fleet of simulated endpoints against real relays and a real central on this machine, and prints what it took.
@@ -51,6 +51,9 @@ struct Arguments {
     /// How many seconds the checks of a day take
     #[arg(long, default_value_t = 60)]
     day: u64,
+    /// Bytes are counted of one endpoint in so many
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
+    counted: u64,
     /// How often each question is asked of central
     #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     queries: u32,
@@ -128,11 +131,19 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
         spread: Duration::from_secs(arguments.spread),
         power_on: Duration::from_secs(arguments.power_on),
         day: Duration::from_secs(arguments.day),
-        counted_one_in: 50,
+        counted_one_in: arguments.counted,
         queries: arguments.queries,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let outcome = runtime.map_err(what("start"))?.block_on(scale::run(options))?;
+    let outcome = runtime.map_err(what("start"))?.block_on(async {
+        let stop = Stop::new();
+        stop.on_signals().map_err(what("listen to signals"))?;
+        tokio::select! {
+            outcome = scale::run(options) => outcome,
+            // What it started ends with it.
+            () = stop.wait() => Err(Failure::plain("it was interrupted")),
+        }
+    })?;
     writeln!(std::io::stdout(), "{outcome}").map_err(what("print the figures"))?;
     if let Some(path) = &arguments.json {
         let json = serde_json::to_vec_pretty(&outcome)

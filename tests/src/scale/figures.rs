@@ -34,11 +34,11 @@ pub enum Kind {
     ApprovalToOffer,
     /// From the first try until a whole check is done, with all that had to be tried again.
     Cycle,
-    /// `tierctl status`.
+    /// The call behind `tierctl status`.
     Status,
-    /// `tierctl endpoint show`.
+    /// That behind `tierctl endpoint show`.
     EndpointShow,
-    /// `tierctl patch endpoints` as CSV.
+    /// That behind `tierctl patch endpoints`.
     PatchEndpoints,
 }
 
@@ -55,9 +55,9 @@ impl Kind {
             Self::Told => "listening until told",
             Self::ApprovalToOffer => "approval to offer",
             Self::Cycle => "whole check",
-            Self::Status => "tierctl status",
-            Self::EndpointShow => "tierctl endpoint show",
-            Self::PatchEndpoints => "tierctl patch endpoints",
+            Self::Status => "call of tierctl status",
+            Self::EndpointShow => "call of endpoint show",
+            Self::PatchEndpoints => "call of patch endpoints",
         }
     }
 }

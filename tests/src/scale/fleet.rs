@@ -12,6 +12,7 @@ use std::{
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
+use rustix::process::{Resource, getrlimit};
 use tierway_common::{clock::Clock, enrollment::Token, facts::Facts};
 use tierway_endpoint::agent::VERSION;
 use tierway_proto::{
@@ -47,7 +48,7 @@ const LOOK: Duration = Duration::from_millis(250);
 /// Bytes of each package of Debian.
 const PACKAGE_BYTES: usize = 16 * 1024;
 /// Descriptors for each endpoint: its socket; for one whose bytes are counted two more.
-const DESCRIPTORS_BESIDES: u64 = 2_000;
+const DESCRIPTORS_BESIDES: u64 = 500;
 
 /// The whole.
 #[derive(Debug)]
@@ -79,7 +80,14 @@ pub struct Fleet {
 /// [`Failure`] when the simulation itself cannot go on; what it finds wrong is in the outcome.
 pub async fn run(options: Options) -> Result<Outcome, Failure> {
     let counted = options.endpoints.div_ceil(options.counted_one_in.max(1));
-    process::allow_descriptors(options.endpoints + counted * 2 + options.relays * 8 + DESCRIPTORS_BESIDES);
+    let needed = options.endpoints + counted * 2 + options.relays * 8 + DESCRIPTORS_BESIDES;
+    if let Some(most) = getrlimit(Resource::Nofile).maximum.filter(|most| *most < needed) {
+        return Err(Failure::plain(format!(
+            "{} endpoints need {needed} open files and this process may have {most}: see `ulimit -Hn`",
+            options.endpoints
+        )));
+    }
+    process::allow_descriptors(needed);
     let mut fleet = Fleet::set_up(options).await?;
     fleet.enrol().await?;
     fleet.first_check().await?;
@@ -570,16 +578,16 @@ pub async fn persist(mut member: Member, around: Around, daily: bool) -> Member 
 /// Checks until it has this version of what is published.
 pub async fn has(mut member: Member, around: Around, version: u64) -> Member {
     let began = Instant::now();
-    loop {
+    while member.version() < version {
         member = persist(member, around.clone(), false).await;
-        if member.version() >= version {
-            return member;
-        }
         if began.elapsed() > PATIENCE {
             let (name, has) = (&member.name, member.version());
             around.figures.finding(format!("`{name}` has version {has} of what is published, not {version}"));
-            return member;
+            break;
         }
-        tokio::time::sleep(back_off(member.number, 2)).await;
+        if member.version() < version {
+            tokio::time::sleep(back_off(member.number, 2)).await;
+        }
     }
+    member
 }

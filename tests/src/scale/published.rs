@@ -50,6 +50,10 @@ pub struct Published {
 #[derive(Debug)]
 struct Inner {
     catalogues: Catalogues,
+    /// What was brought over last,
+    timestamp: Vec<u8>,
+    /// and by which metadata.
+    metadata: Vec<(&'static str, u64)>,
     known: BTreeSet<Digest>,
     /// Which nodes came with which version, oldest first.
     steps: Vec<(u64, Vec<Digest>)>,
@@ -73,6 +77,8 @@ impl Published {
         let catalogues = Catalogues::open(dir, trust_dir, tenant, upstream, 0);
         let inner = Inner {
             catalogues: catalogues.map_err(failed("open the catalogues of a site"))?,
+            timestamp: Vec::new(),
+            metadata: Vec::new(),
             known: BTreeSet::new(),
             steps: Vec::new(),
             approved: Approved::new(),
@@ -89,21 +95,20 @@ impl Published {
     /// [`Failure`] when it is not to be had or not to be trusted.
     pub async fn bring(&self, timestamp: &[u8], from: u64, now: Timestamp) -> Result<Wanted, Failure> {
         let mut inner = self.inner.lock().await;
-        let before = inner.catalogues.version();
-        let refreshed = inner.catalogues.refresh(Some(timestamp), &self.os, now).await;
-        let version = inner.catalogues.version();
-        if before == 0 || version > before {
-            refreshed.map_err(failed("bring over what is published"))?;
-            self.read(&mut inner).await?;
+        // What one computer of the site has verified holds for all of them.
+        if inner.timestamp != timestamp {
+            let before = inner.catalogues.version();
+            let refreshed = inner.catalogues.refresh(Some(timestamp), &self.os, now).await;
+            // An older one than is here is no news, and refused.
+            if before == 0 || inner.catalogues.version() > before {
+                refreshed.map_err(failed("bring over what is published"))?;
+                self.read(&mut inner).await?;
+                inner.timestamp = timestamp.to_vec();
+            }
         }
         let nodes = inner.steps.iter().filter(|(step, _)| *step > from).flat_map(|(_, nodes)| nodes.clone());
-        let nodes = nodes.collect();
-        let root = version_of(&self.trust_dir, "root")?;
-        let mut metadata = vec![("root", root + 1)];
-        for role in ["snapshot", "targets"] {
-            metadata.push((role, version_of(&self.trust_dir, role)?));
-        }
-        Ok(Wanted { version, metadata, nodes })
+        let (version, metadata) = (inner.catalogues.version(), inner.metadata.clone());
+        Ok(Wanted { version, metadata, nodes: nodes.collect() })
     }
 
     async fn read(&self, inner: &mut Inner) -> Result<(), Failure> {
@@ -132,6 +137,10 @@ impl Published {
         let all: BTreeSet<Digest> = all.iter().flat_map(|dir| blobs(dir)).collect();
         let fresh = all.difference(&inner.known).copied().collect();
         inner.known = all;
+        inner.metadata = vec![("root", version_of(&self.trust_dir, "root")? + 1)];
+        for role in ["snapshot", "targets"] {
+            inner.metadata.push((role, version_of(&self.trust_dir, role)?));
+        }
         let version = inner.catalogues.version();
         inner.steps.push((version, fresh));
         if inner.steps.len() > STEPS_MAX {

@@ -1,15 +1,18 @@
 //! A small fleet under the load simulation, end to end: the programs of central and the relays as processes, endpoints over
 //! sockets, and central's store compared with what each endpoint was acknowledged.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tierway_tests::{
+    bench::place,
+    fleet::until,
     processes::programs,
-    programs::run,
+    programs::{path, run},
     scale::{self, Options, Scenario},
 };
 
-fn options(programs: std::path::PathBuf, dir: &std::path::Path, scenarios: &[Scenario]) -> Options {
+fn options(programs: std::path::PathBuf, dir: &Path, scenarios: &[Scenario]) -> Options {
     let [tiers, endpoints] = ["tiers", "endpoints"].map(|name| dir.join(name));
     std::fs::create_dir_all(&tiers).unwrap();
     Options {
@@ -48,6 +51,29 @@ async fn what_two_hundred_endpoints_report_through_hard_days_is_at_central_once_
     assert_eq!((bad.counts["installations"], bad.counts["installations that failed"]), (198, 2));
     let replaced = outcome.phase("relay-replaced").unwrap();
     assert!(replaced.counts["endpoints asked for everything again"] >= 100, "{outcome}");
+}
+
+/// Processes whose command line names something below `dir`.
+fn processes_of(dir: &Path) -> Vec<String> {
+    let dir = dir.display().to_string();
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let lines = all.filter_map(|process| std::fs::read_to_string(process.path().join("cmdline")).ok());
+    lines.filter(|line| line.contains(&dir)).map(|line| line.replace('\0', " ")).collect()
+}
+
+#[tokio::test]
+async fn a_simulation_that_is_interrupted_leaves_none_of_its_programs_running() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = place::command(path("tierway-simulate"))
+        .args(["--endpoints", "2000", "--states", "4", "--dir"])
+        .arg(dir.path())
+        .spawn()
+        .unwrap();
+    until("central and a relay run", async || processes_of(dir.path()).len() >= 3).await;
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    let status = tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
+    assert_eq!((status.code(), processes_of(dir.path())), (Some(1), Vec::new()));
 }
 
 #[test]
