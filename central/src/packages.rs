@@ -303,8 +303,13 @@ fn check_file_name(name: &str) -> Result<(), PackagesError> {
 /// Whether Windows takes the name for that of a device, whatever its ending.
 fn is_device(name: &str) -> bool {
     let stem = name.split('.').next().unwrap_or(name).trim_end().to_ascii_lowercase();
-    let numbered = |port: &str| matches!(stem.strip_prefix(port).map(str::as_bytes), Some([b'1'..=b'9']));
-    matches!(stem.as_str(), "con" | "prn" | "aux" | "nul") || numbered("com") || numbered("lpt")
+    // The raised digits as well, which stood on keyboards of its time.
+    let numbered = |port: &str| {
+        let number = stem.strip_prefix(port).map(|rest| rest.chars().collect::<Vec<_>>());
+        matches!(number.as_deref(), Some(['1'..='9' | '¹' | '²' | '³']))
+    };
+    let named = matches!(stem.as_str(), "con" | "prn" | "aux" | "nul" | "conin$" | "conout$");
+    named || numbered("com") || numbered("lpt")
 }
 
 /// A blob as a file that is read.

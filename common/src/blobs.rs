@@ -294,7 +294,7 @@ impl Blobs {
         // In a statement of its own: the lock of the cache is never held while that of the index is taken.
         let hot = inner.cache().get(digest);
         if let Some(whole) = hot {
-            inner.used(digest, None);
+            inner.used(digest);
             return Ok(whole);
         }
         let (path, mut file) = inner.open_file(digest)?;
@@ -304,7 +304,7 @@ impl Blobs {
         if found != *digest {
             return Err(inner.quarantine(digest, &found));
         }
-        inner.used(digest, Some(&file));
+        inner.used(digest);
         let content = Bytes::from(content);
         inner.cache().insert(digest, content.clone());
         Ok(content)
@@ -449,15 +449,13 @@ impl Inner {
     }
 
     /// Counts as a use, on disk too if the last one there is long ago.
-    fn used(&self, digest: &Digest, file: Option<&File>) {
+    fn used(&self, digest: &Digest) {
         let now = self.clock.now().as_second();
         if self.index().used(digest, now, TOUCH_SECONDS) {
             let path = disk::blob_path(&self.dir, digest);
-            let touched = match file {
-                Some(file) => disk::touch(file, now),
-                None => File::open(&path).and_then(|file| disk::touch(&file, now)),
-            };
-            if let Err(error) = touched {
+            // Windows lets only whoever may write a file set its times.
+            let touched = File::options().write(true).open(&path);
+            if let Err(error) = touched.and_then(|file| disk::touch(&file, now)) {
                 warn!(path = %path.display(), %error, "could not keep the last use of a blob");
             }
         }

@@ -27,6 +27,13 @@ pub mod clock;
 pub mod daemon;
 pub mod enrollment;
 pub mod files;
+pub mod host;
 pub mod notices;
+#[cfg(unix)]
+pub mod processes;
+pub mod programs;
 pub mod schedule;
+pub mod seal;
 pub mod transport;
+#[cfg(windows)]
+pub mod windows;

@@ -44,7 +44,6 @@ use crate::{
     config::Config,
     cycle::{Around, Cycle, CycleError},
     due::Due,
-    host,
     ledger::journal::JournalError,
     local::{self, ASKS, Answers, Ask, LocalError},
     probe::{Surroundings, system::System},
@@ -425,7 +424,7 @@ impl Agent {
         let own = self.joined.identity.own();
         let status = v1::LocalStatus {
             endpoint: own.holder.id.clone(),
-            name: host::name(),
+            name: tierway_common::host::name(),
             site: own.holder.site.to_string(),
             upstream: self.config.upstream.first().unwrap_or(&self.joined.route).server.clone(),
             next_check: next.map_or(0, Timestamp::as_millisecond),

@@ -1,14 +1,8 @@
-//! The computer by name and measure, as its system tells it without a program being started.
+//! The computer by kind and measure, as its system tells it without a program being started.
 
 #[cfg_attr(unix, path = "host/unix.rs")]
 #[cfg_attr(windows, path = "host/windows.rs")]
 mod system;
-
-/// The name of this computer as it knows itself.
-#[must_use]
-pub fn name() -> String {
-    system::name()
-}
 
 /// What sort of machine it is: as `uname -m` says, of Windows as it names itself, in lower case (`amd64`).
 #[must_use]
@@ -27,8 +21,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_computer_has_a_name_a_machine_and_memory() {
-        assert!(!name().is_empty() && !machine().is_empty());
+    fn a_computer_has_a_machine_and_memory() {
+        assert!(!machine().is_empty());
         assert!(memory_bytes() > 64 << 20, "{}", memory_bytes());
     }
 }

@@ -7,7 +7,6 @@ pub mod codes;
 pub mod deb;
 pub mod failsafe;
 pub mod follow_up;
-pub mod run;
 pub mod windows;
 
 use std::{collections::BTreeMap, future::Future, path::PathBuf, sync::Arc, time::Duration};

@@ -36,9 +36,7 @@ pub mod watch;
 pub mod agent;
 pub mod config;
 pub mod cycle;
-pub mod invitation;
 pub mod local;
-pub mod seal;
 #[cfg(windows)]
 pub mod service;
 pub mod show;

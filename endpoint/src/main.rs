@@ -7,22 +7,20 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use jiff::{Timestamp, tz::TimeZone};
+#[cfg(windows)]
+use tierway_common::windows::folder::{self, FolderError};
 use tierway_common::{
     clock::Clock,
     daemon::{chain::Chain, logging, stop::Stop},
     enrollment::Token,
+    host,
     transport::identity::Role,
 };
 #[cfg(windows)]
-use tierway_endpoint::service::{
-    self,
-    folder::{self, FolderError},
-};
+use tierway_endpoint::service;
 use tierway_endpoint::{
     agent::{self, VERSION},
     config::Config,
-    host,
-    invitation::Invitation,
     local::{
         self,
         screen::{self, TimeError},
@@ -31,6 +29,7 @@ use tierway_endpoint::{
     show,
 };
 use tierway_proto::{
+    invitation::Invitation,
     joining,
     v1::{self, local_wish_request::Wish},
 };
@@ -209,7 +208,7 @@ fn failed(error: &dyn std::error::Error) -> ExitCode {
 /// Has only administrators get into the data folder, before a secret is put there or a configuration read.
 #[cfg(windows)]
 async fn secure(data_dir: &Path) -> Result<(), FolderError> {
-    folder::secure_and_tell(data_dir).await
+    folder::secure_and_tell(service::data_folder(data_dir, &Config::default().data_dir)).await
 }
 
 /// Each secret is a file of its owner's alone.

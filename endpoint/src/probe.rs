@@ -8,8 +8,6 @@ pub mod documents;
 #[cfg(unix)]
 pub mod logind;
 #[cfg(unix)]
-pub mod processes;
-#[cfg(unix)]
 pub mod signs;
 #[cfg_attr(unix, path = "probe/linux.rs")]
 #[cfg_attr(windows, path = "probe/windows.rs")]

@@ -14,9 +14,9 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
+use tierway_common::programs::{self, End, Program, RunError};
 
 use crate::{
-    install::run::{self, End, Program, RunError},
     ledger::{Event, Ledger, journal::JournalError},
     probe::Surroundings,
     signs::BootId,
@@ -107,12 +107,12 @@ async fn obey(program: &Path, arguments: Vec<OsString>, scratch: &Path) -> Resul
         arguments,
         command_line: String::new(),
         directory: "/".into(),
-        environment: run::environment(),
+        environment: programs::environment(),
         limit: ORDER_LIMIT,
         grace: Duration::from_secs(5),
         tail_bytes_max: 1024,
     };
-    let ran = run::run(&program, scratch).await?;
+    let ran = programs::run(&program, scratch).await?;
     match ran.end {
         End::Exited(0) => Ok(()),
         end => Err(RebootError::Refused { end, said: ran.errors.text.trim().to_owned() }),

@@ -1,71 +1,48 @@
-//! The endpoint as a service of Windows: started, stopped and told of the shutdown by the service manager, with
-//! its log in the event log.
-//!
-//! Its data folder is the system's and the administrators' alone before anything is put there or read from there.
+//! The endpoint as a service of Windows.
 
-mod event_log;
-pub mod folder;
-
-use std::{ffi::OsString, path::PathBuf, sync::OnceLock, time::Duration};
+use std::{
+    error::Error,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tierway_common::{
     clock::Clock,
-    daemon::{
-        chain::Chain,
-        config::ConfigError,
-        logging::{self, Log, LogError},
-        stop::Stop,
+    daemon::{config::ConfigError, logging::Log},
+    transport::identity::Role,
+    windows::{
+        folder::DataFolder,
+        service::{self, Asked, Names, ServiceError, Settings},
     },
 };
-use windows_service::{
-    define_windows_service,
-    service::{
-        ServiceControl, ServiceControlAccept, ServiceExitCode, ServiceState, ServiceStatus, ServiceType,
-    },
-    service_control_handler::{self, ServiceControlHandlerResult, ServiceStatusHandle},
-    service_dispatcher,
-};
+use tierway_proto::invitation::{self, Guest};
 
-use self::folder::FolderError;
 use crate::{
-    agent::{self, AgentError},
+    agent::{self, VERSION},
     config::Config,
-    invitation::{self, InvitationError},
 };
 
-/// As the installer names it.
-const NAME: &str = "TierwayEndpoint";
-/// A running check gets a minute to end, see `agent`.
-const STOP_HINT: Duration = Duration::from_secs(75);
+const NAMES: Names = Names {
+    service: "TierwayEndpoint",
+    events: "Tierway",
+    seals: r"SOFTWARE\Tierway\Endpoint\Seals",
+    // A running check gets a minute to end, see `agent`.
+    stop_hint: Duration::from_secs(75),
+};
 
-/// Why the service does not run.
-#[derive(Debug, thiserror::Error)]
-pub enum ServiceError {
-    /// Not started by the service manager, or it does not answer.
-    #[error("could not run as a service: is this started by the service manager?")]
-    Manager(#[from] windows_service::Error),
-    /// The configuration.
-    #[error("could not read the configuration")]
-    Config(#[from] ConfigError),
-    /// The log.
-    #[error("could not start logging")]
-    Log(#[from] LogError),
-    /// The runtime.
-    #[error("could not start the runtime")]
-    Runtime(#[source] std::io::Error),
-    /// The data folder.
-    #[error("the data folder is not safe")]
-    Folder(#[from] FolderError),
-    /// The identity.
-    #[error("could not get an identity")]
-    Invitation(#[from] InvitationError),
-    /// The agent.
-    #[error("could not start the agent")]
-    Agent(#[from] AgentError),
+impl Settings for Config {
+    fn read(named: Option<&Path>) -> Result<Self, ConfigError> {
+        Self::read(named)
+    }
+
+    fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    fn log(&self) -> &Log {
+        &self.log
+    }
 }
-
-/// The service manager calls back without saying more than a name.
-static CONFIG: OnceLock<Option<PathBuf>> = OnceLock::new();
 
 /// Runs as the service until it is stopped; `config` is the file that the command line names.
 ///
@@ -73,79 +50,25 @@ static CONFIG: OnceLock<Option<PathBuf>> = OnceLock::new();
 ///
 /// [`ServiceError::Manager`] when this was not started by the service manager.
 pub fn run(config: Option<PathBuf>) -> Result<(), ServiceError> {
-    let _ = CONFIG.set(config);
-    Ok(service_dispatcher::start(NAME, begin)?)
+    service::run(NAMES, |asked| serve(asked, config))
 }
 
-define_windows_service!(begin, begun);
-
-fn begun(_: Vec<OsString>) {
-    let stop = Stop::new();
-    let asked = stop.clone();
-    let handler = move |control| match control {
-        ServiceControl::Interrogate => ServiceControlHandlerResult::NoError,
-        ServiceControl::Stop | ServiceControl::Shutdown | ServiceControl::Preshutdown => {
-            asked.request();
-            ServiceControlHandlerResult::NoError
-        }
-        _ => ServiceControlHandlerResult::NotImplemented,
-    };
-    // Without the manager there is nobody to tell.
-    let Ok(status) = service_control_handler::register(NAME, handler) else { return };
-    tell(&status, ServiceState::Running, 0);
-    let code = match serve(&stop, &status) {
-        Ok(()) => 0,
-        Err(error) => {
-            // What fails before the configuration says how to log is told as well; later this changes nothing.
-            let _ = logging::init_to(&Log::default(), event_log::open());
-            tracing::error!(error = %Chain(&error), "the service ends");
-            1
-        }
-    };
-    tell(&status, ServiceState::Stopped, code);
+/// The data folder at `path`, see [`DataFolder`].
+#[must_use]
+pub fn data_folder<'a>(path: &'a Path, usual: &'a Path) -> DataFolder<'a> {
+    DataFolder { path, usual, seals: NAMES.seals }
 }
 
-/// Tells the manager; a failure makes it start the service again, by its recovery actions.
-fn tell(status: &ServiceStatusHandle, state: ServiceState, code: u32) {
-    let running = state == ServiceState::Running;
-    let told = status.set_service_status(ServiceStatus {
-        service_type: ServiceType::OWN_PROCESS,
-        current_state: state,
-        controls_accepted: if running {
-            ServiceControlAccept::STOP | ServiceControlAccept::SHUTDOWN
-        } else {
-            ServiceControlAccept::empty()
-        },
-        exit_code: if code == 0 { ServiceExitCode::Win32(0) } else { ServiceExitCode::ServiceSpecific(code) },
-        checkpoint: 0,
-        wait_hint: if state == ServiceState::StopPending { STOP_HINT } else { Duration::ZERO },
-        process_id: None,
-    });
-    if let Err(error) = told {
-        tracing::warn!(%error, "could not tell the service manager");
-    }
-}
-
-fn serve(stop: &Stop, status: &ServiceStatusHandle) -> Result<(), ServiceError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(ServiceError::Runtime)?.block_on(async {
-        let named = CONFIG.get().and_then(Option::as_deref);
-        let usual = Config::default().data_dir;
-        // A configuration may lie there.
-        let aside = if named.is_none() { folder::secure(&usual).await? } else { None };
-        let config = Config::read(named)?;
-        logging::init_to(&config.log, event_log::open())?;
-        if let Some(aside) = aside {
-            folder::warn_of(&usual, &aside);
-        }
-        if named.is_some() || config.data_dir != usual {
-            folder::secure_and_tell(&config.data_dir).await?;
-        }
-        invitation::joined(&config.data_dir, stop).await?;
-        if !stop.requested() {
-            let running = agent::start(config, Clock::system(), stop.clone()).await?;
-            stop.wait().await;
-            tell(status, ServiceState::StopPending, 0);
+fn serve(asked: &Asked, named: Option<PathBuf>) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let config: Config = asked.configured(named, &Config::default().data_dir).await?;
+        let guest = Guest { role: Role::Endpoint, agent_version: VERSION };
+        invitation::joined(&config.data_dir, guest, &asked.stop).await?;
+        if !asked.stop.requested() {
+            let running = agent::start(config, Clock::system(), asked.stop.clone()).await?;
+            asked.stop.wait().await;
+            asked.stopping();
             running.ended().await;
         }
         Ok(())

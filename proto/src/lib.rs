@@ -4,6 +4,7 @@
 //! travels in a message as bytes.
 
 pub mod blob_stream;
+pub mod invitation;
 pub mod joining;
 pub mod notices;
 pub mod sync;

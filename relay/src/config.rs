@@ -1,12 +1,26 @@
 //! The relay's configuration: as written, as run.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+#[cfg_attr(unix, path = "config/unix.rs")]
+#[cfg_attr(windows, path = "config/windows.rs")]
+mod places;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::Deserialize;
 use tierway_common::{
-    daemon::logging::Log,
+    daemon::{
+        config::{self, ConfigError},
+        logging::Log,
+    },
     transport::{accept::Limits, dial::Route},
 };
+
+/// How it is called where it lies in the data folder, on Windows.
+pub const FILE: &str = "relay.toml";
 
 /// The file, all of it optional: a relay that was joined runs without one.
 #[derive(Clone, Debug, Deserialize)]
@@ -37,7 +51,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            data_dir: PathBuf::from("/var/lib/tierway-relay"),
+            data_dir: places::data_dir(),
             listen: SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 0], 7444)),
             upstream: None,
             sync_interval: Duration::from_secs(30 * 60),
@@ -46,6 +60,20 @@ impl Default for Config {
             outbox_bytes_max: 1 << 30,
             log: Log::default(),
             limits: Limits::default(),
+        }
+    }
+}
+
+impl Config {
+    /// What the file `named` says, or else the one that lies where this system has it, or else the defaults.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be read, or is no configuration.
+    pub fn read(named: Option<&Path>) -> Result<Self, ConfigError> {
+        match named.map(Path::to_owned).or_else(places::file) {
+            Some(path) => config::load(&path),
+            None => Ok(Self::default()),
         }
     }
 }

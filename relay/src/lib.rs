@@ -16,4 +16,8 @@ pub mod resync;
 // Its doors.
 pub mod config;
 pub mod downstream;
+#[cfg(windows)]
+pub mod installer;
 pub mod server;
+#[cfg(windows)]
+pub mod service;

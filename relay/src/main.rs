@@ -5,11 +5,14 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 use tierway_common::{
     clock::Clock,
-    daemon::{chain::Chain, config, logging, stop::Stop},
+    daemon::{chain::Chain, logging, stop::Stop},
     enrollment::Token,
+    host,
     transport::identity::Role,
 };
 use tierway_proto::joining;
+#[cfg(windows)]
+use tierway_relay::installer;
 use tierway_relay::{
     config::Config,
     server::{self, VERSION},
@@ -48,10 +51,40 @@ enum Verb {
         #[arg(long)]
         listen: Option<std::net::SocketAddr>,
     },
+    /// The same as a service of Windows, for the service manager to start.
+    #[cfg(windows)]
+    #[command(hide = true)]
+    Service,
+    /// Leave an invitation for the service to join by, for an installer.
+    #[cfg(windows)]
+    #[command(hide = true)]
+    Invite {
+        /// The token.
+        #[arg(long)]
+        token: String,
+        /// Where to join, `host:port`, instead of where the token says.
+        #[arg(long, default_value = "")]
+        server: String,
+        /// Where to listen, which is kept in the configuration when there is none yet.
+        #[arg(long, default_value = "")]
+        listen: String,
+    },
+    /// Delete identity and state, for an installer; the service must be stopped.
+    #[cfg(windows)]
+    #[command(hide = true)]
+    Forget,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    // The service manager wants this thread, and starts another.
+    #[cfg(windows)]
+    if let Verb::Service = arguments.verb {
+        return match tierway_relay::service::run(arguments.config) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(&error),
+        };
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
@@ -68,10 +101,7 @@ fn failed(error: &dyn std::error::Error) -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
-    let mut config: Config = match &arguments.config {
-        Some(path) => config::load(path)?,
-        None => Config::default(),
-    };
+    let mut config = Config::read(arguments.config.as_deref())?;
     if let Some(dir) = arguments.data_dir {
         config.data_dir = dir;
     }
@@ -79,7 +109,10 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     match arguments.verb {
         Verb::Join { token, server, proxy } => {
             let token: Token = token.parse()?;
-            let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+            // Before a secret is put there.
+            #[cfg(windows)]
+            installer::secure(&config.data_dir).await?;
+            let host = host::name();
             let joined =
                 joining::join(&token, server.as_deref(), proxy.as_deref(), &host, VERSION, &config.data_dir)
                     .await?;
@@ -98,8 +131,22 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
             stop.on_signals()?;
             let running = server::start(config, Clock::system(), stop).await?;
             // Type=notify units count the service as started from here on.
+            #[cfg(unix)]
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
             running.ended().await;
+        }
+        // Answered above.
+        #[cfg(windows)]
+        Verb::Service => {}
+        #[cfg(windows)]
+        Verb::Invite { token, server, listen } => {
+            installer::invite(&config.data_dir, token, &server, &listen).await?;
+        }
+        #[cfg(windows)]
+        Verb::Forget => {
+            installer::forget(&config.data_dir)?;
+            // A configuration may lie there that named another.
+            installer::forget(&Config::default().data_dir)?;
         }
     }
     Ok(())

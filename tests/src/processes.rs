@@ -275,6 +275,12 @@ pub async fn check(dir: &Path) -> Result<(v1::LocalCheckNowResponse, v1::LocalSt
 }
 
 /// An address of this machine that nobody uses now.
-fn free_address() -> SocketAddr {
+/// An address on which nobody listens now.
+///
+/// # Panics
+///
+/// When the system has none.
+#[must_use]
+pub fn free_address() -> SocketAddr {
     TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap()
 }

@@ -11,7 +11,10 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::{programs::Ended, skip::skip};
+use crate::{
+    programs::{self, Ended},
+    skip::skip,
+};
 
 /// Where Debian has Wine; it is on no path.
 const WINE: &str = "/usr/lib/wine/wine64";
@@ -167,4 +170,50 @@ pub fn sample_package(folder: &Path, version: &str, content: &str) -> PathBuf {
     let made = Ended::from(made.unwrap());
     assert_eq!((made.code, made.errors.as_str()), (Some(0), ""));
     folder.join(name)
+}
+
+/// What `deploy/msi/build` says of an MSI that it did not sign.
+const UNSIGNED: &str = "msi/build: not signed: no --certificate was given\n";
+
+/// The MSI of this version of `endpoint` or `relay`, made of `program` and not signed.
+///
+/// # Panics
+///
+/// When it cannot be made, or `deploy/msi/build` does not say that it is not signed.
+#[must_use]
+pub fn msi(tier: &str, folder: &Path, program: &Path, version: &str) -> PathBuf {
+    let made = build_msi(tier, folder, program, &["--version", version]);
+    assert_eq!((made.code, made.errors.as_str()), (Some(0), UNSIGNED));
+    PathBuf::from(made.output.trim())
+}
+
+/// Runs `deploy/msi/build` with these arguments beside the program and the folder.
+pub fn build_msi(tier: &str, folder: &Path, program: &Path, arguments: &[&str]) -> Ended {
+    let build = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/msi/build");
+    let (program, folder) = (program.display().to_string(), folder.display().to_string());
+    let arguments = [&[tier, "--exe", &program, "--to", &folder], arguments].concat();
+    programs::run_if_there(build, &arguments).unwrap()
+}
+
+/// Windows tells a product that it is removed for a newer one; Wine does not, so that the package says it here.
+///
+/// # Panics
+///
+/// When msibuild fails.
+pub fn gives_way(package: &Path) {
+    let told = "UPDATE `Upgrade` SET `Remove`='ALL UPGRADINGPRODUCTCODE=1' WHERE `ActionProperty`='WIX_UPGRADE_DETECTED'";
+    let package = package.display().to_string();
+    let changed = programs::run_if_there("msibuild", &[&package, "-q", told]).unwrap();
+    assert_eq!((changed.code, changed.errors.as_str()), (Some(0), ""));
+}
+
+/// Fails the test unless all `parts` are in what the program printed.
+///
+/// # Panics
+///
+/// When one is not.
+pub fn said(ended: &Ended, parts: &[&str]) {
+    for part in parts {
+        assert!(ended.output.contains(part), "`{part}` is not in: {} {}", ended.output, ended.errors);
+    }
 }

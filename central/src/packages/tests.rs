@@ -145,7 +145,7 @@ fn a_file_that_is_not_here_or_has_no_possible_name_makes_no_package() {
     let here = own.send(b"MZ");
     for name in ["", "..", "a/b.msi", r"a\b.msi", "C:a.msi", "a\0.msi", " a.msi", "a.msi.", &"x".repeat(201)]
         .into_iter()
-        .chain(["con", "NUL.exe", "aux.tar.gz", "Prn .msi", "com1.exe", "LPT9"])
+        .chain(["con", "NUL.exe", "aux.tar.gz", "Prn .msi", "com1.exe", "LPT9", "COM².exe", "CONIN$"])
     {
         let error = add(here, name);
         assert!(matches!(error, PackagesError::FileName { .. }), "{name:?}: {error}");

@@ -47,7 +47,7 @@ impl Reader {
                 open
             }
         };
-        inner.used(digest, Some(&open.file));
+        inner.used(digest);
         Ok(Self { digest: *digest, open })
     }
 

@@ -28,7 +28,7 @@ use std::{
 };
 
 use super::{Batch, Row, Store, StoreError};
-use crate::files::Lock;
+use crate::files::{self, Lock};
 
 /// Memory that sled may keep pages in: the rows in use of a few thousand endpoints. sled counts
 /// loosely, so the process may hold about twice as much.
@@ -119,7 +119,7 @@ impl SledStore {
         let db = open_database(dir, &path)?;
         sync_files(&path)?;
         let log_path = path.join("db");
-        let log = File::open(&log_path).map_err(io_error("open", &log_path))?;
+        let log = File::options().write(true).open(&log_path).map_err(io_error("open", &log_path))?;
 
         let shared = Arc::new(Shared {
             dir: dir.to_path_buf(),
@@ -348,8 +348,18 @@ fn create(dir: &Path, path: &Path) -> Result<(), StoreError> {
     abort_on_panic(|| db.flush()).map_err(|error| backend(dir, error))?;
     drop(db);
     sync_files(&new)?;
-    fs::rename(&new, path).map_err(io_error("rename", &new))?;
-    sync(dir)
+    let mut tries = 0;
+    loop {
+        match fs::rename(&new, path) {
+            // A thread of sled's still closes its files, as below; of an open one Windows renames no folder.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && tries < CLOSING_TRIES => {
+                tries += 1;
+                thread::sleep(CLOSING_WAIT);
+            }
+            renamed => break renamed.map_err(io_error("rename", &new))?,
+        }
+    }
+    files::sync_folder(dir).map_err(io_error("sync", dir))
 }
 
 fn open_database(dir: &Path, path: &Path) -> Result<::sled::Db, StoreError> {
@@ -400,11 +410,13 @@ fn sync_files(path: &Path) -> Result<(), StoreError> {
             }
         }
     }
-    sync(path)
+    files::sync_folder(path).map_err(io_error("sync", path))
 }
 
+/// Windows syncs a file only for whoever may write it.
 fn sync(path: &Path) -> Result<(), StoreError> {
-    File::open(path).and_then(|file| file.sync_all()).map_err(io_error("sync", path))
+    let file = File::options().write(true).open(path);
+    file.and_then(|file| file.sync_all()).map_err(io_error("sync", path))
 }
 
 #[cfg(test)]

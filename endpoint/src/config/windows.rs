@@ -4,17 +4,12 @@
 
 use std::path::PathBuf;
 
-use tierway_common::rules::place::Folder;
+use tierway_common::windows::{folder::is_sealed, program_data};
 
-use crate::{
-    scan::windows::{place::folder, registry::SystemRegistry},
-    service::folder::is_sealed,
-};
+use crate::service::data_folder;
 
 pub(super) fn data_dir() -> PathBuf {
-    let programs =
-        folder(&SystemRegistry, Folder::ProgramData).unwrap_or_else(|_| r"C:\ProgramData".to_owned());
-    PathBuf::from(programs).join("Tierway").join("endpoint")
+    program_data().join("Tierway").join("endpoint")
 }
 
 pub(super) fn local_socket() -> PathBuf {
@@ -24,5 +19,5 @@ pub(super) fn local_socket() -> PathBuf {
 pub(super) fn file() -> Option<PathBuf> {
     let dir = data_dir();
     let file = dir.join("endpoint.toml");
-    (is_sealed(&dir) && file.is_file()).then_some(file)
+    (is_sealed(data_folder(&dir, &dir)) && file.is_file()).then_some(file)
 }

@@ -361,7 +361,7 @@ impl Cycle {
             took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             dictionary_version: self.catalogues.version(),
             agent_version: VERSION.to_owned(),
-            host_name: host::name(),
+            host_name: tierway_common::host::name(),
             counts: self.ledger.book().counts(),
             reboot_pending: self.reboot_pending(),
             machine_class: machine_class(),

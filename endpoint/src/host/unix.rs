@@ -1,9 +1,5 @@
 //! As the kernel tells.
 
-pub(super) fn name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
-}
-
 pub(super) fn machine() -> String {
     rustix::system::uname().machine().to_string_lossy().into_owned()
 }

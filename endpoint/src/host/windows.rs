@@ -4,18 +4,8 @@ use sysinfo::{MemoryRefreshKind, System};
 
 use crate::scan::windows::registry::{SystemRegistry, text};
 
-const NAMES: [(&str, &str); 2] = [
-    (r"HKLM\SYSTEM\CurrentControlSet\Services\Tcpip\Parameters", "Hostname"),
-    (r"HKLM\SYSTEM\CurrentControlSet\Control\ComputerName\ActiveComputerName", "ComputerName"),
-];
-
 /// What the system says of itself, whatever this program was built for.
 const ENVIRONMENT: &str = r"HKLM\SYSTEM\CurrentControlSet\Control\Session Manager\Environment";
-
-pub(super) fn name() -> String {
-    let read = |(key, name)| text(&SystemRegistry, key, name).ok().flatten().filter(|name| !name.is_empty());
-    NAMES.into_iter().find_map(read).unwrap_or_else(|| "unnamed".to_owned())
-}
 
 pub(super) fn machine() -> String {
     let named = text(&SystemRegistry, ENVIRONMENT, "PROCESSOR_ARCHITECTURE").ok().flatten();

@@ -16,7 +16,7 @@ use tierway_common::{
     },
 };
 
-use crate::install::run::End;
+use tierway_common::programs::End;
 
 /// What came of an attempt to install one update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -12,14 +12,12 @@ use std::{
 
 use tierway_common::{
     files,
+    programs::{self, End, Program, RunError},
     schema::{Payload, policy::FollowUp},
     trust::digest::Digest,
 };
 
-use crate::install::{
-    PayloadFetcher, Unavailable,
-    run::{self, End, Program, RunError},
-};
+use crate::install::{PayloadFetcher, Unavailable};
 
 /// A longer program is not run: what is more than this is no follow-up.
 const PROGRAM_BYTES_MAX: u64 = 64 << 20;
@@ -107,13 +105,13 @@ pub async fn run<F: PayloadFetcher>(
                 arguments: Vec::new(),
                 command_line: String::new(),
                 directory: "/".into(),
-                environment: run::environment(),
+                environment: programs::environment(),
                 limit: *limit,
                 grace: std::time::Duration::from_secs(10),
                 tail_bytes_max: TAIL_BYTES_MAX,
             };
             tracing::info!(%program, "running a follow-up program");
-            run::run(&started, scratch).await.map_err(|source| FollowUpError::Run { program, source })
+            programs::run(&started, scratch).await.map_err(|source| FollowUpError::Run { program, source })
         }
         Err(error) => Err(error),
     };

@@ -19,6 +19,7 @@ use std::{
 use tierway_common::{
     daemon::chain::Chain,
     facts::Facts,
+    programs::{self, End, Program, Ran},
     rules::evaluate::{Truth, evaluate},
     schema::{Handler, Install, Payload, RebootBehavior, Update, WindowsFile, WindowsInstall},
 };
@@ -27,7 +28,6 @@ use self::{codes::Engine as Table, place::Placed};
 use super::{
     Attempted, CleanError, Cleaned, Engine, Fresh, PayloadFetcher, Pool, Request, Stop,
     codes::{After, Outcome, decide},
-    run::{self, End, Program, Ran},
 };
 
 /// How often an installer that is busy with another installation is asked again in one attempt; after that the
@@ -176,7 +176,7 @@ impl WindowsEngine {
     }
 
     async fn run(&self, program: &Program) -> Result<Ran, Stop> {
-        run::run(program, &self.scratch)
+        programs::run(program, &self.scratch)
             .await
             .map_err(|error| Stop::new(Outcome::EngineUnavailable, Chain(&error).to_string()))
     }
@@ -251,7 +251,7 @@ impl WindowsEngine {
             arguments: Vec::<OsString>::new(),
             command_line: command_line.to_owned(),
             directory: self.installing(),
-            environment: run::environment(),
+            environment: programs::environment(),
             limit: Duration::MAX,
             grace: Duration::ZERO,
             tail_bytes_max: TAIL_BYTES_MAX,

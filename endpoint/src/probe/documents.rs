@@ -13,8 +13,8 @@ use std::{
 
 use jiff::Timestamp;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
+use tierway_common::processes::Process;
 
-use super::processes::Process;
 use crate::people::Document;
 
 /// Folders below a home are looked into this deep: `~/Documents/project/part`.

@@ -7,12 +7,16 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
-use tierway_common::{daemon::chain::Chain, facts::Facts, files};
+use tierway_common::{
+    daemon::chain::Chain,
+    facts::Facts,
+    files,
+    processes::{Process, processes},
+};
 
 use super::{
     Seen, Surroundings, documents,
     logind::{self, LogindError},
-    processes::{Process, processes},
     signs, terminals,
 };
 use crate::{

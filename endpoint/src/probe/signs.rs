@@ -7,9 +7,8 @@ use std::{
     path::Path,
 };
 
-use tierway_common::{facts::Facts, files};
+use tierway_common::{facts::Facts, files, processes::Process};
 
-use super::processes::Process;
 use crate::{
     install::deb::depends::compare,
     scan::linux::{flags::REBOOT_REQUIRED, root::Root},

@@ -12,8 +12,9 @@ use std::{
 
 use jiff::Timestamp;
 use rustix::fs::{Mode, OFlags};
+use tierway_common::processes::Process;
 
-use super::{processes::Process, system::User};
+use super::system::User;
 use crate::people::{Seat, Session};
 
 /// Logins told of; with more the first ones speak for all.

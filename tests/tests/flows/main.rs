@@ -43,3 +43,5 @@ mod why;
 mod windows;
 #[cfg(test)]
 mod windows_endpoint;
+#[cfg(test)]
+mod windows_relay;

@@ -1,45 +1,18 @@
 //! A Windows that is enrolled by its MSI, patched by an administrator's own MSI, upgraded and left clean: under
 //! Wine, at a real relay over mutual TLS.
 
-use std::path::{Path, PathBuf};
-
 use tierway_common::facts::Facts;
 use tierway_proto::v1;
 use tierway_tests::{
     fleet::{Fleet, until},
-    programs::{self, Ended},
     tierctl::Tierctl,
-    wine::{Wine, program, sample_package},
+    wine::{Wine, gives_way, msi, program, said, sample_package},
 };
 
 /// Where the MSI puts the program.
 const PROGRAM: &str = r"C:\Program Files\Tierway\tierway-endpoint.exe";
 const STATE: &str = "ProgramData/Tierway/endpoint";
 const APP: &str = "Program Files/Sample App/content.txt";
-
-/// The MSI of this version of the endpoint.
-fn endpoint_msi(folder: &Path, program: &Path, version: &str) -> PathBuf {
-    let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/msi/build").display().to_string();
-    let (program, folder) = (program.display().to_string(), folder.display().to_string());
-    let arguments = ["--version", version, "--exe", &program, "--to", &folder];
-    let made = programs::run_if_there(&build, &arguments).unwrap();
-    assert_eq!((made.code, made.errors.as_str()), (Some(0), ""));
-    PathBuf::from(made.output.trim())
-}
-
-/// Windows tells a product that it is removed for a newer one; Wine does not, so that the package says it here.
-fn say_that_it_gives_way(package: &Path) {
-    let told = "UPDATE `Upgrade` SET `Remove`='ALL UPGRADINGPRODUCTCODE=1' WHERE `ActionProperty`='WIX_UPGRADE_DETECTED'";
-    let package = package.display().to_string();
-    let changed = programs::run_if_there("msibuild", &[&package, "-q", told]).unwrap();
-    assert_eq!((changed.code, changed.errors.as_str()), (Some(0), ""));
-}
-
-fn said(ended: &Ended, parts: &[&str]) {
-    for part in parts {
-        assert!(ended.output.contains(part), "`{part}` is not in: {} {}", ended.output, ended.errors);
-    }
-}
 
 /// What central knows of the only endpoint.
 fn facts(fleet: &Fleet) -> Facts {
@@ -65,7 +38,7 @@ async fn a_windows_is_enrolled_patched_upgraded_and_left_clean() {
 
     // Installed with its properties; the service enrols by itself.
     let token = fleet.token("endpoint", "osaka", relay.address).await.to_string();
-    let first = endpoint_msi(&folder, &program, "1.0.0");
+    let first = msi("endpoint", &folder, &program, "1.0.0");
     let properties = [format!("SERVER={}", relay.address), format!("ENROLL_TOKEN={token}")];
     let installed = wine.msiexec("/i", &first, &properties);
     assert_eq!(installed.code, Some(0), "{installed:?}");
@@ -132,8 +105,8 @@ async fn a_windows_is_enrolled_patched_upgraded_and_left_clean() {
     assert!(facts(&fleet).values.values().any(|shown| shown == "Sample App 1.1.0"));
 
     // An upgrade without properties keeps identity and state, a downgrade is refused.
-    let second = endpoint_msi(&folder, &program, "1.1.0");
-    say_that_it_gives_way(&second);
+    let second = msi("endpoint", &folder, &program, "1.1.0");
+    gives_way(&second);
     assert_eq!(wine.msiexec("/i", &second, &[]).code, Some(0));
     said(&wine.run(&["sc", "query", "TierwayEndpoint"]), &["RUNNING"]);
     assert_eq!(std::fs::read(wine.drive(STATE).join("identity/identity.pem")).unwrap(), enrolled);

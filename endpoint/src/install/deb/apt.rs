@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::install::run::Program;
+use tierway_common::programs::Program;
 
 /// How long apt waits for another program that holds dpkg's lock, before the attempt ends as lock busy.
 pub const LOCK_WAIT: Duration = Duration::from_secs(60);

@@ -9,7 +9,7 @@
 
 use std::{ffi::OsString, path::Path};
 
-use crate::install::run::Program;
+use tierway_common::programs::Program;
 
 /// `$1` is the root; the rest is what is run then. Devices are those of this computer, bound one by one, which
 /// needs no right to make any. The size is for what scripts put into `/dev/shm`.

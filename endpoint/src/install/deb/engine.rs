@@ -16,6 +16,7 @@ use rustix::{fs::FlockOperation, io::Errno};
 use tierway_common::{
     daemon::chain::Chain,
     facts::Facts,
+    programs::{self, End, Program, Ran},
     schema::{DebPackage, Install, Payload, State, Update},
 };
 
@@ -32,7 +33,6 @@ use crate::{
     install::{
         Attempted, CleanError, Cleaned, Engine, Fresh, PayloadFetcher, Pool, Request, Stop,
         codes::{self, After, Outcome},
-        run::{self, End, Program, Ran},
     },
     scan::linux::root::Root,
 };
@@ -378,7 +378,7 @@ impl DebEngine {
         if self.root == Path::new("/") {
             return None;
         }
-        let why = match run::run(&enclosed(self.apt.nothing(), &self.root), &self.scratch).await {
+        let why = match programs::run(&enclosed(self.apt.nothing(), &self.root), &self.scratch).await {
             Ok(Ran { end: End::Exited(0), .. }) => return None,
             Ok(ran) => complaint(&ran.errors.text, BARE_BYTES_MAX),
             Err(error) => Chain(&error).to_string(),
@@ -388,7 +388,7 @@ impl DebEngine {
     }
 
     async fn run(&self, program: &Program) -> Result<Ran, Stop> {
-        run::run(program, &self.scratch)
+        programs::run(program, &self.scratch)
             .await
             .map_err(|error| Stop::new(Outcome::EngineUnavailable, Chain(&error).to_string()))
     }

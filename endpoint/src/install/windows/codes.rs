@@ -3,9 +3,12 @@
 //! Sources: the error codes of Windows Installer, of the Windows Update agent (`wusa`) and of component
 //! servicing as Microsoft documents them. Whatever a code says, the scan that follows has the last word.
 
-use tierway_common::schema::{CommandLine, ExitCode, ExitResult};
+use tierway_common::{
+    programs::End,
+    schema::{CommandLine, ExitCode, ExitResult},
+};
 
-use crate::install::{codes::Outcome, run::End};
+use crate::install::codes::Outcome;
 
 /// By which table an exit code is read.
 #[derive(Clone, Copy, Debug)]

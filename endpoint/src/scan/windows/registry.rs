@@ -139,17 +139,14 @@ pub fn number(registry: &dyn Registry, key: &str, name: &str) -> Result<Option<u
 /// There from an installation that needs a restart until the next boot.
 pub const RESTART: &str = r"HKLM\SOFTWARE\Tierway\Endpoint\RestartRequired";
 
-/// Has the digest of the seal of each data folder, by its path.
-pub const SEALS: &str = r"HKLM\SOFTWARE\Tierway\Endpoint\Seals";
-
 #[cfg(windows)]
-pub use self::system::{SystemRegistry, keep_seal, mark_restart};
+pub use self::system::{SystemRegistry, mark_restart};
 
 #[cfg(windows)]
 mod system {
     use windows_registry::{CLASSES_ROOT, CURRENT_CONFIG, Key, LOCAL_MACHINE, USERS};
 
-    use super::{Data, ENTRIES_MAX, Kind, RESTART, Registry, SEALS};
+    use super::{Data, ENTRIES_MAX, Kind, RESTART, Registry};
 
     /// `KEY_READ`, and the two views.
     const READ: u32 = 0x0002_0019;
@@ -202,18 +199,6 @@ mod system {
             .open(below)
             .and_then(|key| key.options().read().write().create().volatile().open(name));
         made.map(drop).map_err(|error| format!("could not make `{RESTART}`: {}", error.message()))
-    }
-
-    /// Writes the digest of the seal of `folder` into [`SEALS`], in the place of an older one.
-    ///
-    /// # Errors
-    ///
-    /// A sentence, when the registry cannot be written.
-    pub fn keep_seal(folder: &str, digest: &str) -> Result<(), String> {
-        let below = SEALS.strip_prefix("HKLM\\").unwrap_or(SEALS);
-        let key = LOCAL_MACHINE.options().read().write().create().open(below);
-        let kept = key.and_then(|key| key.set_string(folder, digest));
-        kept.map_err(|error| format!("could not write `{SEALS}`: {}", error.message()))
     }
 
     fn sorted(names: impl Iterator<Item = String>) -> Vec<String> {

@@ -12,14 +12,11 @@ use std::{
 };
 
 use ring::rand::SystemRandom;
+use windows_registry::LOCAL_MACHINE;
 
+use super::{system_folder, text};
 use crate::{
-    config::Config,
-    install::run::{self, End, Program, RunError},
-    scan::windows::{
-        place::system_folder,
-        registry::{SEALS, SystemRegistry, keep_seal, text},
-    },
+    programs::{self, End, Program, RunError},
     seal,
 };
 
@@ -81,20 +78,32 @@ pub enum FolderError {
     },
 }
 
+/// A data folder, and what is known of it.
+#[derive(Clone, Copy, Debug)]
+pub struct DataFolder<'a> {
+    /// Where it is.
+    pub path: &'a Path,
+    /// Where the program has it when nobody names another, below the folder of programs' data.
+    pub usual: &'a Path,
+    /// The key below `HKLM` that has the digest of the seal of each data folder of this program, by its path.
+    pub seals: &'static str,
+}
+
 /// Makes the data folder if it is not there, and the system and administrators the only ones who get into it and
 /// who own what is in it. Returns where that is now which was in the usual folder without being this program's.
 ///
 /// # Errors
 ///
 /// When one of that does not succeed; then no secret may be put there, and nothing believed that is there.
-pub async fn secure(folder: &Path) -> Result<Option<PathBuf>, FolderError> {
+pub async fn secure(data: DataFolder<'_>) -> Result<Option<PathBuf>, FolderError> {
+    let folder = data.path;
     let make = |source| FolderError::Make { path: folder.to_owned(), source };
-    if is_sealed(folder) {
+    if is_sealed(data) {
         icacls(folder, &GRANT, &[]).await?;
         return Ok(None);
     }
     let mut aside = None;
-    if folder == Config::default().data_dir {
+    if folder == data.usual {
         if let Some(above) = folder.parent() {
             own_place(above).await?;
         }
@@ -109,7 +118,7 @@ pub async fn secure(folder: &Path) -> Result<Option<PathBuf>, FolderError> {
     }
     let unsealed = |reason| FolderError::Seal { path: folder.to_owned(), reason };
     let digest = seal::put(folder, &SystemRandom::new()).map_err(|error| unsealed(error.to_string()))?;
-    keep_seal(&name(folder), &digest.to_string()).map_err(unsealed)?;
+    keep_seal(data, &digest.to_string()).map_err(|error| unsealed(error.message()))?;
     Ok(aside)
 }
 
@@ -118,9 +127,9 @@ pub async fn secure(folder: &Path) -> Result<Option<PathBuf>, FolderError> {
 /// # Errors
 ///
 /// As [`secure`].
-pub async fn secure_and_tell(folder: &Path) -> Result<(), FolderError> {
-    if let Some(aside) = secure(folder).await? {
-        warn_of(folder, &aside);
+pub async fn secure_and_tell(data: DataFolder<'_>) -> Result<(), FolderError> {
+    if let Some(aside) = secure(data).await? {
+        warn_of(data.path, &aside);
     }
     Ok(())
 }
@@ -136,9 +145,15 @@ pub(super) fn warn_of(folder: &Path, aside: &Path) {
 
 /// Whether this program made or took over the folder, and nobody else another in its place.
 #[must_use]
-pub fn is_sealed(folder: &Path) -> bool {
-    let digest = text(&SystemRegistry, SEALS, &name(folder));
-    digest.is_ok_and(|digest| digest.is_some_and(|digest| seal::is_there(folder, &digest)))
+pub fn is_sealed(data: DataFolder<'_>) -> bool {
+    let digest = text(data.seals, &name(data.path));
+    digest.is_some_and(|digest| seal::is_there(data.path, &digest))
+}
+
+/// Writes the digest of the seal, in the place of an older one.
+fn keep_seal(data: DataFolder<'_>, digest: &str) -> windows_registry::Result<()> {
+    let key = LOCAL_MACHINE.options().read().write().create().open(data.seals)?;
+    key.set_string(name(data.path), digest)
 }
 
 /// As the registry has it.
@@ -171,17 +186,17 @@ async fn own(folder: &Path, more: &[&str]) -> Result<(), FolderError> {
 async fn icacls(folder: &Path, what: &[&str], more: &[&str]) -> Result<(), FolderError> {
     let what = what.iter().chain(more).map(OsString::from);
     let program = Program {
-        path: system_folder(&SystemRegistry).join("icacls.exe"),
+        path: system_folder().join("icacls.exe"),
         arguments: std::iter::once(folder.into()).chain(what).collect(),
         command_line: String::new(),
-        directory: system_folder(&SystemRegistry),
-        environment: run::environment(),
+        directory: system_folder(),
+        environment: programs::environment(),
         limit: RIGHTS_LIMIT,
         grace: Duration::ZERO,
         tail_bytes_max: 1024,
     };
     // Not into the folder itself: what it prints is a file that older systems list until it is closed.
-    let ran = run::run(&program, folder.parent().unwrap_or(folder)).await;
+    let ran = programs::run(&program, folder.parent().unwrap_or(folder)).await;
     let ran = ran.map_err(|source| FolderError::Rights { path: folder.to_owned(), source })?;
     match ran.end {
         End::Exited(0) => Ok(()),

@@ -12,7 +12,7 @@ use rustix::{
 use tokio::process::Command;
 
 use super::{End, Program};
-use crate::probe::processes::processes;
+use crate::processes::processes;
 
 /// A process that starts others faster than it is found is a hostile one.
 const KILL_ROUNDS: usize = 3;

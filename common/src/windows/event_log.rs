@@ -6,16 +6,13 @@ use log::{Level, Record};
 use tracing::Metadata;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// As the installer registers it.
-const SOURCE: &str = "Tierway";
-
 /// Writes lines as events.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct EventLog;
 
-/// Opens the event log. Where that fails, lines go nowhere: a service has no other place to say so.
-pub(super) fn open() -> EventLog {
-    if winlog2::init(SOURCE).is_ok() {
+/// Opens the event log for `source`, which the installer registers. Where that fails, lines go nowhere: a service has no other place to say so.
+pub(super) fn open(source: &str) -> EventLog {
+    if winlog2::init(source).is_ok() {
         // What other libraries log for themselves is not for the administrator.
         log::set_max_level(log::LevelFilter::Off);
     }

@@ -11,7 +11,8 @@ use std::{
 };
 
 use ring::rand::{SecureRandom, generate};
-use tierway_common::{files, trust::digest::Digest};
+
+use crate::{files, trust::digest::Digest};
 
 /// In the folder.
 const NAME: &str = "seal";

@@ -1,4 +1,4 @@
-//! The only module that starts programs.
+//! The only module that starts programs: on endpoints and, on Windows, where rights of folders are set.
 //!
 //! A program gets a cleared environment, no input, a process group of its own and a time limit. Its output
 //! goes to files without a name and not to pipes, so that a package manager that is at work when this
@@ -7,8 +7,8 @@
 //! What is still running at the limit is asked to stop (SIGTERM) and then stopped (SIGKILL): the whole
 //! group, and descendants that left it. On Windows its job is ended, which holds them all.
 
-#[cfg_attr(unix, path = "run/unix.rs")]
-#[cfg_attr(windows, path = "run/windows.rs")]
+#[cfg_attr(unix, path = "programs/unix.rs")]
+#[cfg_attr(windows, path = "programs/windows.rs")]
 mod system;
 
 use std::{

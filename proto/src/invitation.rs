@@ -1,7 +1,7 @@
-//! An invitation that waits: a token that an installer left, by which the agent enrols when it can.
+//! An invitation that waits: a token that an installer left, by which a service joins when it can.
 //!
 //! It is a file in the data folder that only the system's administrators can read, and it is deleted as soon as
-//! the computer has its identity. An installer does not wait for a network; the agent tries until it is let in.
+//! the computer has its identity. An installer does not wait for a network; the service tries until it is let in.
 
 use std::{
     io,
@@ -13,23 +13,31 @@ use serde::{Deserialize, Serialize};
 use tierway_common::{
     daemon::{chain::Chain, stop::Stop},
     enrollment::Token,
-    files,
+    files, host,
     transport::identity::Role,
 };
-use tierway_proto::joining::{self, JoinError};
 
-use crate::{agent::VERSION, host};
+use crate::joining::{self, JoinError};
 
 /// Of the file: a token has some 300 bytes.
 const INVITATION_BYTES_MAX: u64 = 16 << 10;
 /// How often it is tried, and how often it is looked whether there is one: about as long as a network needs.
 const TRY_EVERY: Duration = Duration::from_secs(30);
 
+/// Who follows an invitation.
+#[derive(Clone, Copy, Debug)]
+pub struct Guest {
+    /// What it is, and must be let in as.
+    pub role: Role,
+    /// The version of its program.
+    pub agent_version: &'static str,
+}
+
 /// A token, and where to use it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Invitation {
-    /// As `tierctl endpoint token` printed it.
+    /// As `tierctl` printed it.
     pub token: String,
     /// Instead of where the token says, `host:port`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -60,7 +68,7 @@ pub enum InvitationError {
     /// Its token is none.
     #[error("could not read the token")]
     Token(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Nobody let the computer in, or not as an endpoint.
+    /// Nobody let the computer in, or not as what it is.
     #[error("could not enrol")]
     Join(#[from] JoinError),
 }
@@ -75,7 +83,7 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Invitat
 }
 
 impl Invitation {
-    /// Leaves it in the data folder, which is there already, for the agent to find; an older one is replaced.
+    /// Leaves it in the data folder, which is there already, for the service to find; an older one is replaced.
     ///
     /// # Errors
     ///
@@ -105,15 +113,15 @@ impl Invitation {
     }
 
     /// Enrols by it.
-    async fn follow(&self, data_dir: &Path) -> Result<(), InvitationError> {
+    async fn follow(&self, data_dir: &Path, guest: Guest) -> Result<(), InvitationError> {
         let token = self.parsed()?;
-        let joined =
-            joining::join(&token, self.server.as_deref(), None, &host::name(), VERSION, data_dir).await?;
-        if let Err(error) = joined.must_be(Role::Endpoint) {
+        let (server, host) = (self.server.as_deref(), host::name());
+        let joined = joining::join(&token, server, None, &host, guest.agent_version, data_dir).await?;
+        if let Err(error) = joined.must_be(guest.role) {
             joining::leave(data_dir)?;
             return Err(error.into());
         }
-        tracing::info!(endpoint = %joined.identity.own().holder, "enrolled by an invitation");
+        tracing::info!(holder = %joined.identity.own().holder, "enrolled by an invitation");
         Ok(())
     }
 }
@@ -125,7 +133,7 @@ impl Invitation {
 /// # Errors
 ///
 /// When the identity that is there is broken, or the invitation cannot be deleted.
-pub async fn joined(data_dir: &Path, stop: &Stop) -> Result<(), InvitationError> {
+pub async fn joined(data_dir: &Path, guest: Guest, stop: &Stop) -> Result<(), InvitationError> {
     let mut told = false;
     while !stop.requested() {
         match joining::load(data_dir) {
@@ -137,7 +145,7 @@ pub async fn joined(data_dir: &Path, stop: &Stop) -> Result<(), InvitationError>
             Err(error) => return Err(error.into()),
         }
         let followed = match Invitation::found(data_dir) {
-            Ok(Some(invitation)) => invitation.follow(data_dir).await,
+            Ok(Some(invitation)) => invitation.follow(data_dir, guest).await,
             Ok(None) => {
                 if !told {
                     tracing::warn!(
@@ -190,7 +198,8 @@ mod tests {
     async fn a_computer_without_an_invitation_waits_until_it_is_stopped() {
         let folder = tempfile::tempdir().unwrap();
         let stop = Stop::new();
-        let waiting = joined(folder.path(), &stop);
+        let guest = Guest { role: Role::Relay, agent_version: "1" };
+        let waiting = joined(folder.path(), guest, &stop);
         let stopping = async { stop.request() };
         let (joined, ()) = tokio::join!(waiting, stopping);
         joined.unwrap();
