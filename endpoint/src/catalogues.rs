@@ -241,6 +241,11 @@ impl Catalogues {
     /// Gives back the memory of what is on disk, until it is asked again.
     pub fn rest(&mut self) {
         self.rules = None;
+        self.forget_nodes();
+    }
+
+    /// Gives back the memory of tree nodes.
+    pub fn forget_nodes(&self) {
         for blobs in [&self.trees, &self.paths] {
             blobs.set_cache_bytes(0);
             blobs.set_cache_bytes(CACHE_BYTES);

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tierway_common::{
+    daemon::chain::Chain,
     facts::Facts,
     files,
     id::{EndpointId, TenantId},
@@ -35,6 +36,10 @@ use tracing::warn;
 const STATES_WAITING_MAX: usize = 512;
 /// Bytes of one call.
 const BATCH_BYTES: usize = 1 << 20;
+/// Facts that central holds, in the spool's folder.
+const ACCEPTED: &str = "accepted.json";
+/// Number and facts of the inventory that was put on its way last.
+const OFFERED: &str = "offered.json";
 /// Bytes of the accepted facts.
 const FACTS_BYTES_MAX: u64 = 16 << 20;
 
@@ -77,10 +82,10 @@ pub struct Spool {
     tenant: TenantId,
     endpoint: EndpointId,
     used: Used,
-    /// What central holds, as far as this endpoint knows.
-    accepted: Option<Facts>,
-    /// Facts of the inventory that waits, to become `accepted`.
-    offered: Option<(u64, Facts)>,
+    /// What central holds, as far as this endpoint knows; the facts themselves are on disk.
+    accepted: Option<Digest>,
+    /// The inventory that waits: its number, and its facts, to become `accepted`.
+    offered: Option<(u64, Digest)>,
 }
 
 impl Spool {
@@ -92,8 +97,8 @@ impl Spool {
     pub fn open(dir: &Path, tenant: TenantId, endpoint: EndpointId) -> Result<Self, ReportError> {
         fs::create_dir_all(dir).map_err(|source| spool_error(dir, source))?;
         let used = read(&dir.join("used.json"), 4096)?.unwrap_or_default();
-        let accepted = read(&dir.join("accepted.json"), FACTS_BYTES_MAX)?;
-        let offered = read(&dir.join("offered.json"), FACTS_BYTES_MAX)?;
+        let accepted = accepted_facts(dir)?.as_ref().map(Facts::digest);
+        let offered = offered_facts(dir)?.map(|(sequence, facts)| (sequence, facts.digest()));
         let mut spool = Self { dir: dir.to_owned(), tenant, endpoint, used, accepted, offered };
         let waits = spool.files()?.into_iter().rev().find(|(stream, ..)| *stream == Stream::Inventory);
         let waits = waits.map(|(_, sequence, _)| sequence);
@@ -111,7 +116,7 @@ impl Spool {
     /// Digest of the facts that the tier above acknowledged last; `None` when it must be sent all of them.
     #[must_use]
     pub fn acknowledged(&self) -> Option<Digest> {
-        self.accepted.as_ref().map(Facts::digest)
+        self.accepted
     }
 
     /// Envelopes that wait.
@@ -155,23 +160,22 @@ impl Spool {
     /// [`ReportError`]; it is not on its way then.
     pub fn inventory(&mut self, facts: &Facts, key: &SigningKey, now: Timestamp) -> Result<(), ReportError> {
         let digest = facts.digest();
-        if self.offered.as_ref().is_some_and(|(_, offered)| offered.digest() == digest)
-            || (self.offered.is_none()
-                && self.accepted.as_ref().is_some_and(|accepted| accepted.digest() == digest))
-        {
+        if self.offered.map_or(self.accepted, |(_, offered)| Some(offered)) == Some(digest) {
             return Ok(());
         }
-        let report = match &self.accepted {
+        let base =
+            self.accepted.and_then(|accepted| self.as_before(ACCEPTED, accepted, accepted_facts(&self.dir)));
+        let whole = base.is_none();
+        let report = match base {
             Some(base) => {
                 Report::InventoryDelta { at: now, base: base.digest(), digest, delta: base.delta(facts) }
             }
             None => Report::Inventory { at: now, facts: facts.clone() },
         };
         let earlier: Vec<_> = self.files()?.into_iter().filter(|file| file.0 == Stream::Inventory).collect();
-        let whole = self.accepted.is_none();
         let sequence = self.seal(Stream::Inventory, whole, &report, key, now)?;
-        self.offered = Some((sequence, facts.clone()));
-        self.write("offered.json", &self.offered)?;
+        self.offered = Some((sequence, digest));
+        self.write(OFFERED, &(sequence, facts))?;
         for (_, _, path) in earlier {
             fs::remove_file(&path).map_err(|source| spool_error(&path, source))?;
         }
@@ -185,7 +189,7 @@ impl Spool {
     /// [`ReportError::Spool`].
     pub fn resync(&mut self) -> Result<(), ReportError> {
         (self.accepted, self.offered) = (None, None);
-        for name in ["accepted.json", "offered.json"] {
+        for name in [ACCEPTED, OFFERED] {
             let path = self.dir.join(name);
             files::remove(&path).map_err(|source| spool_error(&path, source))?;
         }
@@ -243,12 +247,30 @@ impl Spool {
     }
 
     fn accepted(&mut self, sequence: u64) -> Result<(), ReportError> {
-        if let Some((offered, facts)) = self.offered.take_if(|(offered, _)| *offered == sequence) {
-            debug_assert_eq!(offered, sequence);
-            self.accepted = Some(facts);
-            self.write("accepted.json", &self.accepted)?;
-        }
-        Ok(())
+        let Some((_, digest)) = self.offered.take_if(|(offered, _)| *offered == sequence) else {
+            return Ok(());
+        };
+        let facts = offered_facts(&self.dir).map(|offered| offered.map(|(_, facts)| facts));
+        let Some(facts) = self.as_before(OFFERED, digest, facts) else { return self.resync() };
+        self.accepted = Some(digest);
+        self.write(ACCEPTED, &facts)
+    }
+
+    /// Facts as they were written down; where they are not that any more, there is nothing to tell a change from,
+    /// and all facts go up.
+    fn as_before(
+        &self,
+        name: &str,
+        digest: Digest,
+        found: Result<Option<Facts>, ReportError>,
+    ) -> Option<Facts> {
+        let problem = match found {
+            Ok(Some(facts)) if facts.digest() == digest => return Some(facts),
+            Ok(_) => "they are others".to_owned(),
+            Err(error) => Chain(&error).to_string(),
+        };
+        warn!(path = %self.dir.join(name).display(), problem, "facts that were reported cannot be read any more");
+        None
     }
 
     fn seal(
@@ -301,12 +323,16 @@ impl Spool {
             .and_then(|json| files::replace(&path, &json, 0o600))
             .map_err(|source| spool_error(&path, source))
     }
+}
 
-    /// Digest of the facts central holds, as far as known.
-    #[must_use]
-    pub fn accepted_digest(&self) -> Option<Digest> {
-        self.accepted.as_ref().map(Facts::digest)
-    }
+/// The facts that central holds.
+fn accepted_facts(dir: &Path) -> Result<Option<Facts>, ReportError> {
+    read(&dir.join(ACCEPTED), FACTS_BYTES_MAX)
+}
+
+/// Number and facts of the inventory that was put on its way last.
+fn offered_facts(dir: &Path) -> Result<Option<(u64, Facts)>, ReportError> {
+    read(&dir.join(OFFERED), FACTS_BYTES_MAX)
 }
 
 fn file_name(stream: Stream, sequence: u64) -> String {
@@ -386,7 +412,7 @@ mod tests {
             spool = open(dir.path());
         }
         accepted(&mut spool);
-        assert_eq!(spool.accepted_digest(), Some(facts("3").digest()));
+        assert_eq!(spool.acknowledged(), Some(facts("3").digest()));
     }
 
     #[test]
@@ -404,5 +430,23 @@ mod tests {
         // Central holds the second now; silence would leave it there.
         let found = inventory(&mut spool, &key, "1");
         assert!(matches!(&found[..], [Report::Inventory { .. }]), "{found:?}");
+    }
+
+    #[test]
+    fn facts_that_are_damaged_while_it_runs_are_followed_by_a_whole_inventory() {
+        let key = SigningKey::generate(&SystemRandom::new()).unwrap();
+        for content in ["not JSON", "{}"] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut spool = open(dir.path());
+            inventory(&mut spool, &key, "1");
+            accepted(&mut spool);
+            fs::write(dir.path().join(ACCEPTED), content).unwrap();
+            let found = inventory(&mut spool, &key, "2");
+            assert!(matches!(&found[..], [Report::Inventory { .. }]), "{found:?}");
+            fs::write(dir.path().join(OFFERED), content).unwrap();
+            accepted(&mut spool);
+            let found = inventory(&mut spool, &key, "3");
+            assert!(matches!(&found[..], [Report::Inventory { .. }]), "{found:?}");
+        }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! The tier above is a relay's own door with a catalogue of 50,000 updates, of which a tenth is about packages
 //! that the endpoint's root has. Memory is what the kernel counts as resident, the program's own pages
-//! included; a peak is that of one step alone. It has the environment that its systemd unit gives it. `-- PROGRAM` measures another program than the one of this
-//! build, such as `target/dist/tierway-endpoint`.
+//! included; a peak is that of one step alone. It has the environment that its systemd unit gives it. `-- PROGRAM`
+//! measures another program than the one of this build, such as `target/dist-endpoint/tierway-endpoint`.
 
 #![expect(clippy::expect_used, reason = "a benchmark stops at the first thing that is wrong")]
 
@@ -209,6 +209,10 @@ async fn measure(program: &Path, updates: usize, starts: usize, checks: u32, ful
     let idle = changed.resident.max(again.iter().map(|step| step.resident).max().unwrap_or(0));
     let peak = again.iter().chain([&changed]).map(|step| step.peak).max().unwrap_or(0);
     row("check after one update changed", &[changed], 1);
+    let mut filled = Table::new("What is resident then, KiB", &["mapping", "resident"]);
+    for (mapping, kib) in seen.resident_by_mapping() {
+        filled.row([mapping, kib.to_string()]);
+    }
 
     drop(endpoint);
     let mut endpoint = Endpoint::start(program, &own);
@@ -222,8 +226,10 @@ async fn measure(program: &Path, updates: usize, starts: usize, checks: u32, ful
         program.file_name().unwrap_or_default().display(),
     );
     table.print();
+    filled.print();
     let bytes = fs::metadata(program).expect("a file").len();
-    println!("  the program: {bytes} bytes ({:.1} MiB)", bytes as f64 / f64::from(1 << 20));
+    let mib = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
+    println!("  the program: {bytes} bytes ({} MiB)", mib(bytes));
     if full {
         let verdict = |holds: bool| if holds { "held" } else { "missed" };
         println!("  aim: at rest at most {IDLE_KIB_MAX} KiB: {idle}: {}", verdict(idle <= IDLE_KIB_MAX));

@@ -41,6 +41,7 @@ impl Cycle {
                 }
             })
             .collect();
+        self.catalogues.forget_nodes();
         v1::LocalStatus {
             dictionary_version: self.catalogues.version(),
             dictionary_expires: self.catalogues.expires().map_or(0, Timestamp::as_millisecond),

@@ -80,6 +80,7 @@ impl Cycle {
             settings: settings.clone(),
             boot: self.seen.boot.clone(),
         };
+        self.catalogues.forget_nodes();
         due.countdown = self.countdown.map(|shown| due::Countdown {
             to: shown.purpose,
             began: shown.began,

@@ -49,7 +49,7 @@ pub struct Record {
     pub attempts: u32,
     /// How the latest attempts failed; `None` when the latest did not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failing: Option<Failing>,
+    pub failing: Option<Box<Failing>>,
     /// How long the installer of the latest attempt took that started it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub took_seconds: Option<u32>,
@@ -67,7 +67,7 @@ pub struct Record {
     pub verified: Option<Timestamp>,
     /// What it waits for; `None` when it is not needed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub waits: Option<Waits>,
+    pub waits: Option<Box<Waits>>,
 }
 
 /// What a needed update waits for.
@@ -268,8 +268,8 @@ pub struct Conditions {
 /// All records and the latest attempts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Book {
-    /// By update; one that was never anything but not applicable has none.
-    records: BTreeMap<UpdateId, Record>,
+    /// By update; one that was never anything but not applicable has none. Boxed, as half of a map is empty places.
+    records: BTreeMap<UpdateId, Box<Record>>,
     /// In the order in which they ended.
     history: VecDeque<Attempt>,
     /// What the person at the machine wished and still holds.
@@ -293,12 +293,12 @@ impl Book {
     /// What is known of an update.
     #[must_use]
     pub fn record(&self, update: &UpdateId) -> Option<&Record> {
-        self.records.get(update)
+        self.records.get(update).map(Box::as_ref)
     }
 
     /// All records by update.
     pub fn records(&self) -> impl Iterator<Item = (&UpdateId, &Record)> {
-        self.records.iter()
+        self.records.iter().map(|(update, record)| (update, record.as_ref()))
     }
 
     /// The latest attempts in the order in which they ended, at most [`HISTORY_MAX`].
@@ -384,7 +384,7 @@ impl Book {
             Event::Offered { update, at } => self.note(&update, |record| record.offered = Some(at)),
             Event::Downloaded { update, at } => self.note(&update, |record| record.downloaded = Some(at)),
             Event::Verified { update, at } => self.note(&update, |record| record.verified = Some(at)),
-            Event::Waits { update, waits } => self.note(&update, |record| record.waits = waits),
+            Event::Waits { update, waits } => self.note(&update, |record| record.waits = waits.map(Box::new)),
             Event::Wished { wish, by, at } => {
                 self.wishes.apply(wish, by, at);
                 None
@@ -430,7 +430,7 @@ impl Book {
     }
 
     fn record_at(&mut self, update: UpdateId, at: Timestamp) -> &mut Record {
-        self.records.entry(update).or_insert_with(|| Record {
+        let new = || Record {
             // Until something else is applied to it right after; never seen outside.
             state: State::NotApplicable,
             since: at,
@@ -445,7 +445,8 @@ impl Book {
             downloaded: None,
             verified: None,
             waits: None,
-        })
+        };
+        self.records.entry(update).or_insert_with(|| Box::new(new()))
     }
 
     fn ended(
@@ -472,7 +473,7 @@ impl Book {
         record.failing = (outcome.class() != Class::Done).then(|| {
             let before = record.failing.take().filter(|failing| failing.outcome == outcome);
             let times = before.map_or(1, |failing| failing.times.saturating_add(1));
-            Failing { outcome, times, ended: at, detail: text.clone() }
+            Box::new(Failing { outcome, times, ended: at, detail: text.clone() })
         });
         let shown = if matches!(state, Some(State::Installed)) { None } else { text };
         let changed = match state {
@@ -507,12 +508,12 @@ impl Book {
             }
         };
         for (update, verdict) in verdicts {
-            let record = self.records.get(update);
+            let record = self.record(update);
             // Settled first, see `super::Ledger::settle`.
             if record.is_some_and(|record| record.open.is_some()) {
                 continue;
             }
-            let failing = record.and_then(|record| record.failing.as_ref());
+            let failing = record.and_then(|record| record.failing.as_deref());
             // A boot since then was what it waited for: what is pending now is about something else.
             let waits = record.filter(|record| {
                 record.state == State::RebootPending
@@ -569,7 +570,7 @@ impl Book {
             if never(record.downloaded) && downloaded.contains(update) {
                 events.push(Event::Downloaded { update: named(), at: now });
             }
-            let (before, after) = (record.waits.as_ref(), waits.get(update));
+            let (before, after) = (record.waits.as_deref(), waits.get(update));
             // What is left of a window is another time in every plan; any other sentence is news.
             let stays = |waits: &Waits| waits.waiting == Waiting::Window;
             let key = |waits: &Waits| {

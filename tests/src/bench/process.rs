@@ -1,6 +1,7 @@
 //! Servers as processes of their own, and what they use.
 
 use std::{
+    collections::BTreeMap,
     env, fs,
     io::{BufRead, BufReader, Read},
     net::SocketAddr,
@@ -37,6 +38,32 @@ impl Seen {
     #[must_use]
     pub fn anonymous_kib(self) -> u64 {
         kib(&self.status(), "RssAnon:")
+    }
+
+    /// Resident memory by what is mapped, KiB, the largest first: a file by its name, what is no file's by what
+    /// the kernel calls it; pages of a file that the process has written to stand with the file.
+    #[must_use]
+    pub fn resident_by_mapping(self) -> Vec<(String, u64)> {
+        let smaps = fs::read_to_string(format!("/proc/{}/smaps", self.0)).expect("it runs");
+        let mut by_mapping: BTreeMap<String, u64> = BTreeMap::new();
+        let mut mapping = String::new();
+        for line in smaps.lines() {
+            let mut words = line.split_whitespace();
+            let first = words.next().expect("a word");
+            if let Some(kib) = line.strip_prefix("Rss:") {
+                *by_mapping.entry(mapping.clone()).or_default() +=
+                    kib.trim().trim_end_matches(" kB").parse::<u64>().expect("a number");
+            } else if !first.ends_with(':') {
+                // Addresses, rights, offset, device, inode, and a name that may have spaces.
+                let rights = words.next().expect("rights");
+                let name = words.skip(3).collect::<Vec<_>>().join(" ");
+                let name = name.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or("[anonymous]");
+                mapping = if name.starts_with('[') { name.to_owned() } else { format!("{name} {rights}") };
+            }
+        }
+        let mut all: Vec<_> = by_mapping.into_iter().filter(|(_, kib)| *kib > 0).collect();
+        all.sort_by(|one, other| other.1.cmp(&one.1).then_with(|| one.0.cmp(&other.0)));
+        all
     }
 
     /// The most resident memory there was since [`Seen::forget_peak`] or the start, files included, KiB.
