@@ -1,12 +1,11 @@
 //! The accept loop: TLS, who the peer is, HTTP/2, with every limit that the libraries leave open.
 
 use std::{
-    collections::HashMap,
     convert::Infallible,
     net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -17,7 +16,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
     time::timeout,
 };
@@ -26,8 +25,14 @@ use tonic::body::Body;
 use tower::{Service, ServiceExt};
 use tracing::{debug, warn};
 
-use super::{identity::PeerIdentity, tls::Identity};
+use self::admission::{Counted, Place};
+use super::{
+    identity::{Holder, PeerIdentity},
+    tls::Identity,
+};
 use crate::daemon::{chain::Chain, stop::Stop};
+
+mod admission;
 
 /// What one door bears. The defaults follow from memory: streams × message size × connections stay
 /// under what a small server has.
@@ -37,6 +42,9 @@ pub struct Limits {
     pub connections_max: usize,
     /// Open connections of one address; generous, since a whole site may come from one.
     pub connections_per_address_max: usize,
+    /// Open connections of one holder of a certificate, who needs one, and another while that is replaced; generous for
+    /// an operator whose scripts run side by side.
+    pub connections_of_one_max: usize,
     /// From accept to the end of the TLS handshake.
     pub handshake_timeout: Duration,
     /// A peer without a certificate has this long for all it wants, which is to enrol.
@@ -45,6 +53,12 @@ pub struct Limits {
     pub streams_max: u32,
     /// Requests being answered to peers with a certificate, over all connections; more are told to come later.
     pub requests_max: usize,
+    /// Requests being answered to one holder of a certificate, over all connections: a relay back after a week sends no
+    /// more than this at once.
+    pub requests_of_one_max: usize,
+    /// Requests being answered that call the same method, so that reports leave room for checks and questions, and
+    /// these for reports.
+    pub requests_of_method_max: usize,
     /// Open streams of one connection without a certificate: who enrols has one.
     pub anonymous_streams_max: u32,
     /// Requests being answered to peers without a certificate. Anybody can send those and be slow about it, so
@@ -63,10 +77,13 @@ impl Default for Limits {
         Self {
             connections_max: 20_000,
             connections_per_address_max: 10_000,
+            connections_of_one_max: 64,
             handshake_timeout: Duration::from_secs(5),
             anonymous_timeout: Duration::from_secs(30),
             streams_max: 64,
             requests_max: 2_048,
+            requests_of_one_max: 128,
+            requests_of_method_max: 1_536,
             anonymous_streams_max: 4,
             anonymous_requests_max: 128,
             answer_timeout: Duration::from_secs(60),
@@ -118,20 +135,12 @@ impl Gauge {
 
 struct Held {
     gauge: Gauge,
-    addresses: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    address: IpAddr,
+    _place: Place<IpAddr>,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         self.gauge.0.fetch_sub(1, Ordering::Relaxed);
-        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = addresses.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                addresses.remove(&self.address);
-            }
-        }
     }
 }
 
@@ -140,6 +149,35 @@ impl Drop for Held {
 struct Requests {
     known: Arc<Semaphore>,
     anonymous: Arc<Semaphore>,
+    by_holder: Counted<Holder>,
+    by_method: Counted<String>,
+    connections: Counted<Holder>,
+}
+
+/// Of whom a connection is, and so what it may have at once.
+#[derive(Clone, Debug)]
+struct Share {
+    all: Arc<Semaphore>,
+    /// The holder of a certificate, what he may have, and what one method may.
+    known: Option<(Arc<PeerIdentity>, Requests, usize, usize)>,
+}
+
+/// What a request holds until it is answered.
+type Permit = (OwnedSemaphorePermit, Option<(Place<Holder>, Place<String>)>);
+
+impl Share {
+    /// A place for a request of that method, or why there is none.
+    fn take(&self, method: &str) -> Result<Permit, &'static str> {
+        let all = self.all.clone().try_acquire_owned().map_err(|_| "too many requests are being answered")?;
+        let Some((identity, requests, of_one_max, of_method_max)) = &self.known else {
+            return Ok((all, None));
+        };
+        let of_one = requests.by_holder.take(&identity.holder, *of_one_max);
+        let of_one = of_one.ok_or("too many requests of this certificate are being answered")?;
+        let of_method = requests.by_method.take(&method.to_owned(), *of_method_max);
+        let of_method = of_method.ok_or("too many requests of this kind are being answered")?;
+        Ok((all, Some((of_one, of_method))))
+    }
 }
 
 /// Accepts and answers until `stop`; then lets open requests end within the grace period.
@@ -155,8 +193,11 @@ pub async fn serve(
     let requests = Requests {
         known: Arc::new(Semaphore::new(limits.requests_max)),
         anonymous: Arc::new(Semaphore::new(limits.anonymous_requests_max)),
+        by_holder: Counted::default(),
+        by_method: Counted::default(),
+        connections: Counted::default(),
     };
-    let addresses = Arc::new(Mutex::new(HashMap::new()));
+    let addresses = Counted::default();
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -189,20 +230,13 @@ pub async fn serve(
     let _ = timeout(limits.connection_grace, all).await;
 }
 
-fn admit(
-    gauge: &Gauge,
-    addresses: &Arc<Mutex<HashMap<IpAddr, usize>>>,
-    limits: &Limits,
-    peer: SocketAddr,
-) -> Option<Held> {
-    let mut by_address = addresses.lock().unwrap_or_else(PoisonError::into_inner);
-    let count = by_address.get(&peer.ip()).copied().unwrap_or(0);
-    if gauge.connections() >= limits.connections_max || count >= limits.connections_per_address_max {
+fn admit(gauge: &Gauge, addresses: &Counted<IpAddr>, limits: &Limits, peer: SocketAddr) -> Option<Held> {
+    if gauge.connections() >= limits.connections_max {
         return None;
     }
-    by_address.insert(peer.ip(), count + 1);
+    let place = addresses.take(&peer.ip(), limits.connections_per_address_max)?;
     gauge.0.fetch_add(1, Ordering::Relaxed);
-    Some(Held { gauge: gauge.clone(), addresses: addresses.clone(), address: peer.ip() })
+    Some(Held { gauge: gauge.clone(), _place: place })
 }
 
 async fn connection(
@@ -225,17 +259,26 @@ async fn connection(
         Ok(identity) => identity.map(Arc::new),
         Err(error) => return warn!(%peer, error = %Chain(&error), "refused a certificate"),
     };
-    let (age, streams_max, answer_timeout, requests) = if identity.is_some() {
-        (limits.connection_age_max, limits.streams_max, limits.answer_timeout, requests.known)
+    let mut place = None;
+    let (age, streams_max, answer_timeout, share) = if let Some(identity) = &identity {
+        place = requests.connections.take(&identity.holder, limits.connections_of_one_max);
+        if place.is_none() {
+            return debug!(%peer, holder = %identity.holder, "refused a connection: its holder has too many");
+        }
+        let (of_one, of_method) = (limits.requests_of_one_max, limits.requests_of_method_max);
+        let all = requests.known.clone();
+        let share = Share { all, known: Some((identity.clone(), requests, of_one, of_method)) };
+        (limits.connection_age_max, limits.streams_max, limits.answer_timeout, share)
     } else {
         let answer_timeout = limits.answer_timeout.min(limits.anonymous_timeout);
-        (limits.anonymous_timeout, limits.anonymous_streams_max, answer_timeout, requests.anonymous)
+        let share = Share { all: requests.anonymous, known: None };
+        (limits.anonymous_timeout, limits.anonymous_streams_max, answer_timeout, share)
     };
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         if let Some(identity) = &identity {
             request.extensions_mut().insert(identity.clone());
         }
-        respond(request.map(Body::new), answer.clone(), requests.clone(), answer_timeout)
+        respond(request.map(Body::new), answer.clone(), share.clone(), answer_timeout)
     });
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -265,6 +308,7 @@ async fn connection(
             }
         }
     };
+    drop(place);
     if let Err(error) = end {
         debug!(%peer, error = %Chain(&error), "a connection broke");
     }
@@ -272,15 +316,11 @@ async fn connection(
 
 type Answered = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
-fn respond(
-    request: Request<Body>,
-    answer: impl Answer,
-    requests: Arc<Semaphore>,
-    answer_timeout: Duration,
-) -> Answered {
+fn respond(request: Request<Body>, answer: impl Answer, share: Share, answer_timeout: Duration) -> Answered {
     Box::pin(async move {
-        let Ok(_permit) = requests.try_acquire() else {
-            return Ok(later("too many requests are being answered"));
+        let _permit = match share.take(request.uri().path()) {
+            Ok(permit) => permit,
+            Err(reason) => return Ok(later(reason)),
         };
         match timeout(answer_timeout, answer.oneshot(request)).await {
             Ok(response) => response,

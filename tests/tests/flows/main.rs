@@ -8,6 +8,8 @@ mod end_to_end;
 #[cfg(test)]
 mod enrolment;
 #[cfg(test)]
+mod floods;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod kill;
