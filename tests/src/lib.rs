@@ -12,6 +12,7 @@ pub mod archive;
 pub mod bench;
 pub mod crowd;
 pub mod fleet;
+pub mod fuzz;
 pub mod heard;
 pub mod hostile;
 pub mod processes;

@@ -88,7 +88,8 @@ impl Stanza {
         if self.fields.len() >= FIELDS_MAX {
             return Err("a stanza has too many fields");
         }
-        let blank = value.len() - value.trim_start().len();
+        // Not the line break: a value may begin on the next line.
+        let blank = value.len() - value.trim_start_matches(|c: char| c.is_whitespace() && c != '\n').len();
         let from = start + name.len() + 1;
         self.fields.push((
             start..start + name.len(),
@@ -168,13 +169,19 @@ mod tests {
 
     #[test]
     fn stanzas_are_separated_by_blank_lines_and_fields_may_be_folded() {
-        let text = b"\n\nPackage: a\nDepends: b,\n  c\nEmpty:\n\n \nPackage:b\nX:  y  ";
+        let text = b"\n\nPackage: a\nDepends: b,\n  c\nEmpty:\nBelow: \n d\n e\n\n \nPackage:b\nX:  y  ";
         let found = all(text).unwrap();
         let pair = |n: &str, v: &str| (n.to_owned(), v.to_owned());
         assert_eq!(
             found,
             [
-                vec![pair("Package", "a"), pair("Depends", "b,\n  c"), pair("Empty", "")],
+                vec![
+                    pair("Package", "a"),
+                    pair("Depends", "b,\n  c"),
+                    pair("Empty", ""),
+                    // With all its line breaks, so that it is the same when it is written again.
+                    pair("Below", "\n d\n e"),
+                ],
                 vec![pair("Package", "b"), pair("X", "y")],
             ]
         );
