@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tierway_common::{files, trust::tuf::client::ROOTS_PER_REFRESH_MAX};
 use tokio::sync::watch;
+use tracing::warn;
 
 /// Longest metadata file that is kept or served.
 const METADATA_BYTES_MAX: u64 = 4 << 20;
@@ -98,16 +99,32 @@ impl Mirror {
         Ok(())
     }
 
-    /// Keeps one verified file: `role` in a `version`.
+    /// Keeps one verified file: `role` in a `version`. Those of the role that are eight versions older, or more, go; of
+    /// roots all stay, since each leads to the next.
     ///
     /// # Errors
     ///
-    /// As the file system gives them.
+    /// As the file system gives them; that an older file could not be removed is logged.
     pub fn keep(&self, role: &str, version: u64, content: &[u8]) -> io::Result<()> {
         files::replace(&self.path(role, version), content, 0o644)?;
-        if role != "root" && version > VERSIONS_KEPT {
-            // One more each time: what was left by a crash goes in the next rounds.
-            let _ = fs::remove_file(self.path(role, version - VERSIONS_KEPT));
+        if role != "root"
+            && let Err(error) = self.forget(role, version.saturating_sub(VERSIONS_KEPT))
+        {
+            warn!(role, %error, "could not remove older metadata");
+        }
+        Ok(())
+    }
+
+    /// Removes what there is of `role` up to this version: whoever was away has skipped some.
+    fn forget(&self, role: &str, newest: u64) -> io::Result<()> {
+        let ending = format!(".{role}.json");
+        for entry in fs::read_dir(self.dir.as_path())? {
+            let entry = entry?;
+            let version =
+                entry.file_name().to_str().and_then(|name| name.strip_suffix(&ending)?.parse().ok());
+            if version.is_some_and(|version: u64| version <= newest) {
+                fs::remove_file(entry.path())?;
+            }
         }
         Ok(())
     }
@@ -157,5 +174,28 @@ impl Mirror {
 
     fn path(&self, role: &str, version: u64) -> PathBuf {
         self.dir.join(format!("{version}.{role}.json"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_is_let_go_of_also_by_a_relay_that_skips_versions_and_roots_never_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let mirror = Mirror::open(folder.path()).unwrap();
+        for version in (1..=301).step_by(3) {
+            for role in ["root", "targets", "snapshot"] {
+                mirror.keep(role, version, b"{}").unwrap();
+            }
+        }
+        let kept = |role: &str| -> Vec<u64> {
+            (1..=301).filter(|version| mirror.read(role, Some(*version)).unwrap().is_some()).collect()
+        };
+        for role in ["targets", "snapshot"] {
+            assert_eq!(kept(role), [295, 298, 301], "{role}");
+        }
+        assert_eq!(kept("root").len(), 101);
     }
 }
