@@ -8,11 +8,10 @@ use std::{
 
 use tierway_common::{
     clock::Clock,
-    daemon::{config::ConfigError, logging::Log},
     transport::identity::Role,
     windows::{
         folder::DataFolder,
-        service::{self, Asked, Names, ServiceError, Settings},
+        service::{self, Asked, Names, ServiceError},
     },
 };
 use tierway_proto::invitation::{self, Guest};
@@ -29,20 +28,6 @@ const NAMES: Names = Names {
     // A running check gets a minute to end, see `agent`.
     stop_hint: Duration::from_secs(75),
 };
-
-impl Settings for Config {
-    fn read(named: Option<&Path>) -> Result<Self, ConfigError> {
-        Self::read(named)
-    }
-
-    fn data_dir(&self) -> &Path {
-        &self.data_dir
-    }
-
-    fn log(&self) -> &Log {
-        &self.log
-    }
-}
 
 /// Runs as the service until it is stopped; `config` is the file that the command line names.
 ///
@@ -62,7 +47,9 @@ pub fn data_folder<'a>(path: &'a Path, usual: &'a Path) -> DataFolder<'a> {
 fn serve(asked: &Asked, named: Option<PathBuf>) -> Result<(), Box<dyn Error + Send + Sync>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let config: Config = asked.configured(named, &Config::default().data_dir).await?;
+        let usual = Config::default().data_dir;
+        let config =
+            asked.configured(named, &usual, Config::read, |config| (&config.data_dir, &config.log)).await?;
         let guest = Guest { role: Role::Endpoint, agent_version: VERSION };
         invitation::joined(&config.data_dir, guest, &asked.stop).await?;
         if !asked.stop.requested() {

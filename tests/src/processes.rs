@@ -274,8 +274,7 @@ pub async fn check(dir: &Path) -> Result<(v1::LocalCheckNowResponse, v1::LocalSt
     Ok((done, local.status(v1::LocalStatusRequest {}).await?.into_inner()))
 }
 
-/// An address of this machine that nobody uses now.
-/// An address on which nobody listens now.
+/// An address of this machine on which nobody listens now.
 ///
 /// # Panics
 ///

@@ -16,7 +16,6 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
     time::timeout,
 };
@@ -25,11 +24,8 @@ use tonic::body::Body;
 use tower::{Service, ServiceExt};
 use tracing::{debug, warn};
 
-use self::admission::{Counted, Place};
-use super::{
-    identity::{Holder, PeerIdentity},
-    tls::Identity,
-};
+use self::admission::{Admission, Counted, Place};
+use super::{identity::PeerIdentity, tls::Identity};
 use crate::daemon::{chain::Chain, stop::Stop};
 
 mod admission;
@@ -144,42 +140,6 @@ impl Drop for Held {
     }
 }
 
-/// What limits the requests being answered.
-#[derive(Clone, Debug)]
-struct Requests {
-    known: Arc<Semaphore>,
-    anonymous: Arc<Semaphore>,
-    by_holder: Counted<Holder>,
-    by_method: Counted<String>,
-    connections: Counted<Holder>,
-}
-
-/// Of whom a connection is, and so what it may have at once.
-#[derive(Clone, Debug)]
-struct Share {
-    all: Arc<Semaphore>,
-    /// The holder of a certificate, what he may have, and what one method may.
-    known: Option<(Arc<PeerIdentity>, Requests, usize, usize)>,
-}
-
-/// What a request holds until it is answered.
-type Permit = (OwnedSemaphorePermit, Option<(Place<Holder>, Place<String>)>);
-
-impl Share {
-    /// A place for a request of that method, or why there is none.
-    fn take(&self, method: &str) -> Result<Permit, &'static str> {
-        let all = self.all.clone().try_acquire_owned().map_err(|_| "too many requests are being answered")?;
-        let Some((identity, requests, of_one_max, of_method_max)) = &self.known else {
-            return Ok((all, None));
-        };
-        let of_one = requests.by_holder.take(&identity.holder, *of_one_max);
-        let of_one = of_one.ok_or("too many requests of this certificate are being answered")?;
-        let of_method = requests.by_method.take(&method.to_owned(), *of_method_max);
-        let of_method = of_method.ok_or("too many requests of this kind are being answered")?;
-        Ok((all, Some((of_one, of_method))))
-    }
-}
-
 /// Accepts and answers until `stop`; then lets open requests end within the grace period.
 pub async fn serve(
     listener: TcpListener,
@@ -190,13 +150,7 @@ pub async fn serve(
     stop: Stop,
 ) {
     let limits = Arc::new(limits);
-    let requests = Requests {
-        known: Arc::new(Semaphore::new(limits.requests_max)),
-        anonymous: Arc::new(Semaphore::new(limits.anonymous_requests_max)),
-        by_holder: Counted::default(),
-        by_method: Counted::default(),
-        connections: Counted::default(),
-    };
+    let admission = Arc::new(Admission::new(&limits));
     let addresses = Counted::default();
     let mut connections = JoinSet::new();
     loop {
@@ -219,9 +173,9 @@ pub async fn serve(
             continue;
         };
         let (tls, answer) = (identity.server(), answer.clone());
-        let (limits, requests, stop) = (limits.clone(), requests.clone(), stop.clone());
+        let (limits, admission, stop) = (limits.clone(), admission.clone(), stop.clone());
         connections.spawn(async move {
-            connection(tcp, peer, TlsAcceptor::from(tls), answer, &limits, requests, &stop).await;
+            connection(tcp, peer, TlsAcceptor::from(tls), answer, &limits, admission, &stop).await;
             drop(held);
         });
     }
@@ -245,7 +199,7 @@ async fn connection(
     acceptor: TlsAcceptor,
     answer: impl Answer,
     limits: &Limits,
-    requests: Requests,
+    admission: Arc<Admission>,
     stop: &Stop,
 ) {
     let _ = tcp.set_nodelay(true);
@@ -260,25 +214,22 @@ async fn connection(
         Err(error) => return warn!(%peer, error = %Chain(&error), "refused a certificate"),
     };
     let mut place = None;
-    let (age, streams_max, answer_timeout, share) = if let Some(identity) = &identity {
-        place = requests.connections.take(&identity.holder, limits.connections_of_one_max);
+    let (age, streams_max, answer_timeout) = if let Some(identity) = &identity {
+        place = admission.connection(&identity.holder);
         if place.is_none() {
             return debug!(%peer, holder = %identity.holder, "refused a connection: its holder has too many");
         }
-        let (of_one, of_method) = (limits.requests_of_one_max, limits.requests_of_method_max);
-        let all = requests.known.clone();
-        let share = Share { all, known: Some((identity.clone(), requests, of_one, of_method)) };
-        (limits.connection_age_max, limits.streams_max, limits.answer_timeout, share)
+        (limits.connection_age_max, limits.streams_max, limits.answer_timeout)
     } else {
         let answer_timeout = limits.answer_timeout.min(limits.anonymous_timeout);
-        let share = Share { all: requests.anonymous, known: None };
-        (limits.anonymous_timeout, limits.anonymous_streams_max, answer_timeout, share)
+        (limits.anonymous_timeout, limits.anonymous_streams_max, answer_timeout)
     };
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         if let Some(identity) = &identity {
             request.extensions_mut().insert(identity.clone());
         }
-        respond(request.map(Body::new), answer.clone(), share.clone(), answer_timeout)
+        let request = request.map(Body::new);
+        respond(request, answer.clone(), admission.clone(), identity.clone(), answer_timeout)
     });
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -316,9 +267,16 @@ async fn connection(
 
 type Answered = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
-fn respond(request: Request<Body>, answer: impl Answer, share: Share, answer_timeout: Duration) -> Answered {
+fn respond(
+    request: Request<Body>,
+    answer: impl Answer,
+    admission: Arc<Admission>,
+    identity: Option<Arc<PeerIdentity>>,
+    answer_timeout: Duration,
+) -> Answered {
     Box::pin(async move {
-        let _permit = match share.take(request.uri().path()) {
+        let holder = identity.as_ref().map(|identity| &identity.holder);
+        let _permit = match admission.request(holder, request.uri().path()) {
             Ok(permit) => permit,
             Err(reason) => return Ok(later(reason)),
         };

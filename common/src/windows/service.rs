@@ -44,22 +44,6 @@ pub struct Names {
     pub stop_hint: Duration,
 }
 
-/// The configuration of a service.
-pub trait Settings: Sized {
-    /// What the file `named` says, or else the usual one, or else the defaults.
-    ///
-    /// # Errors
-    ///
-    /// When a file cannot be read, or is no configuration.
-    fn read(named: Option<&Path>) -> Result<Self, ConfigError>;
-
-    /// Where everything is kept.
-    fn data_dir(&self) -> &Path;
-
-    /// How it logs.
-    fn log(&self) -> &Log;
-}
-
 /// Why a service does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
@@ -167,28 +151,32 @@ impl Asked {
         }
     }
 
-    /// The configuration of the service, with its log begun and its data folder safe; `usual` is where that is
-    /// when nobody names another.
+    /// The configuration of the service as `read` gives it, of the file `named` or of the one that lies in the data
+    /// folder, with its log begun and its data folder safe. `usual` is where that is when nobody names another,
+    /// `places` tells of a configuration where it is and how to log.
     ///
     /// # Errors
     ///
     /// When one of that does not succeed.
-    pub async fn configured<S: Settings>(
+    pub async fn configured<C>(
         &self,
         named: Option<PathBuf>,
         usual: &Path,
-    ) -> Result<S, ServiceError> {
+        read: impl FnOnce(Option<&Path>) -> Result<C, ConfigError>,
+        places: impl FnOnce(&C) -> (&Path, &Log),
+    ) -> Result<C, ServiceError> {
         let data = DataFolder { path: usual, usual, seals: self.names.seals };
         // A configuration may lie there.
         let aside = if named.is_none() { folder::secure(data).await? } else { None };
-        let settings = S::read(named.as_deref())?;
-        logging::init_to(settings.log(), event_log::open(self.names.events))?;
+        let config = read(named.as_deref())?;
+        let (data_dir, log) = places(&config);
+        logging::init_to(log, event_log::open(self.names.events))?;
         if let Some(aside) = aside {
             folder::warn_of(usual, &aside);
         }
-        if named.is_some() || settings.data_dir() != usual {
-            folder::secure_and_tell(DataFolder { path: settings.data_dir(), ..data }).await?;
+        if named.is_some() || data_dir != usual {
+            folder::secure_and_tell(DataFolder { path: data_dir, ..data }).await?;
         }
-        Ok(settings)
+        Ok(config)
     }
 }

@@ -1,11 +1,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
-use super::{
-    TARGETS, Target,
-    mutate::{Numbers, mutated},
-    versions,
-};
-use crate::skip::skip;
+use super::{TARGETS, Target, mutate::mutated, versions};
+use crate::{simulation::random::Random, skip::skip};
 
 /// Changed inputs of each target: what all of them together take in a few seconds without optimisation.
 const MUTATIONS: u64 = 300;
@@ -52,11 +48,11 @@ fn what_is_accepted_of_any_bytes_keeps_to_the_property_of_its_target() {
             seeds.len()
         );
         let kept = corpus.iter().filter(|bytes| accepts(target, bytes)).count();
-        let mut numbers = Numbers::new(seed);
+        let mut random = Random::new(seed);
         let mut changed = 0;
         for _ in 0..mutations {
-            let (of, other) = (&corpus[numbers.below(corpus.len())], &corpus[numbers.below(corpus.len())]);
-            changed += usize::from(accepts(target, &mutated(target, of, other, &mut numbers)));
+            let (of, other) = (&corpus[random.index(corpus.len())], &corpus[random.index(corpus.len())]);
+            changed += usize::from(accepts(target, &mutated(target, of, other, &mut random)));
         }
         println!(
             "{:20} {kept:4} of {:4} kept inputs are accepted, {changed:4} of {mutations} changed ones",

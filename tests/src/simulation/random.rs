@@ -35,6 +35,11 @@ impl Random {
         self.bits() % end.max(1)
     }
 
+    /// One of so many places, 0 when there are none.
+    pub fn index(&mut self, places: usize) -> usize {
+        usize::try_from(self.below(places as u64)).unwrap_or(0)
+    }
+
     /// True so many times of a hundred.
     pub fn percent(&mut self, percent: u64) -> bool {
         self.below(100) < percent
