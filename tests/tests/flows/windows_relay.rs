@@ -76,12 +76,13 @@ async fn a_relay_on_windows_is_joined_mirrors_for_its_site_is_upgraded_and_left_
     // A computer of the site hears of an update, and gets its payload, only through it.
     let root = fleet.folder("root");
     made_up(&root, &[("hello", "1.0")]);
+    let payloads = wine.drive(STATE).join("payloads");
+    // The relay may fetch it ahead, as soon as the endpoint says that it will need it.
+    let before = files(&payloads);
     let mut endpoint = fleet.enroll("web1", "osaka", address, &root).await;
     endpoint.start().await;
     until("the endpoint needs the update", async || endpoint.check().await.needed == 1).await;
     fleet.until_state(&endpoint.id, PATCH, "needed").await;
-    let payloads = wine.drive(STATE).join("payloads");
-    let before = files(&payloads);
     fleet.approve(&[PATCH]).await;
     until("the relay has the payload", async || {
         endpoint.check().await;
