@@ -40,6 +40,13 @@ pub(super) fn due(due: &Due, caller: Caller, now: Timestamp) -> v1::LocalDue {
         postpone_latest: millis(
             due.standing(now).updates.filter(|terms| terms.in_grace(now)).map(|terms| terms.grace_ends),
         ),
+        reboot_postpone_latest: millis(
+            due.standing(now)
+                .reboot
+                .ok()
+                .filter(|_| due.may_postpone(Purpose::Reboot, now))
+                .map(|reboot| reboot.terms.grace_ends),
+        ),
     }
 }
 

@@ -23,7 +23,8 @@ fn quiet(text: String) -> Line {
 }
 
 /// A time that was told, `None` for none.
-fn time(millis: i64) -> Option<Timestamp> {
+#[must_use]
+pub fn time(millis: i64) -> Option<Timestamp> {
     (millis != 0).then(|| Timestamp::from_millisecond(millis).ok()).flatten()
 }
 
@@ -36,7 +37,8 @@ fn when(at: Timestamp, now: Timestamp, zone: &TimeZone) -> String {
 }
 
 /// To the second under two minutes, to the minute under two days, else to the hour.
-fn length(away: SignedDuration) -> String {
+#[must_use]
+pub fn length(away: SignedDuration) -> String {
     let seconds = away.as_secs().unsigned_abs();
     let unit = match seconds {
         0..120 => 1,
@@ -64,6 +66,7 @@ pub fn lines(due: &v1::LocalDue, now: Timestamp, zone: &TimeZone) -> Vec<Line> {
         postpone_seconds: _,
         asks: _,
         postpone_latest,
+        reboot_postpone_latest,
     } = due;
     let at = |millis: i64| time(millis).map(|at| when(at, now, zone));
     let mut lines = Vec::new();
@@ -126,6 +129,7 @@ pub fn lines(due: &v1::LocalDue, now: Timestamp, zone: &TimeZone) -> Vec<Line> {
         let times = [
             ("To be rebooted", *reboot_at),
             ("Put off until", *reboot_postponed_until),
+            ("It can be put off until", *reboot_postpone_latest),
             ("Expected", *begins),
             ("At the latest", *by),
         ];
@@ -273,6 +277,7 @@ mod tests {
                 ..Default::default()
             }),
             postpone_latest: at(120),
+            reboot_postpone_latest: at(45),
             scheduled: true,
             schedule_optional: true,
             ..Default::default()
@@ -305,13 +310,14 @@ mod tests {
 ! A reboot is needed
       the kernel `6.1.0-26` runs and `6.1.0-27` is installed
       held back: `ann` is at work (session 3)
+  It can be put off until Tue 2026-11-24 20:45 (in 45m)
   At the latest Tue 2026-11-24 21:00 (in 1h)
   
   Updates by schedule are on, which you may switch.
 ! granted
   i install now  t install at  p put off  r reboot now  b reboot at  d put reboot off  a read it  s switch schedule  q quit
 ";
-        let shown = screen(&due(), "granted", now(), &TimeZone::UTC, 200, 18);
+        let shown = screen(&due(), "granted", now(), &TimeZone::UTC, 200, 19);
         assert_eq!(text(&shown), expected);
     }
 
@@ -324,7 +330,7 @@ mod tests {
   It is put off if nobody answers.
   
   debian-12/openssl_3.0.17-1~deb12u3  imp…
-  … and 11 lines more: `tierway-endpoint …
+  … and 12 lines more: `tierway-endpoint …
 ! 
   i install now  t install at  p put off …
 ";

@@ -1,6 +1,6 @@
 //! What stands behind the socket in these tests, and what else they share.
 
-use std::{path::PathBuf, process::Command, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
@@ -130,21 +130,6 @@ impl Machine {
         let found = granted.wait_for(|granted| granted.iter().any(|(_, wish)| is(wish)));
         let found = tokio::time::timeout(LONG, found).await.unwrap().unwrap();
         found.iter().find(|(_, wish)| is(wish)).unwrap().1
-    }
-
-    pub(crate) fn program(&self) -> Command {
-        let mut program = Command::new(env!("CARGO_BIN_EXE_tierway-endpoint"));
-        program.arg("--config").arg(self.config());
-        program
-    }
-
-    /// Runs the program to its end, while this one answers it.
-    pub(crate) async fn run(&self, arguments: &[&str]) -> (bool, String) {
-        let mut program = self.program();
-        program.args(arguments);
-        let done = tokio::task::spawn_blocking(move || program.output().unwrap()).await.unwrap();
-        let text = String::from_utf8(done.stdout).unwrap() + &String::from_utf8(done.stderr).unwrap();
-        (done.status.success(), text)
     }
 }
 

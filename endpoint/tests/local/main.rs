@@ -24,6 +24,23 @@ use tierway_proto::v1::{self, local_wish_request};
 
 use machine::{LONG, Machine, due, skip};
 
+impl Machine {
+    pub(crate) fn program(&self) -> Command {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_tierway-endpoint"));
+        program.arg("--config").arg(self.config());
+        program
+    }
+
+    /// Runs the program to its end, while this one answers it.
+    pub(crate) async fn run(&self, arguments: &[&str]) -> (bool, String) {
+        let mut program = self.program();
+        program.args(arguments);
+        let done = tokio::task::spawn_blocking(move || program.output().unwrap()).await.unwrap();
+        let text = String::from_utf8(done.stdout).unwrap() + &String::from_utf8(done.stderr).unwrap();
+        (done.status.success(), text)
+    }
+}
+
 #[tokio::test]
 async fn a_person_sees_what_is_due_and_what_he_wishes_is_granted_or_refused_with_a_sentence() {
     let machine = Machine::new(due(Timestamp::UNIX_EPOCH));
