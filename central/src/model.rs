@@ -355,7 +355,7 @@ impl Model {
     /// The decision that counts for an endpoint.
     #[must_use]
     pub fn decision(&self, endpoint: &EndpointRecord, update: &UpdateId) -> Option<&Approval> {
-        self.policy.decision(&self.groups_of(endpoint), update)
+        self.policy.decision_for(member(endpoint), update)
     }
 
     /// Active endpoints for whose merged service level `says` is true: of their groups the first by priority,

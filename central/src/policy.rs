@@ -275,6 +275,19 @@ impl Policy {
             .map(|(_, approval)| approval)
     }
 
+    /// The same for a member of all groups to which it belongs: for one update of many endpoints.
+    #[must_use]
+    pub fn decision_for(&self, member: Member<'_>, update: &UpdateId) -> Option<&Approval> {
+        let of_update = self.approvals.get(update)?.values();
+        let decided = of_update.filter_map(|approval| {
+            let group = self.groups.get(&approval.group).filter(|group| Self::belongs(group, member))?;
+            Some((group.priority, approval))
+        });
+        decided
+            .max_by_key(|(priority, approval)| (*priority, approval.decision))
+            .map(|(_, approval)| approval)
+    }
+
     /// The decisions about one update in the order in which they count, strongest first: an endpoint's
     /// is the first whose group it belongs to.
     #[must_use]

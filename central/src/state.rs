@@ -22,7 +22,7 @@ use tierway_common::{
 
 use crate::{
     audit::{self, Ends, Entry},
-    compliance::record::Record,
+    compliance::record::{Entry as StateEntry, Record, RecordError},
     model::{Model, Write},
     publish::log::Publications,
     store::{chunked, tables},
@@ -329,6 +329,19 @@ impl State {
         states(self.store(), &self.tenant, endpoint)
     }
 
+    /// The state of one update on an endpoint, both by number; `None` when it is not applicable there.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store, also when the packed record is damaged.
+    pub fn state_of(&self, endpoint: u32, update: u32) -> Result<Option<StateEntry>, StoreError> {
+        let row = tables::States { tenant: &self.tenant, number: endpoint, chunk: 0 };
+        match chunked::get(self.store(), &row)? {
+            Some(bytes) => Record::find(&bytes, update).map_err(|source| damaged(&row, source)),
+            None => Ok(None),
+        }
+    }
+
     /// The packed facts of an endpoint, by number.
     ///
     /// # Errors
@@ -351,10 +364,13 @@ fn is_news(batch: &Batch) -> bool {
 fn states(store: &dyn Store, tenant: &TenantId, endpoint: u32) -> Result<Record, StoreError> {
     let row = tables::States { tenant, number: endpoint, chunk: 0 };
     match chunked::get(store, &row)? {
-        Some(bytes) => Record::decode(&bytes)
-            .map_err(|source| StoreError::Malformed { key: table::full_key(&row), source: source.into() }),
+        Some(bytes) => Record::decode(&bytes).map_err(|source| damaged(&row, source)),
         None => Ok(Record::default()),
     }
+}
+
+fn damaged(row: &tables::States<'_>, source: RecordError) -> StoreError {
+    StoreError::Malformed { key: table::full_key(row), source: source.into() }
 }
 
 fn load(tenant: &TenantId, store: &dyn Store) -> Result<Model, StoreError> {

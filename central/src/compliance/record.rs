@@ -227,6 +227,47 @@ impl Record {
     ///
     /// [`RecordError`] for anything else; never more memory than the bytes justify.
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        let mut packed = Packed::read(bytes)?;
+        let mut entries = Vec::with_capacity(packed.left.min(bytes.len()));
+        while let Some(entry) = packed.next()? {
+            entries.push(entry);
+        }
+        if packed.input.at != bytes.len() {
+            return Err(packed.input.damaged());
+        }
+        Ok(Self { entries })
+    }
+
+    /// The state of one update in what [`Record::encode`] wrote, without reading what comes after it: for lists that
+    /// want one state of each of many endpoints.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordError`] when what comes before it is damaged.
+    pub fn find(bytes: &[u8], update: u32) -> Result<Option<Entry>, RecordError> {
+        let mut packed = Packed::read(bytes)?;
+        while let Some(entry) = packed.next()? {
+            if entry.update >= update {
+                return Ok((entry.update == update).then_some(entry));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// A packed record that is read entry by entry.
+struct Packed<'a> {
+    input: Input<'a>,
+    version: u8,
+    details: Vec<Arc<str>>,
+    /// Entries that were not read yet.
+    left: usize,
+    /// Of the last that was.
+    update: Option<u32>,
+}
+
+impl<'a> Packed<'a> {
+    fn read(bytes: &'a [u8]) -> Result<Self, RecordError> {
         let mut input = Input { bytes, at: 0 };
         let version = match input.byte()? {
             version @ (VERSION_1 | VERSION) => version,
@@ -239,48 +280,40 @@ impl Record {
                 Ok(Arc::from(text))
             })
             .collect::<Result<Vec<Arc<str>>, RecordError>>()?;
-        let count = input.count(STATES_MAX)?;
-        let mut entries = Vec::with_capacity(count.min(bytes.len()));
-        let mut update = 0u32;
-        for index in 0..count {
-            let distance = input.varint()?;
-            let (distance, progress_follows) = match version {
-                VERSION_1 => (distance, false),
-                _ => (distance >> 1, distance & 1 == 1),
-            };
-            let distance = u32::try_from(distance).map_err(|_| input.damaged())?;
-            update = update.checked_add(distance).ok_or_else(|| input.damaged())?;
-            let head = input.byte()?;
-            let state = *State::ALL.get(usize::from(head & 7)).ok_or_else(|| input.damaged())?;
-            if state == State::NotApplicable || (index > 0 && distance == 0) {
-                return Err(input.damaged());
-            }
-            let since = u32::from_le_bytes(input.take(4)?.try_into().map_err(|_| input.damaged())?);
-            let [detected, authorized, applied] = input.times(head >> 4, since)?;
-            let detail = if head >> 7 == 1 {
-                let index = usize::try_from(input.varint()?).map_err(|_| input.damaged())?;
-                Some(Arc::clone(details.get(index).ok_or_else(|| input.damaged())?))
-            } else {
-                None
-            };
-            let estimated = head >> 3 & 1 == 1;
-            let progress = if progress_follows { input.progress(since)? } else { Progress::default() };
-            entries.push(Entry {
-                update,
-                state,
-                estimated,
-                since,
-                detected,
-                authorized,
-                applied,
-                detail,
-                progress,
-            });
+        let left = input.count(STATES_MAX)?;
+        Ok(Self { input, version, details, left, update: None })
+    }
+
+    fn next(&mut self) -> Result<Option<Entry>, RecordError> {
+        let Self { input, version, details, left, update: before } = self;
+        if *left == 0 {
+            return Ok(None);
         }
-        if input.at != bytes.len() {
+        *left -= 1;
+        let distance = input.varint()?;
+        let (distance, progress_follows) = match *version {
+            VERSION_1 => (distance, false),
+            _ => (distance >> 1, distance & 1 == 1),
+        };
+        let distance = u32::try_from(distance).map_err(|_| input.damaged())?;
+        let update = before.unwrap_or(0).checked_add(distance).ok_or_else(|| input.damaged())?;
+        let head = input.byte()?;
+        let state = *State::ALL.get(usize::from(head & 7)).ok_or_else(|| input.damaged())?;
+        if state == State::NotApplicable || (before.is_some() && distance == 0) {
             return Err(input.damaged());
         }
-        Ok(Self { entries })
+        *before = Some(update);
+        let since = u32::from_le_bytes(input.take(4)?.try_into().map_err(|_| input.damaged())?);
+        let [detected, authorized, applied] = input.times(head >> 4, since)?;
+        let detail = if head >> 7 == 1 {
+            let index = usize::try_from(input.varint()?).map_err(|_| input.damaged())?;
+            Some(Arc::clone(details.get(index).ok_or_else(|| input.damaged())?))
+        } else {
+            None
+        };
+        let estimated = head >> 3 & 1 == 1;
+        let progress = if progress_follows { input.progress(since)? } else { Progress::default() };
+        Ok(Some(Entry { update, state, estimated, since, detected, authorized, applied, detail, progress }))
     }
 }
 

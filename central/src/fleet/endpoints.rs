@@ -1,21 +1,21 @@
 //! Lists of endpoints, and everything about one.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use roaring::RoaringBitmap;
 use tierway_common::{
-    id::{EndpointId, UpdateId},
+    id::UpdateId,
     schema::{Decision, State as UpdateState},
     store::StoreError,
 };
 
 use super::{
     AskError, Counts, current, is_current,
-    standing::{Known, Standing, standing},
+    standing::{self, Known, Standing, standing},
     status::{Filter, among},
 };
 use crate::{
-    compliance::record::{Entry, Record},
+    compliance::record::Entry,
     model::Model,
     state::State,
     store::tables::{EndpointRecord, UpdateRecord},
@@ -44,7 +44,7 @@ pub struct EndpointFilter {
     /// At most so many.
     pub limit: usize,
     /// Those after this one, as [`EndpointPage::next`] said.
-    pub after: Option<String>,
+    pub after: Option<Place>,
 }
 
 /// A part of the list.
@@ -53,7 +53,47 @@ pub struct EndpointPage {
     /// By name, then number.
     pub rows: Vec<EndpointRow>,
     /// Where the next page begins; `None` at the end.
-    pub next: Option<String>,
+    pub next: Option<Place>,
+}
+
+/// A place in a list of endpoints by name, then number, for names need not be unique: after this endpoint. As text
+/// `<number>:<name>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    number: u32,
+    name: String,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { number, name } = self;
+        write!(f, "{number}:{name}")
+    }
+}
+
+impl FromStr for Place {
+    type Err = AskError;
+
+    fn from_str(text: &str) -> Result<Self, AskError> {
+        let place = text.split_once(':').and_then(|(number, name)| Some((number.parse().ok()?, name)));
+        let Some((number, name)) = place else {
+            return Err(AskError::Invalid {
+                what: "after",
+                rule: "what the page before said",
+                found: text.to_owned(),
+            });
+        };
+        Ok(Self { number, name: name.to_owned() })
+    }
+}
+
+/// Endpoints on which one update is in a state, a part of the list.
+#[derive(Clone, Debug)]
+pub struct PatchEndpointPage {
+    /// By name, then number.
+    pub rows: Vec<(Arc<EndpointRecord>, EndpointPatch)>,
+    /// Where the next page begins; `None` at the end.
+    pub next: Option<Place>,
 }
 
 /// One update on one endpoint, in words.
@@ -94,9 +134,7 @@ pub fn lacking(model: &Model) -> RoaringBitmap {
 ///
 /// [`AskError::NotFound`] for a site or group, those of the store.
 pub fn list(state: &State, wanted: &EndpointFilter) -> Result<EndpointPage, AskError> {
-    let mut chosen = Vec::new();
-    let mut next = None;
-    {
+    let (chosen, next) = {
         let model = state.model();
         let mut among = among(&model, &wanted.filter)?;
         let with_revoked = wanted.filter.group.is_none() && wanted.needing.is_none();
@@ -113,28 +151,31 @@ pub fn list(state: &State, wanted: &EndpointFilter) -> Result<EndpointPage, AskE
             (revoked || among.contains(endpoint.number))
                 && part.as_ref().is_none_or(|part| endpoint.name.to_lowercase().contains(part))
         };
-        // `<number>:<name>` of the last one given; names need not be unique.
-        let after = wanted.after.as_ref().and_then(|after| {
-            let (number, name) = after.split_once(':')?;
-            Some((name.to_owned(), number.parse::<u32>().ok()?))
-        });
-        let later = |endpoint: &&Arc<EndpointRecord>| {
-            after.as_ref().is_none_or(|(name, number)| (&endpoint.name, endpoint.number) > (name, *number))
-        };
-        // Also those of the same name, of which some may be left.
-        let from = after.as_ref().map(|(name, _)| name.as_str());
-        let same = from.into_iter().flat_map(|name| model.endpoints_named(name));
-        for endpoint in same.chain(model.endpoints_by_name(from)).filter(later).filter(fits) {
-            if chosen.len() == wanted.limit {
-                next =
-                    chosen.last().map(|last: &Arc<EndpointRecord>| format!("{}:{}", last.number, last.name));
-                break;
-            }
-            chosen.push(endpoint.clone());
-        }
-    }
+        by_name(&model, wanted.after.as_ref(), wanted.limit, fits)
+    };
     let rows = chosen.into_iter().map(|record| row(state, record)).collect::<Result<_, StoreError>>()?;
     Ok(EndpointPage { rows, next })
+}
+
+/// At most `limit` endpoints that fit and come after this place, by name, then number; and the place of the last
+/// one, when there are more.
+fn by_name(
+    model: &Model,
+    after: Option<&Place>,
+    limit: usize,
+    fits: impl Fn(&&Arc<EndpointRecord>) -> bool,
+) -> (Vec<Arc<EndpointRecord>>, Option<Place>) {
+    let later = |endpoint: &&Arc<EndpointRecord>| {
+        after.is_none_or(|Place { number, name }| (&endpoint.name, endpoint.number) > (name, *number))
+    };
+    // Also those of the same name, of which some may be left.
+    let from = after.map(|place| place.name.as_str());
+    let same = from.into_iter().flat_map(|name| model.endpoints_named(name));
+    let mut found = same.chain(model.endpoints_by_name(from)).filter(later).filter(fits);
+    let chosen: Vec<_> = found.by_ref().take(limit).cloned().collect();
+    let last = found.next().and(chosen.last());
+    let next = last.map(|last| Place { number: last.number, name: last.name.clone() });
+    (chosen, next)
 }
 
 /// The line of one endpoint.
@@ -183,15 +224,18 @@ fn patch(
     update: &Arc<UpdateRecord>,
     entry: &Entry,
 ) -> EndpointPatch {
-    let decision = known
-        .model
-        .decision(endpoint, &update.id)
-        .map(|approval| (approval.decision, u32::try_from(approval.at.as_second()).unwrap_or(0)));
+    let decision = decision(known.model, endpoint, update);
     let standing = standing(known, endpoint, update, entry);
     EndpointPatch { update: update.clone(), entry: entry.clone(), decision, standing }
 }
 
-/// The endpoints on which one update is in a state (`None`: in any but not applicable), by name.
+fn decision(model: &Model, endpoint: &EndpointRecord, update: &UpdateRecord) -> Option<(Decision, u32)> {
+    let approval = model.decision(endpoint, &update.id)?;
+    Some((approval.decision, u32::try_from(approval.at.as_second()).unwrap_or(0)))
+}
+
+/// At most `limit` of the endpoints on which one update is in a state (`None`: in any but not applicable), after
+/// this place, by name; where it stands comes without the steps.
 ///
 /// # Errors
 ///
@@ -200,11 +244,15 @@ pub fn with_patch(
     state: &State,
     update: &UpdateRecord,
     wanted: Option<UpdateState>,
+    after: Option<&Place>,
     limit: usize,
-) -> Result<Vec<(Arc<EndpointRecord>, EndpointPatch)>, StoreError> {
-    let (chosen, update) = {
+) -> Result<PatchEndpointPage, StoreError> {
+    let mut rows = Vec::new();
+    let (chosen, next, update) = {
         let model = state.model();
-        let Some(update) = model.update(update.number) else { return Ok(Vec::new()) };
+        let Some(update) = model.update(update.number) else {
+            return Ok(PatchEndpointPage { rows, next: None });
+        };
         let mut who = RoaringBitmap::new();
         for state in wanted.map_or(UpdateState::ALL.to_vec(), |state| vec![state]) {
             if let Some(in_state) = model.index().who(update.number, state) {
@@ -212,26 +260,21 @@ pub fn with_patch(
             }
         }
         who &= model.active();
-        let mut by_name: BTreeMap<(String, EndpointId), Arc<EndpointRecord>> = BTreeMap::new();
-        for endpoint in who.iter().filter_map(|number| model.endpoint(number)) {
-            by_name.insert((endpoint.name.clone(), endpoint.id.clone()), endpoint.clone());
-            if by_name.len() > limit {
-                by_name.pop_last();
-            }
-        }
-        (by_name.into_values().collect::<Vec<_>>(), update.clone())
+        let (chosen, next) = by_name(&model, after, limit, |endpoint| who.contains(endpoint.number));
+        (chosen, next, update.clone())
     };
-    let mut rows = Vec::with_capacity(chosen.len());
+    rows.reserve_exact(chosen.len());
+    let now = state.now();
     for endpoint in chosen {
-        let states: Record = state.states(endpoint.number)?;
-        if let Some(entry) = states.get(update.number) {
+        if let Some(entry) = state.state_of(endpoint.number, update.number)? {
             let (model, publications) = (state.model(), state.publications());
-            let known = Known { model: &model, publications: &publications, now: state.now() };
-            let patch = patch(known, &endpoint, &update, entry);
-            rows.push((endpoint, patch));
+            let known = Known { model: &model, publications: &publications, now };
+            let standing = standing::in_short(known, &endpoint, &update, &entry);
+            let decision = decision(&model, &endpoint, &update);
+            rows.push((endpoint, EndpointPatch { update: update.clone(), entry, decision, standing }));
         }
     }
-    Ok(rows)
+    Ok(PatchEndpointPage { rows, next })
 }
 
 /// The state of one update on one endpoint.
@@ -244,9 +287,9 @@ pub fn patch_on(
     endpoint: &EndpointRecord,
     update: &UpdateId,
 ) -> Result<Option<EndpointPatch>, StoreError> {
-    let states = state.states(endpoint.number)?;
     let (model, publications) = (state.model(), state.publications());
     let known = Known { model: &model, publications: &publications, now: state.now() };
     let Some(update) = model.update_by_id(update) else { return Ok(None) };
-    Ok(states.get(update.number).map(|entry| patch(known, endpoint, update, entry)))
+    let entry = state.state_of(endpoint.number, update.number)?;
+    Ok(entry.map(|entry| patch(known, endpoint, update, &entry)))
 }

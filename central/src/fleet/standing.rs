@@ -112,40 +112,79 @@ pub fn standing(
     let arrival = arrival(known, endpoint, &approval);
     let waiting = believed(endpoint, entry, &approval, &arrival);
     let steps = steps(endpoint, entry, &approval, &arrival, waiting);
-    let own = if entry.estimated { Source::Estimate } else { Source::Endpoint };
-    let heard = match own {
-        Source::Estimate => endpoint.facts.as_ref().map(|facts| facts.at),
-        _ => endpoint.last_report,
-    };
-    let said = |name, since, detail: &str| Standing {
-        name,
-        since,
-        until: entry.progress.until.filter(|_| waiting.is_some()),
-        source: own.clone(),
-        heard: heard.map(seconds),
-        detail: detail.to_owned(),
-        steps: steps.clone(),
-    };
-    let told = entry.detail.as_deref().unwrap_or_default();
-    let progress = entry.progress;
-    match entry.state {
-        UpdateState::Installed => match progress.verified {
-            Some(at) => said("verified", at, told),
-            None => said("installed", entry.applied.unwrap_or(entry.since), unverified(entry, told)),
-        },
-        UpdateState::RebootPending => said("reboot pending", entry.since, told),
-        UpdateState::Unknown | UpdateState::NotApplicable => {
-            let detail = if told.is_empty() { "the endpoint gave no reason" } else { told };
-            said("unknown", entry.since, detail)
+    let told = Told { endpoint, entry, waiting };
+    let stands = told.settled().unwrap_or_else(|| on_the_way(known, told, &steps, &approval, &arrival));
+    Standing { steps, ..stands }
+}
+
+/// The same without the steps: for lists of many endpoints, most of which have it installed.
+#[must_use]
+pub fn in_short(
+    known: Known<'_>,
+    endpoint: &EndpointRecord,
+    update: &UpdateRecord,
+    entry: &Entry,
+) -> Standing {
+    // Where it waits for nothing, what was decided and published says nothing about it.
+    let told = Told { endpoint, entry, waiting: None };
+    let settled = if entry.progress.waiting.is_none() { told.settled() } else { None };
+    settled.unwrap_or_else(|| Standing { steps: Vec::new(), ..standing(known, endpoint, update, entry) })
+}
+
+/// What the endpoint says.
+#[derive(Clone, Copy)]
+struct Told<'a> {
+    endpoint: &'a EndpointRecord,
+    entry: &'a Entry,
+    waiting: Option<Waiting>,
+}
+
+impl Told<'_> {
+    /// A standing of which it is the source, without steps.
+    fn says(self, name: &'static str, since: u32, detail: &str) -> Standing {
+        let Self { endpoint, entry, waiting } = self;
+        let own = if entry.estimated { Source::Estimate } else { Source::Endpoint };
+        let heard = match own {
+            Source::Estimate => endpoint.facts.as_ref().map(|facts| facts.at),
+            _ => endpoint.last_report,
+        };
+        Standing {
+            name,
+            since,
+            until: entry.progress.until.filter(|_| waiting.is_some()),
+            source: own,
+            heard: heard.map(seconds),
+            detail: detail.to_owned(),
+            steps: Vec::new(),
         }
-        UpdateState::Needed | UpdateState::Failed => match waiting {
-            Some(Waiting::Quarantine | Waiting::Installing) => {
-                said(waiting.map_or("", Waiting::as_str), entry.since, told)
+    }
+
+    fn detail(&self) -> &str {
+        self.entry.detail.as_deref().unwrap_or_default()
+    }
+
+    /// `None` when all that it says is that the update is needed.
+    fn settled(self) -> Option<Standing> {
+        let (entry, told, progress) = (self.entry, self.detail(), self.entry.progress);
+        Some(match entry.state {
+            UpdateState::Installed => match progress.verified {
+                Some(at) => self.says("verified", at, told),
+                None => self.says("installed", entry.applied.unwrap_or(entry.since), unverified(entry, told)),
+            },
+            UpdateState::RebootPending => self.says("reboot pending", entry.since, told),
+            UpdateState::Unknown | UpdateState::NotApplicable => {
+                let detail = if told.is_empty() { "the endpoint gave no reason" } else { told };
+                self.says("unknown", entry.since, detail)
             }
-            _ if entry.state == UpdateState::Failed => said("failed", entry.since, told),
-            Some(waiting) => said(waiting.as_str(), entry.since, told),
-            None => on_the_way(known, &said, &steps, &approval, &arrival, told),
-        },
+            UpdateState::Needed | UpdateState::Failed => match self.waiting {
+                Some(waiting @ (Waiting::Quarantine | Waiting::Installing)) => {
+                    self.says(waiting.as_str(), entry.since, told)
+                }
+                _ if entry.state == UpdateState::Failed => self.says("failed", entry.since, told),
+                Some(waiting) => self.says(waiting.as_str(), entry.since, told),
+                None => return None,
+            },
+        })
     }
 }
 
@@ -160,22 +199,21 @@ fn unverified<'a>(entry: &Entry, told: &'a str) -> &'a str {
 /// The last step that was taken, of an update that the endpoint says nothing more about.
 fn on_the_way(
     known: Known<'_>,
-    said: &dyn Fn(&'static str, u32, &str) -> Standing,
+    told: Told<'_>,
     steps: &[Step],
     approval: &Approval,
     arrival: &Arrival,
-    told: &str,
 ) -> Standing {
     if approval.at.is_none() {
         let name = if approval.declined { Waiting::Declined } else { Waiting::Approval }.as_str();
         let since = steps.first().and_then(|step| step.at).unwrap_or_default();
-        let detail = if told.is_empty() { &approval.reason } else { told };
-        let standing = said(name, since, detail);
+        let detail = if told.detail().is_empty() { &approval.reason } else { told.detail() };
+        let standing = told.says(name, since, detail);
         return Standing { source: Source::Central, heard: Some(seconds(known.now)), ..standing };
     }
     let taken = |step: &&Step| step.at.is_some() && step.name != "detected";
     let Some(last) = steps.iter().rev().find(taken) else {
-        return said("needed", 0, "nothing is known of its way");
+        return told.says("needed", 0, "nothing is known of its way");
     };
     let next = steps.iter().skip_while(|step| step.name != last.name).skip(1).find(|step| step.at.is_none());
     // Without a relay on the way nothing is ever "at relay".
@@ -187,7 +225,7 @@ fn on_the_way(
             .find(|step| step.at.is_none() && step.name != "at relay")
     });
     let detail = next.map_or("", |step| step.reason.as_str());
-    let standing = said(last.name, last.at.unwrap_or_default(), detail);
+    let standing = told.says(last.name, last.at.unwrap_or_default(), detail);
     let heard = match &last.source {
         Source::Central => Some(seconds(known.now)),
         Source::Relay(_) => last.at,

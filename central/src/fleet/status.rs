@@ -91,7 +91,8 @@ pub fn status(model: &Model, filter: &Filter, now: Timestamp) -> Result<FleetSta
     };
     let mut status = FleetStatus { endpoints: among.len(), ..FleetStatus::default() };
     let mut lacking = RoaringBitmap::new();
-    let mut needed: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
+    // Needed and failed updates by the number of the endpoint: of a fleet with much to do nearly each has some.
+    let mut lacks = vec![(0_u32, 0_u32); among.max().map_or(0, |last| last as usize + 1)];
     let mut marks: BTreeMap<Mark, u64> = BTreeMap::new();
     for update in model.updates().filter(counting) {
         status.updates += 1;
@@ -108,7 +109,7 @@ pub fn status(model: &Model, filter: &Filter, now: Timestamp) -> Result<FleetSta
             let Some(who) = index.who(update.number, state).filter(|who| !who.is_empty()) else { continue };
             let who = who & &among;
             for endpoint in &who {
-                let (needed, failed) = needed.entry(endpoint).or_default();
+                let (needed, failed) = &mut lacks[endpoint as usize];
                 *if state == UpdateState::Needed { needed } else { failed } += 1;
             }
             if state == UpdateState::Needed {
@@ -134,8 +135,9 @@ pub fn status(model: &Model, filter: &Filter, now: Timestamp) -> Result<FleetSta
     }
     let part = |members: &RoaringBitmap| {
         let members = members & &among;
-        let sums = members.iter().filter_map(|endpoint| needed.get(&endpoint));
-        let (needed, failed) = sums.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        let each = members.iter().map(|endpoint| lacks[endpoint as usize]);
+        let (needed, failed) =
+            each.fold((0, 0), |sum, one| (sum.0 + u64::from(one.0), sum.1 + u64::from(one.1)));
         let compliant = members.intersection_len(&compliant);
         Part { endpoints: members.len(), compliant, needed, failed, relays: 0, relays_fresh: 0 }
     };

@@ -9,7 +9,7 @@ use tierway_common::{
 };
 
 use super::{
-    endpoints::EndpointFilter,
+    endpoints::{EndpointFilter, Place},
     patches::{PatchFilter, Standing},
     status::{Filter, FleetStatus, status},
     *,
@@ -327,17 +327,36 @@ fn why_gives_verdict_proof_and_decision() {
 fn who_has_a_patch_is_listed_by_name_with_its_state() {
     let bench = fleet();
     let update = super::update(&bench.state.model(), "a").unwrap().clone();
-    let who = |state| {
-        let rows = endpoints::with_patch(&bench.state, &update, state, 2).unwrap();
-        rows.into_iter()
-            .map(|(endpoint, patch)| (endpoint.name.clone(), patch.entry.state))
-            .collect::<Vec<_>>()
+    let page = |state, after: Option<&Place>| {
+        let page = endpoints::with_patch(&bench.state, &update, state, after, 2).unwrap();
+        let rows = page.rows.into_iter().map(|(endpoint, patch)| (endpoint.name.clone(), patch.entry.state));
+        (rows.collect::<Vec<_>>(), page.next)
     };
-    assert_eq!(who(Some(Needed)), [("web-1".to_owned(), Needed)]);
-    assert_eq!(
-        who(None),
-        [("db-1".to_owned(), Failed), ("web-1".to_owned(), Needed)],
-        "the first two of three"
-    );
-    assert!(who(Some(Unknown)).is_empty());
+    assert_eq!(page(Some(Needed), None), (vec![("web-1".to_owned(), Needed)], None));
+    let (first, next) = page(None, None);
+    assert_eq!(first, [("db-1".to_owned(), Failed), ("web-1".to_owned(), Needed)], "the first two of three");
+    let next: Option<Place> = next.map(|next| next.to_string().parse().unwrap());
+    assert_eq!(page(None, next.as_ref()), (vec![("web-2".to_owned(), Installed)], None));
+    assert_eq!(page(Some(Unknown), None), (vec![], None));
+}
+
+#[test]
+fn endpoints_of_one_name_are_each_listed_once_over_the_edge_of_a_page() {
+    let bench = fleet();
+    for site in ["lyon", "osaka", "lyon"] {
+        let states = &[(0, Needed)];
+        enrol(&bench, &Host { name: "web-1", site, facts: facts(&[("a", "1")]), last_report: None, states });
+    }
+    let update = super::update(&bench.state.model(), "a").unwrap().clone();
+    let (mut numbers, mut after) = (Vec::new(), None);
+    loop {
+        let page = endpoints::with_patch(&bench.state, &update, Some(Needed), after.as_ref(), 1).unwrap();
+        numbers.extend(page.rows.iter().map(|(endpoint, _)| endpoint.number));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(numbers, [0, 5, 6, 7]);
+    assert!("web-1".parse::<Place>().is_err(), "what no page said is no place");
 }

@@ -30,7 +30,7 @@ use crate::{
     enroll::NewToken,
     fleet::{
         self,
-        endpoints::{self, EndpointFilter},
+        endpoints::{self, EndpointFilter, Place},
         patches::{self, PatchFilter, Standing},
         status::{self, Filter},
         times::{self, By},
@@ -91,6 +91,16 @@ pub(super) fn conditions(
     let passed_on = parse_optional(passed_on)?;
     let passed_on = passed_on.map(|group| PassedOn { group, successes: successes.max(1) });
     Ok(Conditions { rings: parse_optional(rings)?, passed_on })
+}
+
+/// Text that says nothing when it is empty.
+fn text(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+/// Where a page of endpoints begins; at the first when nothing is said.
+fn place(after: &str) -> Result<Option<Place>, Status> {
+    text(after).map(|after| after.parse()).transpose().map_err(|error: fleet::AskError| error.to_status())
 }
 
 fn filter(
@@ -154,12 +164,12 @@ impl admin_server::Admin for AdminService {
             name,
             needing,
             limit: fleet::limit(limit),
-            after: (!after.is_empty()).then_some(after),
+            after: place(&after)?,
         };
         let page = blocking(&self.central, move |central| endpoints::list(&central.state, &wanted)).await?;
         Ok(Response::new(v1::ListEndpointsResponse {
             endpoints: page.rows.into_iter().map(endpoint).collect(),
-            next: page.next.unwrap_or_default(),
+            next: page.next.map(|place| place.to_string()).unwrap_or_default(),
         }))
     }
 
@@ -295,7 +305,7 @@ impl admin_server::Admin for AdminService {
             severity: filter(None, None, severity.as_ref())?.severity,
             standing: state.map(|text| Standing::parse(&text)).transpose().map_err(|e| e.to_status())?,
             limit: fleet::limit(limit),
-            after: (!after.is_empty()).then_some(after),
+            after: text(&after),
         };
         let page = blocking(&self.central, move |central| {
             patches::list(&central.state.model(), central.payloads.blobs(), &wanted)
@@ -359,16 +369,20 @@ impl admin_server::Admin for AdminService {
         request: Request<v1::ListPatchEndpointsRequest>,
     ) -> Result<Response<v1::ListPatchEndpointsResponse>, Status> {
         self.gate.operator(request.extensions())?;
-        let v1::ListPatchEndpointsRequest { patch, state } = request.into_inner();
+        let v1::ListPatchEndpointsRequest { patch, state, limit, after } = request.into_inner();
         let state: Option<UpdateState> =
             state.map(|text| fleet::state(&text)).transpose().map_err(|error| error.to_status())?;
-        let rows = blocking(&self.central, move |central| {
+        let (limit, after) = (fleet::limit(limit), place(&after)?);
+        let page = blocking(&self.central, move |central| {
             let update = fleet::update(&central.state.model(), &patch)?.clone();
-            Ok::<_, fleet::AskError>(endpoints::with_patch(&central.state, &update, state, fleet::ROWS_MAX)?)
+            let page = endpoints::with_patch(&central.state, &update, state, after.as_ref(), limit)?;
+            Ok::<_, fleet::AskError>(page)
         })
         .await?;
-        let endpoints = rows.into_iter().map(|(endpoint, patch)| patch_endpoint(&endpoint, &patch)).collect();
-        Ok(Response::new(v1::ListPatchEndpointsResponse { endpoints }))
+        let rows = page.rows.into_iter();
+        let endpoints = rows.map(|(endpoint, patch)| patch_endpoint(&endpoint, &patch)).collect();
+        let next = page.next.map(|place| place.to_string()).unwrap_or_default();
+        Ok(Response::new(v1::ListPatchEndpointsResponse { endpoints, next }))
     }
 
     async fn plan_approval(
@@ -442,10 +456,15 @@ impl admin_server::Admin for AdminService {
         request: Request<v1::ListGroupsRequest>,
     ) -> Result<Response<v1::ListGroupsResponse>, Status> {
         self.gate.operator(request.extensions())?;
-        let v1::ListGroupsRequest {} = request.into_inner();
-        let model = self.central.state.model();
-        let groups = model.policy().groups().values().map(|group| convert::group(&model, group)).collect();
-        Ok(Response::new(v1::ListGroupsResponse { groups }))
+        let v1::ListGroupsRequest { name, limit, after } = request.into_inner();
+        let (name, after) = (parse_optional::<GroupId>(name.as_ref())?, text(&after));
+        let after = parse_optional::<GroupId>(after.as_ref())?;
+        let limit = fleet::limit(limit);
+        let answer = blocking(&self.central, move |central| {
+            Ok::<_, fleet::AskError>(convert::groups(&central.state.model(), name.as_ref(), after, limit))
+        })
+        .await?;
+        Ok(Response::new(answer))
     }
 
     async fn set_group(&self, request: Request<v1::SetGroupRequest>) -> Result<Response<v1::Change>, Status> {

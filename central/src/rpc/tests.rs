@@ -204,17 +204,34 @@ async fn a_list_that_is_longer_than_what_tiers_tell_each_other_reaches_an_operat
     let mut admin = live.admin().max_decoding_message_size(OPERATOR_ANSWER_BYTES_MAX);
     let families: Vec<String> = (0..900).map(|n| format!("{{\"os\":{{\"family\":\"{n:08}\"}}}}")).collect();
     let rule_json = format!("{{\"any\":[{}]}}", families.join(","));
-    for number in 0..180 {
+    for number in 0..320 {
         let group = v1::Group {
-            name: format!("group-{number}"),
+            name: format!("group-{number:03}"),
             rule_json: Some(rule_json.clone()),
             ..v1::Group::default()
         };
         admin.set_group(v1::SetGroupRequest { group: Some(group) }).await.unwrap();
     }
-    let groups = admin.list_groups(v1::ListGroupsRequest {}).await.unwrap().into_inner().groups;
-    let bytes: usize = groups.iter().filter_map(|group| group.rule_json.as_ref()).map(String::len).sum();
-    assert!(groups.len() >= 180 && bytes > 4 << 20, "{} groups, {bytes} bytes", groups.len());
+    let (mut names, mut pages, mut after) = (Vec::new(), Vec::new(), String::new());
+    loop {
+        let request = v1::ListGroupsRequest { name: None, limit: 0, after };
+        let v1::ListGroupsResponse { groups, next } = admin.list_groups(request).await.unwrap().into_inner();
+        let bytes = groups.iter().filter_map(|group| group.rule_json.as_ref()).map(String::len);
+        pages.push(bytes.sum::<usize>());
+        names.extend(groups.into_iter().map(|group| group.name));
+        after = next;
+        if after.is_empty() {
+            break;
+        }
+    }
+    let expected: Vec<_> = (0..320).map(|number| format!("group-{number:03}")).collect();
+    names.retain(|name| name.starts_with("group-"));
+    assert_eq!(names, expected);
+    assert!(pages.len() == 2 && pages[0] > 4 << 20, "all come, in parts that are bounded: {pages:?}");
+    let only = v1::ListGroupsRequest { name: Some("group-007".to_owned()), ..Default::default() };
+    let only = admin.list_groups(only).await.unwrap().into_inner();
+    assert_eq!((only.groups.len(), only.next.as_str()), (1, ""));
+    assert_eq!(only.groups[0].name, "group-007");
 }
 
 #[tokio::test(flavor = "multi_thread")]

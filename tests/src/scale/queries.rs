@@ -30,7 +30,7 @@ pub async fn ask(fleet: &mut Fleet) -> Result<(), Failure> {
         admin.get_endpoint(request).await.map_err(failed("ask for an endpoint"))?;
         figures.took(Kind::EndpointShow, began.elapsed());
         let began = Instant::now();
-        let request = v1::ListPatchEndpointsRequest { patch: patch.clone(), state: None };
+        let request = v1::ListPatchEndpointsRequest { patch: patch.clone(), ..Default::default() };
         let answer = admin.list_patch_endpoints(request).await.map_err(failed("ask for a patch"))?;
         figures.took(Kind::PatchEndpoints, began.elapsed());
         rows += answer.into_inner().endpoints.len();

@@ -20,8 +20,9 @@ use tonic::transport::Channel;
 use crate::{
     contexts::{ConnectionArgs, Context},
     environment::Environment,
-    failure::Failure,
-    screen::harmless,
+    failure::{Exit, Failure},
+    output::listing::{Listing, Shape},
+    screen::{Screen, harmless},
 };
 
 /// For how long central issues the certificates of operators.
@@ -70,15 +71,51 @@ pub(crate) async fn dial(
     Ok(channel)
 }
 
+/// Writes a list that comes page by page. Each is asked for while the one before it is written, so that central and this
+/// program work at the same time; two pages at most are here. `ask` gives the rows after a place, and the place of the
+/// last of them when there are more.
+///
+/// # Errors
+///
+/// What `ask` fails with; when central answers with the same place again, which would go on for ever.
+pub(crate) async fn list_pages<T, F>(
+    screen: &mut Screen<'_>,
+    shape: &Shape<T>,
+    ask: impl Fn(String) -> F,
+) -> Result<Exit, Failure>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<(Vec<T>, String), Failure>> + Send + 'static,
+{
+    let mut listing = Listing::new(shape, &screen.options)?;
+    let mut cursor = Cursor::default();
+    let mut asked = tokio::spawn(ask(cursor.after()));
+    loop {
+        let (rows, next) = (&mut asked).await.map_err(Failure::local("wait for the list"))??;
+        let more = cursor.advance(next);
+        if matches!(more, Ok(true)) {
+            asked = tokio::spawn(ask(cursor.after()));
+        }
+        for row in &rows {
+            listing.push(screen, row)?;
+        }
+        if !more? {
+            break;
+        }
+    }
+    listing.finish(screen)?;
+    Ok(Exit::Ok)
+}
+
 /// The place in a list from which the next page is asked for.
 #[derive(Debug, Default)]
-pub(crate) struct Cursor {
+struct Cursor {
     after: String,
 }
 
 impl Cursor {
     /// What to ask after; empty for the first page.
-    pub(crate) fn after(&self) -> String {
+    fn after(&self) -> String {
         self.after.clone()
     }
 
@@ -87,7 +124,7 @@ impl Cursor {
     /// # Errors
     ///
     /// When central answers with the same place again, which would go on for ever.
-    pub(crate) fn advance(&mut self, next: String) -> Result<bool, Failure> {
+    fn advance(&mut self, next: String) -> Result<bool, Failure> {
         if next.is_empty() {
             return Ok(false);
         }

@@ -6,12 +6,12 @@ use clap::{ArgGroup, Args, Subcommand};
 use tierway_proto::v1;
 
 use crate::{
-    client::{Central, Cursor, PAGE_ROWS},
+    client::{Central, PAGE_ROWS, list_pages},
     confirm::{ConfirmArgs, confirm},
     failure::{Exit, Failure},
     output::{
         Format,
-        listing::{self, Column, Listing, Shape},
+        listing::{self, Column, Shape},
         sheet::{Sheet, changed, section},
         table::Tint,
         value::Value,
@@ -239,28 +239,23 @@ pub(crate) async fn run(
 }
 
 async fn list(screen: &mut Screen<'_>, central: &mut Central, args: &ListArgs) -> Result<Exit, Failure> {
-    let mut listing = Listing::new(&ENDPOINTS, &screen.options)?;
-    let mut cursor = Cursor::default();
-    loop {
+    list_pages(screen, &ENDPOINTS, |after| {
         let request = v1::ListEndpointsRequest {
             site: args.site.clone(),
             group: args.group.clone(),
             name: args.name.clone(),
             needing: args.needing.then_some(true),
             limit: PAGE_ROWS,
-            after: cursor.after(),
+            after,
         };
-        let answer = central.list_endpoints(request).await.map_err(Failure::call("list endpoints"))?;
-        let v1::ListEndpointsResponse { endpoints, next } = answer.into_inner();
-        for endpoint in &endpoints {
-            listing.push(screen, endpoint)?;
+        let mut central = central.clone();
+        async move {
+            let answer = central.list_endpoints(request).await.map_err(Failure::call("list endpoints"))?;
+            let v1::ListEndpointsResponse { endpoints, next } = answer.into_inner();
+            Ok((endpoints, next))
         }
-        if !cursor.advance(next)? {
-            break;
-        }
-    }
-    listing.finish(screen)?;
-    Ok(Exit::Ok)
+    })
+    .await
 }
 
 async fn show(screen: &mut Screen<'_>, central: &mut Central, name: String) -> Result<Exit, Failure> {

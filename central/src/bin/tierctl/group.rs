@@ -7,11 +7,11 @@ use tierway_common::rules::expr::Expr;
 use tierway_proto::v1;
 
 use crate::{
-    client::Central,
+    client::{Central, PAGE_ROWS, list_pages},
     confirm::{ConfirmArgs, confirm},
     failure::{Exit, Failure},
     output::{
-        listing::{self, Column, Shape},
+        listing::{Column, Shape},
         sheet::{Sheet, changed},
         table::Tint,
         value::Value,
@@ -125,11 +125,7 @@ pub(crate) async fn run(
 ) -> Result<Exit, Failure> {
     match command {
         GroupCommand::List { watch } => {
-            watch::repeat(screen, watch, async |screen| {
-                listing::write_all(screen, &GROUPS, &groups(central).await?)?;
-                Ok(Exit::Ok)
-            })
-            .await
+            watch::repeat(screen, watch, async |screen| list(screen, central).await).await
         }
         GroupCommand::Show { group } => {
             let found = find(central, &group)
@@ -163,13 +159,23 @@ pub(crate) async fn run(
     }
 }
 
-async fn groups(central: &mut Central) -> Result<Vec<v1::Group>, Failure> {
-    let answer = central.list_groups(v1::ListGroupsRequest {}).await.map_err(Failure::call("list groups"))?;
-    Ok(answer.into_inner().groups)
+async fn list(screen: &mut Screen<'_>, central: &mut Central) -> Result<Exit, Failure> {
+    list_pages(screen, &GROUPS, |after| {
+        let request = v1::ListGroupsRequest { name: None, limit: PAGE_ROWS, after };
+        let mut central = central.clone();
+        async move {
+            let answer = central.list_groups(request).await.map_err(Failure::call("list groups"))?;
+            let v1::ListGroupsResponse { groups, next } = answer.into_inner();
+            Ok((groups, next))
+        }
+    })
+    .await
 }
 
 async fn find(central: &mut Central, name: &str) -> Result<Option<v1::Group>, Failure> {
-    Ok(groups(central).await?.into_iter().find(|group| group.name == name))
+    let request = v1::ListGroupsRequest { name: Some(name.to_owned()), ..v1::ListGroupsRequest::default() };
+    let answer = central.list_groups(request).await.map_err(Failure::call(format!("find group `{name}`")))?;
+    Ok(answer.into_inner().groups.into_iter().find(|group| group.name == name))
 }
 
 async fn set(screen: &mut Screen<'_>, central: &mut Central, args: SetArgs) -> Result<Exit, Failure> {

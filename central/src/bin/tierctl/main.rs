@@ -75,7 +75,8 @@ fn main() -> ExitCode {
     let mut input = io::stdin().lock();
     let mut screen =
         Screen::new(&mut out, &mut err, &mut input, terminals, environment.colour, Clock::system());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    // What is asked for comes on a thread of its own while what is there is written.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let exit = match runtime {
         Ok(runtime) => {
             runtime.block_on(cli::run(std::env::args_os(), &mut screen, &environment, async |connection| {

@@ -5,12 +5,12 @@ use tierway_common::schema;
 use tierway_proto::v1;
 
 use crate::{
-    client::{Central, Cursor, PAGE_ROWS},
+    client::{Central, PAGE_ROWS, list_pages},
     endpoint::state_tint,
     failure::{Exit, Failure},
     output::{
         Format,
-        listing::{self, Column, Listing, Shape},
+        listing::{Column, Shape},
         sheet::{Sheet, changed, section},
         table::Tint,
         value::{Value, count_text},
@@ -259,27 +259,22 @@ pub(crate) async fn run(
 }
 
 async fn list(screen: &mut Screen<'_>, central: &mut Central, args: &ListArgs) -> Result<Exit, Failure> {
-    let mut listing = Listing::new(&PATCHES, &screen.options)?;
-    let mut cursor = Cursor::default();
-    loop {
+    list_pages(screen, &PATCHES, |after| {
         let request = v1::ListPatchesRequest {
             name: args.name.clone(),
             severity: args.severity.map(|severity| severity.as_str().to_owned()),
             state: args.state.map(|state| state.as_str().to_owned()),
             limit: PAGE_ROWS,
-            after: cursor.after(),
+            after,
         };
-        let answer = central.list_patches(request).await.map_err(Failure::call("list patches"))?;
-        let v1::ListPatchesResponse { patches, next } = answer.into_inner();
-        for patch in &patches {
-            listing.push(screen, patch)?;
+        let mut central = central.clone();
+        async move {
+            let answer = central.list_patches(request).await.map_err(Failure::call("list patches"))?;
+            let v1::ListPatchesResponse { patches, next } = answer.into_inner();
+            Ok((patches, next))
         }
-        if !cursor.advance(next)? {
-            break;
-        }
-    }
-    listing.finish(screen)?;
-    Ok(Exit::Ok)
+    })
+    .await
 }
 
 async fn show(screen: &mut Screen<'_>, central: &mut Central, name: String) -> Result<Exit, Failure> {
@@ -407,13 +402,19 @@ async fn endpoints(
     central: &mut Central,
     args: &EndpointsArgs,
 ) -> Result<Exit, Failure> {
-    let request = v1::ListPatchEndpointsRequest {
-        patch: args.patch.clone(),
-        state: args.state.map(|state| state.as_str().to_owned()),
-    };
-    let what = format!("list the endpoints of patch `{}`", args.patch);
-    let answer = central.list_patch_endpoints(request).await.map_err(Failure::call(what))?;
-    let v1::ListPatchEndpointsResponse { endpoints } = answer.into_inner();
-    listing::write_all(screen, &ENDPOINTS, &endpoints)?;
-    Ok(Exit::Ok)
+    list_pages(screen, &ENDPOINTS, |after| {
+        let request = v1::ListPatchEndpointsRequest {
+            patch: args.patch.clone(),
+            state: args.state.map(|state| state.as_str().to_owned()),
+            limit: PAGE_ROWS,
+            after,
+        };
+        let (mut central, what) = (central.clone(), format!("list the endpoints of patch `{}`", args.patch));
+        async move {
+            let answer = central.list_patch_endpoints(request).await.map_err(Failure::call(what))?;
+            let v1::ListPatchEndpointsResponse { endpoints, next } = answer.into_inner();
+            Ok((endpoints, next))
+        }
+    })
+    .await
 }

@@ -8,12 +8,12 @@ use tierway_common::{
 use tierway_proto::v1;
 
 use crate::{
-    client::{Cursor, PAGE_ROWS, Policies},
+    client::{PAGE_ROWS, Policies, list_pages},
     confirm::ConfirmArgs,
     document::{self, FileArgs, RING_PLAN},
     failure::{Exit, Failure},
     output::{
-        listing::{Column, Listing, Shape},
+        listing::{Column, Shape},
         table::Tint,
         value::Value,
     },
@@ -158,27 +158,17 @@ async fn members(
     args: MembersArgs,
 ) -> Result<Exit, Failure> {
     let MembersArgs { plan, ring } = args;
-    let mut listing = Listing::new(&MEMBERS, &screen.options)?;
-    let mut cursor = Cursor::default();
-    loop {
-        let request = v1::ListRingMembersRequest {
-            plan: plan.clone(),
-            ring: ring.clone(),
-            limit: PAGE_ROWS,
-            after: cursor.after(),
-        };
-        let what = format!("list the members of ring plan `{plan}`");
-        let answer = policies.list_ring_members(request).await.map_err(Failure::call(what))?;
-        let v1::ListRingMembersResponse { members, next } = answer.into_inner();
-        for member in &members {
-            listing.push(screen, member)?;
+    list_pages(screen, &MEMBERS, |after| {
+        let request =
+            v1::ListRingMembersRequest { plan: plan.clone(), ring: ring.clone(), limit: PAGE_ROWS, after };
+        let (mut policies, what) = (policies.clone(), format!("list the members of ring plan `{plan}`"));
+        async move {
+            let answer = policies.list_ring_members(request).await.map_err(Failure::call(what))?;
+            let v1::ListRingMembersResponse { members, next } = answer.into_inner();
+            Ok((members, next))
         }
-        if !cursor.advance(next)? {
-            break;
-        }
-    }
-    listing.finish(screen)?;
-    Ok(Exit::Ok)
+    })
+    .await
 }
 
 pub(crate) async fn run(

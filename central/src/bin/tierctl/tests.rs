@@ -242,6 +242,35 @@ async fn all_audit_records_come_once_and_in_order_over_several_pages() {
     assert_eq!((ran.exit, ran.out), (0, expected));
 }
 
+#[tokio::test]
+async fn every_endpoint_of_a_patch_is_listed_in_every_format_and_not_only_the_first_thousand() {
+    for (format, expected) in [
+        ("table", |number: u32| format!("web-{number:02}")),
+        ("csv", |number| format!("web-{number:02}")),
+        ("jsonl", |number| format!("{{\"name\":\"web-{number:02}\"}}")),
+        ("json", |number| {
+            let end = if number == 2_500 { "" } else { "," };
+            format!("{{\"name\":\"web-{number:02}\"}}{end}")
+        }),
+    ] as [(&str, fn(u32) -> String); 4]
+    {
+        let args = format!("patch endpoints everywhere -o {format} --columns name --no-header");
+        let ran = run_with(&Fake::default(), Caller::default(), &args).await;
+        assert_eq!((ran.exit, ran.asked.len()), (0, 3), "{}", ran.err);
+        let lines: Vec<_> =
+            ran.out.lines().map(str::trim).filter(|line| !["[", "]"].contains(line)).collect();
+        assert_eq!(lines, (1..=2_500).map(expected).collect::<Vec<_>>(), "{format}");
+    }
+}
+
+#[tokio::test]
+async fn a_group_in_a_later_part_of_the_list_is_listed_and_found() {
+    let ran = run_with(&Fake::default(), Caller::default(), "group list -o csv --columns name").await;
+    assert_eq!((ran.exit, ran.out.as_str(), ran.asked.len()), (0, "name\neveryone\nweb\n", 2));
+    let ran = run_with(&Fake::default(), Caller::default(), "group show web -o csv").await;
+    assert_eq!((ran.exit, ran.asked.len()), (0, 1), "{ran:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn watching_repeats_the_answer_until_it_fails() {
     for (caller, between) in [(Caller::default(), "\nFLEET"), (at_terminal(""), "\x1b[H\x1b[2J")] {

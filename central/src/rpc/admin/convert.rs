@@ -1,9 +1,10 @@
 //! From what central knows to the messages of `Admin`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use tierway_common::{
     daemon::tasks::TaskStatus,
+    id::GroupId,
     schema::{Decision, Group, Members},
     service::{Origin, Settings},
 };
@@ -406,7 +407,33 @@ pub(super) fn relay_by_name(model: &Model, name_or_id: &str) -> Option<String> {
     found.next().is_none().then(|| first.id.to_string())
 }
 
-pub(super) fn group(model: &Model, group: &Group) -> v1::Group {
+/// Texts of groups in one answer, beyond which the next ones come with the next: a group that names its computers has 180 KB.
+const GROUPS_BYTES_GOAL: usize = 6 << 20;
+
+/// Groups by name, after this one, or only that of this name: at most `limit`, and fewer when they are long.
+pub(super) fn groups(
+    model: &Model,
+    name: Option<&GroupId>,
+    after: Option<GroupId>,
+    limit: usize,
+) -> v1::ListGroupsResponse {
+    let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+    let wanted = model.policy().groups().range((start, Bound::Unbounded)).map(|(_, group)| group);
+    let mut wanted = wanted.filter(|group| name.is_none_or(|name| *name == group.id)).peekable();
+    let (mut groups, mut bytes) = (Vec::new(), 0);
+    while groups.len() < limit && bytes < GROUPS_BYTES_GOAL {
+        let Some(next) = wanted.next() else { break };
+        let next = group(model, next);
+        let names: usize = next.endpoints.iter().map(String::len).sum();
+        bytes += names + next.rule_json.as_ref().map_or(0, String::len);
+        groups.push(next);
+    }
+    let last = wanted.peek().and(groups.last());
+    let next = last.map(|last: &v1::Group| last.name.clone()).unwrap_or_default();
+    v1::ListGroupsResponse { groups, next }
+}
+
+fn group(model: &Model, group: &Group) -> v1::Group {
     let (mut rule_json, mut site, mut tag) = (None, None, None);
     match &group.members {
         Members::Rule(rule) => rule_json = serde_json::to_string(rule).ok(),

@@ -80,14 +80,26 @@ impl<T> Shape<T> {
     }
 }
 
-/// Takes rows and writes them: at once in JSON and CSV, at the end where the widths or the order
-/// of all must be known first.
+/// Rows of a table that are held back so that each column is as wide as its widest cell; of a longer one the first
+/// so many decide, and wider cells that come later stand out.
+const TABLE_ROWS_HELD: usize = 5_000;
+
+/// Takes rows and writes them: at once in JSON and CSV, bit by bit in tables, at the end where all must be put in
+/// order first.
 pub(crate) struct Listing<T: 'static> {
     tint: fn(&T) -> Tint,
     columns: Vec<&'static Column<T>>,
     sort: Option<(&'static Column<T>, Direction)>,
     held: Vec<Held>,
     written: u64,
+    /// Of a table of which a part is written.
+    begun: Option<Begun>,
+}
+
+/// What the parts of one table have in common, for each column.
+struct Begun {
+    right: Vec<bool>,
+    widths: Vec<usize>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -114,16 +126,22 @@ impl<T> Listing<T> {
                 None => (shape.find(name)?, Direction::Ascending),
             }),
         };
-        Ok(Self { tint: shape.tint, columns: shape.chosen(options)?, sort, held: Vec::new(), written: 0 })
+        let columns = shape.chosen(options)?;
+        Ok(Self { tint: shape.tint, columns, sort, held: Vec::new(), written: 0, begun: None })
     }
 
     /// Takes one row.
     pub(crate) fn push(&mut self, screen: &mut Screen<'_>, row: &T) -> Result<(), Failure> {
         let values: Vec<Value> = self.columns.iter().map(|column| (column.value)(row)).collect();
         let format = screen.options.output;
-        if self.sort.is_some() || matches!(format, Format::Table | Format::Wide) {
+        let table = matches!(format, Format::Table | Format::Wide);
+        if self.sort.is_some() || table {
             let key = self.sort.map(|(column, _)| (column.value)(row));
             self.held.push(Held { key, values, tint: (self.tint)(row) });
+            if self.sort.is_none() && self.held.len() == TABLE_ROWS_HELD {
+                let held = std::mem::take(&mut self.held);
+                self.table(screen, &held)?;
+            }
             return Ok(());
         }
         self.write(screen, &values)
@@ -141,8 +159,7 @@ impl<T> Listing<T> {
         }
         match screen.options.output {
             Format::Table | Format::Wide => {
-                let text = self.table(screen, &held);
-                screen.out.write_all(text.as_bytes())?;
+                self.table(screen, &held)?;
             }
             format => {
                 for row in &held {
@@ -192,7 +209,8 @@ impl<T> Listing<T> {
         Object(pairs.map(|(column, value)| (column.name, Part::Value(value.json()))).collect())
     }
 
-    fn table(&self, screen: &Screen<'_>, held: &[Held]) -> String {
+    /// Writes a part of a table, the header before the first.
+    fn table(&mut self, screen: &mut Screen<'_>, held: &[Held]) -> Result<(), Failure> {
         let now = screen.now();
         let wide = screen.options.output == Format::Wide;
         let lines: Vec<Line> = held
@@ -206,13 +224,17 @@ impl<T> Listing<T> {
                 tint: row.tint,
             })
             .collect();
-        let right: Vec<bool> = (0..self.columns.len())
-            .map(|index| held.first().is_some_and(|row| row.values.get(index).is_some_and(Value::is_number)))
-            .collect();
         let header: Vec<String> =
             self.columns.iter().map(|column| column.name.to_uppercase().replace('_', " ")).collect();
-        let header = (!screen.options.no_header).then_some(header.as_slice());
-        table::render(header, &right, &lines, screen.colours_out())
+        let header = (self.begun.is_none() && !screen.options.no_header).then_some(header.as_slice());
+        let begun = self.begun.get_or_insert_with(|| {
+            let of_first = |index| held.first().and_then(|row| row.values.get(index));
+            let right = (0..self.columns.len()).map(|index| of_first(index).is_some_and(Value::is_number));
+            Begun { right: right.collect(), widths: Vec::new() }
+        });
+        let text = table::render(header, &begun.right, &mut begun.widths, &lines, screen.colours_out());
+        screen.out.write_all(text.as_bytes())?;
+        Ok(())
     }
 
     /// All `rows` as JSON objects, in their order.

@@ -39,12 +39,24 @@ pub(crate) struct Line {
     pub(crate) tint: Tint,
 }
 
-/// The lines in columns two spaces apart, each as wide as its widest cell, `right` ones flush right; no
-/// borders, no wrapping, no trailing spaces. Empty without header and lines.
-pub(crate) fn render(header: Option<&[String]>, right: &[bool], lines: &[Line], colours: bool) -> String {
+/// The lines in columns two spaces apart, each as wide as its widest cell and at least as `widths` says, which then
+/// says how wide it is; `right` ones flush right; no borders, no wrapping, no trailing spaces. Empty without header
+/// and lines.
+pub(crate) fn render(
+    header: Option<&[String]>,
+    right: &[bool],
+    widths: &mut Vec<usize>,
+    lines: &[Line],
+    colours: bool,
+) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     let mut tints = Vec::with_capacity(lines.len() + 1);
+    // A line as wide as those that were written before, and not written itself.
+    let ruler = usize::from(!widths.is_empty());
+    if ruler == 1 {
+        table.add_row(widths.iter().map(|width| "x".repeat(*width)));
+    }
     if let Some(header) = header {
         table.add_row(header);
         tints.push(Tint::Strong);
@@ -59,8 +71,9 @@ pub(crate) fn render(header: Option<&[String]>, right: &[bool], lines: &[Line], 
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
+    *widths = table.column_max_content_widths().into_iter().map(usize::from).collect();
     let mut text = String::new();
-    for (line, tint) in table.lines().zip(tints) {
+    for (line, tint) in table.lines().skip(ruler).zip(tints) {
         text.push_str(&tint.paint(line.trim_end(), colours));
         text.push('\n');
     }
@@ -77,7 +90,18 @@ mod tests {
             .iter()
             .map(|cells| Line { cells: cells.iter().map(ToString::to_string).collect(), tint: Tint::Plain })
             .collect();
-        assert_eq!(render(header.as_deref(), right, &lines, false), expected);
+        assert_eq!(render(header.as_deref(), right, &mut Vec::new(), &lines, false), expected);
+    }
+
+    #[test]
+    fn a_table_that_goes_on_keeps_its_columns() {
+        let line = |cells: [&str; 2]| Line { cells: cells.map(str::to_owned).into(), tint: Tint::Plain };
+        let mut widths = Vec::new();
+        let mut render = |lines: &[Line]| render(None, &[false, true], &mut widths, lines, false);
+        assert_eq!(render(&[line(["大阪", "12"])]), "大阪  12\n");
+        assert_eq!(render(&[line(["a", "3"])]), "a      3\n");
+        assert_eq!(render(&[line(["osaka", "3"])]), "osaka   3\n", "what is wider stands out");
+        assert_eq!(render(&[]), "");
     }
 
     #[test]

@@ -372,17 +372,25 @@ impl Admin for Fake {
         &self,
         r: Request<v1::ListPatchEndpointsRequest>,
     ) -> Result<Response<v1::ListPatchEndpointsResponse>, Status> {
-        self.note(r)?;
-        let endpoints = vec![v1::PatchEndpoint {
-            endpoint: "id-1".into(),
-            name: "web-01".into(),
+        let request = self.note(r)?;
+        // `everywhere` is on so many endpoints that they come in three parts.
+        let (numbers, next) = match (request.patch.as_str(), request.after.as_str()) {
+            ("everywhere", "") => (1..1_001, "1000:web-1000"),
+            ("everywhere", "1000:web-1000") => (1_001..2_001, "2000:web-2000"),
+            ("everywhere", _) => (2_001..2_501, ""),
+            _ => (1..2, ""),
+        };
+        let endpoints = numbers.map(|number| v1::PatchEndpoint {
+            endpoint: format!("id-{number}"),
+            name: format!("web-{number:02}"),
             site: "osaka".into(),
             state: "failed".into(),
             times: times(),
             detail: "dpkg is locked".into(),
             standing: Some(standing()),
-        }];
-        Ok(Response::new(v1::ListPatchEndpointsResponse { endpoints }))
+        });
+        let endpoints = endpoints.collect();
+        Ok(Response::new(v1::ListPatchEndpointsResponse { endpoints, next: next.into() }))
     }
 
     async fn plan_approval(
@@ -509,8 +517,8 @@ impl Admin for Fake {
         &self,
         r: Request<v1::ListGroupsRequest>,
     ) -> Result<Response<v1::ListGroupsResponse>, Status> {
-        self.note(r)?;
-        let groups = vec![
+        let v1::ListGroupsRequest { name, limit: _, after } = self.note(r)?;
+        let mut groups = vec![
             v1::Group { name: "everyone".into(), everyone: true, members: 2_400, ..Default::default() },
             v1::Group {
                 name: "web".into(),
@@ -521,7 +529,11 @@ impl Admin for Fake {
                 ..Default::default()
             },
         ];
-        Ok(Response::new(v1::ListGroupsResponse { groups }))
+        // Each comes in a part of its own.
+        groups.retain(|group| name.as_ref().map_or(group.name > after, |name| *name == group.name));
+        let next = if groups.len() > 1 { groups[0].name.clone() } else { String::new() };
+        groups.truncate(1);
+        Ok(Response::new(v1::ListGroupsResponse { groups, next }))
     }
 
     async fn set_group(&self, r: Request<v1::SetGroupRequest>) -> Result<Response<v1::Change>, Status> {
