@@ -72,6 +72,13 @@ impl Seen {
         kib(&self.status(), "VmHWM:")
     }
 
+    /// The same of a process that may end meanwhile; `None` when it has.
+    #[must_use]
+    pub fn peak_resident_kib_while_it_runs(self) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0)).ok()?;
+        status.contains("VmHWM:").then(|| kib(&status, "VmHWM:"))
+    }
+
     /// Lets the peak begin anew from what is resident now.
     pub fn forget_peak(self) {
         fs::write(format!("/proc/{}/clear_refs", self.0), "5").expect("it runs");
