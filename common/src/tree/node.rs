@@ -28,7 +28,7 @@ pub const DOCUMENT_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const NODE_BYTES_MAX: usize = 32 * 1024;
 /// Longest node or document as it is stored, in bytes.
 pub const STORED_BYTES_MAX: u64 = DOCUMENT_BYTES_MAX as u64 + 6;
-/// Highest level of a root. With at least 8 children to a node level 12 has more documents than there
+/// Highest level of a root. With at least 7 children to a node level 12 has more documents than there
 /// can be.
 pub const LEVEL_MAX: u8 = 12;
 

@@ -163,7 +163,7 @@ fn node_sizes_stay_near_their_mean_and_within_their_bounds() {
     let mean = leaves.iter().sum::<usize>() / leaves.len();
     let spread = leaves.iter().map(|&bytes| bytes.abs_diff(mean).pow(2)).sum::<usize>() / leaves.len();
     println!("{} leaves of {mean} ± {} bytes", leaves.len(), spread.isqrt());
-    assert!((6000..9000).contains(&mean) && spread.isqrt() < mean * 40 / 100);
+    assert!((4000..6500).contains(&mean) && spread.isqrt() < mean * 40 / 100);
     assert!(leaves.iter().all(|&bytes| bytes <= 31 * 1024));
     assert!(fans.iter().all(|&fan| fan <= 40));
 }
