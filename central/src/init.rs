@@ -109,8 +109,10 @@ pub fn init(layout: &Layout, tenant: &TenantId, operator: &str, clock: &Clock) -
         layout.identity(),
         layout.operator(),
     ];
+    let mut builder = fs::DirBuilder::new();
+    builder.mode(0o700);
     for path in folders {
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        let made = files::create_folders_by(&builder, &path);
         made.map_err(|source| InitError::File { doing: "create", path, source })?;
     }
 

@@ -1,7 +1,7 @@
 //! How a machine gets its identity: the token a person carries, the proof that does not give it away,
 //! the key that never leaves the machine.
 
-use std::{fmt, fs, io, path::Path, str::FromStr};
+use std::{fmt, io, path::Path, str::FromStr};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
@@ -187,7 +187,7 @@ impl Applicant {
         if files.identity.exists() && !tls::roots(&files)?.iter().any(|known| known.as_ref() == root) {
             return Err(EnrollmentError::OtherAuthority);
         }
-        fs::create_dir_all(dir).map_err(|source| write_error(dir, source))?;
+        crate::files::create_folders(dir).map_err(|source| write_error(dir, source))?;
         replace(&files.roots, pem("CERTIFICATE", root).as_bytes(), 0o644)?;
         replace(&files.identity, identity_pem(&self.key.serialize_pem(), chain).as_bytes(), 0o600)?;
         Ok(files)

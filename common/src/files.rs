@@ -1,7 +1,7 @@
 //! Files that are either the old or the new, whatever happens in between.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Read, Write},
     path::{Path, PathBuf},
 };
@@ -114,6 +114,36 @@ pub fn remove(path: &Path) -> io::Result<()> {
         Err(error) => Err(error),
         Ok(()) => sync_folder_of(path),
     }
+}
+
+/// Makes the folder at `path` and those above it that are missing, for good also after a power cut: what is synced in
+/// a folder is lost with it when the one above does not know of it. One that is there already is left as it is.
+///
+/// # Errors
+///
+/// As the file system gives them.
+pub fn create_folders(path: &Path) -> io::Result<()> {
+    create_folders_by(&DirBuilder::new(), path)
+}
+
+/// As [`create_folders`], each made by `builder`, which makes one at a time.
+///
+/// # Errors
+///
+/// As [`create_folders`].
+pub fn create_folders_by(builder: &DirBuilder, path: &Path) -> io::Result<()> {
+    if path.is_dir() || path.as_os_str().is_empty() {
+        return Ok(());
+    }
+    if let Some(above) = path.parent() {
+        create_folders_by(builder, above)?;
+    }
+    match builder.create(path) {
+        // Another process was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        made => made?,
+    }
+    sync_folder_of(path)
 }
 
 fn sync_folder_of(path: &Path) -> io::Result<()> {

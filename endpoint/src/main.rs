@@ -214,7 +214,7 @@ async fn secure(data_dir: &Path) -> Result<(), FolderError> {
 /// Each secret is a file of its owner's alone.
 #[cfg(not(windows))]
 async fn secure(data_dir: &Path) -> std::io::Result<()> {
-    tokio::fs::create_dir_all(data_dir).await
+    tierway_common::files::create_folders(data_dir)
 }
 
 async fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>> {

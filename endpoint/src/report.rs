@@ -95,7 +95,7 @@ impl Spool {
     ///
     /// [`ReportError::Spool`], naming the file.
     pub fn open(dir: &Path, tenant: TenantId, endpoint: EndpointId) -> Result<Self, ReportError> {
-        fs::create_dir_all(dir).map_err(|source| spool_error(dir, source))?;
+        files::create_folders(dir).map_err(|source| spool_error(dir, source))?;
         let used = read(&dir.join("used.json"), 4096)?.unwrap_or_default();
         let accepted = accepted_facts(dir)?.as_ref().map(Facts::digest);
         let offered = offered_facts(dir)?.map(|(sequence, facts)| (sequence, facts.digest()));

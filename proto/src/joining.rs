@@ -189,7 +189,7 @@ pub async fn join(
             return Err(EnrollmentError::NotAsPromised { what: "root metadata" }.into());
         }
         let trust_dir = data_dir.join("trust");
-        std::fs::create_dir_all(&trust_dir).map_err(|source| file(&trust_dir, source))?;
+        files::create_folders(&trust_dir).map_err(|source| file(&trust_dir, source))?;
         let root = trust_dir.join("root.json");
         files::replace(&root, &root_metadata, 0o644).map_err(|source| file(&root, source))?;
         let path = data_dir.join("upstream.json");

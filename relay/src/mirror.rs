@@ -60,7 +60,7 @@ impl Mirror {
     ///
     /// When it cannot be made.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        fs::create_dir_all(dir)?;
+        files::create_folders(dir)?;
         Ok(Self { dir: Arc::new(dir.to_owned()), head: watch::Sender::default() })
     }
 

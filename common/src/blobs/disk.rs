@@ -70,6 +70,7 @@ pub(super) fn pin_name(owner: &str) -> Option<String> {
 /// Makes the directory and all that belong into it, for the owner alone, durable.
 pub(super) fn create_dirs(dir: &Path) -> Result<(), BlobError> {
     let builder = system::private_directories();
+    files::create_folders_by(&builder, dir).map_err(error("create", dir))?;
     let fans = (0..=255u8).map(|byte| hex::encode([byte]));
     let mut made = false;
     for name in fans.chain(["partial", "pins", "corrupt"].map(str::to_owned)) {

@@ -12,7 +12,7 @@ use super::FileIdentity;
 /// Makes directories for their owner alone.
 pub(super) fn private_directories() -> DirBuilder {
     let mut builder = DirBuilder::new();
-    builder.recursive(true).mode(0o700);
+    builder.mode(0o700);
     builder
 }
 

@@ -12,9 +12,7 @@ use std::{
 use super::FileIdentity;
 
 pub(super) fn private_directories() -> DirBuilder {
-    let mut builder = DirBuilder::new();
-    builder.recursive(true);
-    builder
+    DirBuilder::new()
 }
 
 /// Syncs `files` one by one: all of a volume can be flushed by administrators only.
