@@ -4,14 +4,19 @@
 //! refuse to open. So: batches are applied by one committer thread, which then flushes and fsyncs
 //! the log file through a handle of its own before anyone hears of success; all batches that wait at that
 //! moment share the one fsync. Half-written snapshots are deleted before opening. A new database is made
-//! in a temporary directory and renamed. A failed write or sync ends the store: nothing is read
-//! from it or written to it until it is opened anew. A panic inside sled ends the process.
+//! in a temporary directory and renamed. Segments are so large that sled puts no page into a file of its own, which
+//! it never syncs; a database of smaller ones, from an earlier version, is copied when it is opened. A failed write
+//! or sync ends the store: nothing is read from it or written to it until it is opened anew. A panic inside sled
+//! ends the process.
 //!
 //! ```text
 //! <dir>/lock      held while the store is open
 //! <dir>/sled/     the database
 //! <dir>/sled.new/ a database being made; removed at the next open
+//! <dir>/sled.old/ one that was copied; removed at the next open, or taken back if the copy is not in its place
 //! ```
+
+mod place;
 
 use std::{
     fmt,
@@ -24,22 +29,16 @@ use std::{
         mpsc,
     },
     thread::{self, JoinHandle},
-    time::Duration,
 };
 
+pub use self::place::CACHE_BYTES;
 use super::{Batch, Row, Store, StoreError};
 use crate::files::{self, Lock};
 
-/// Memory that sled may keep pages in: the rows in use of a few thousand endpoints. sled counts
-/// loosely, so the process may hold about twice as much.
-pub const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 /// Batches that wait for the committer: as many as there are threads that may block on storage at once.
 const QUEUE_BATCHES_MAX: usize = 1024;
 /// Batches that share one fsync: 1,000 small ones take about 2.5 ms, and a waiting reader not much longer.
 const GROUP_BATCHES_MAX: usize = 1024;
-/// How often, and how far apart, opening is tried while a thread of sled's closes what was open before: five seconds.
-const CLOSING_TRIES: u32 = 500;
-const CLOSING_WAIT: Duration = Duration::from_millis(10);
 
 /// A store in a directory of its own, open in one process at a time.
 pub struct SledStore {
@@ -97,7 +96,7 @@ impl SledStore {
     /// [`StoreError::Busy`] when it is open already, in this or another process; [`StoreError::Io`] and
     /// [`StoreError::Backend`] when the disk fails or the database is damaged.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
-        fs::create_dir_all(dir).map_err(io_error("create", dir))?;
+        files::create_folders(dir).map_err(io_error("create", dir))?;
         let lock_path = dir.join("lock");
         let lock = File::options()
             .create(true)
@@ -112,12 +111,7 @@ impl SledStore {
         };
 
         let path = dir.join("sled");
-        if !path.try_exists().map_err(io_error("read", &path))? {
-            create(dir, &path)?;
-        }
-        remove_half_snapshots(&path)?;
-        let db = open_database(dir, &path)?;
-        sync_files(&path)?;
+        let db = place::open(dir, &path)?;
         let log_path = path.join("db");
         let log = File::options().write(true).open(&log_path).map_err(io_error("open", &log_path))?;
 
@@ -338,90 +332,13 @@ fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Store
     move |source| StoreError::Io { doing, path: path.to_path_buf(), source }
 }
 
-/// Makes an empty database under another name, syncs it, and renames it to `path`.
-fn create(dir: &Path, path: &Path) -> Result<(), StoreError> {
-    let new = dir.join("sled.new");
-    if new.try_exists().map_err(io_error("read", &new))? {
-        fs::remove_dir_all(&new).map_err(io_error("remove", &new))?;
-    }
-    let db = open_database(dir, &new)?;
-    abort_on_panic(|| db.flush()).map_err(|error| backend(dir, error))?;
-    drop(db);
-    sync_files(&new)?;
-    let mut tries = 0;
-    loop {
-        match fs::rename(&new, path) {
-            // A thread of sled's still closes its files, as below; of an open one Windows renames no folder.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && tries < CLOSING_TRIES => {
-                tries += 1;
-                thread::sleep(CLOSING_WAIT);
-            }
-            renamed => break renamed.map_err(io_error("rename", &new))?,
-        }
-    }
-    files::sync_folder(dir).map_err(io_error("sync", dir))
-}
-
-fn open_database(dir: &Path, path: &Path) -> Result<::sled::Db, StoreError> {
-    let config = ::sled::Config::new().path(path).cache_capacity(CACHE_BYTES);
-    let mut tries = 0;
-    loop {
-        match abort_on_panic(|| config.open()) {
-            // Nobody else has it, as our own lock is held: a thread of sled's still closes the one opened before.
-            Err(::sled::Error::Io(error)) if is_lock(&error) && tries < CLOSING_TRIES => {
-                tries += 1;
-                thread::sleep(CLOSING_WAIT);
-            }
-            opened => return opened.map_err(|error| backend(dir, error)),
-        }
-    }
-}
-
-/// Whether another handle holds sled's own lock, which sled only says in words.
-fn is_lock(error: &io::Error) -> bool {
-    error.to_string().starts_with("could not acquire lock")
-}
-
-fn backend(dir: &Path, error: ::sled::Error) -> StoreError {
-    StoreError::Backend { dir: dir.to_path_buf(), source: error.into() }
-}
-
-/// Removes snapshots that a crash left half written; sled would read them and refuse to open.
-fn remove_half_snapshots(path: &Path) -> Result<(), StoreError> {
-    for entry in fs::read_dir(path).map_err(io_error("read", path))? {
-        let file = entry.map_err(io_error("read", path))?.path();
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with("snap.") && name.ends_with(".generating") {
-            fs::remove_file(&file).map_err(io_error("remove", &file))?;
-        }
-    }
-    Ok(())
-}
-
-/// Syncs `conf`, `db`, the snapshots and the directory itself.
-fn sync_files(path: &Path) -> Result<(), StoreError> {
-    for entry in fs::read_dir(path).map_err(io_error("read", path))? {
-        let entry = entry.map_err(io_error("read", path))?;
-        if entry.file_type().map_err(io_error("read", path))?.is_file() {
-            match sync(&entry.path()) {
-                // sled's own thread replaces snapshots as it likes.
-                Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-                result => result?,
-            }
-        }
-    }
-    files::sync_folder(path).map_err(io_error("sync", path))
-}
-
-/// Windows syncs a file only for whoever may write it.
-fn sync(path: &Path) -> Result<(), StoreError> {
-    let file = File::options().write(true).open(path);
-    file.and_then(|file| file.sync_all()).map_err(io_error("sync", path))
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{cell::RefCell, collections::BTreeSet, time::Instant};
+    use std::{
+        cell::RefCell,
+        collections::BTreeSet,
+        time::{Duration, Instant},
+    };
 
     use proptest::prelude::*;
 
@@ -464,6 +381,29 @@ mod tests {
         let store = SledStore::open(dir.path()).unwrap();
         assert_eq!(store.get(b"k").unwrap(), Some(b"v".to_vec()));
         assert!(!half.exists());
+    }
+
+    #[test]
+    fn no_page_has_a_file_of_its_own_which_nobody_would_sync() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SledStore::open(dir.path()).unwrap();
+        let files = || fs::read_dir(dir.path().join("sled/blobs")).unwrap().count();
+        // Next to each other, in both directions, changed, and taken out so that pages are joined.
+        for round in 0..3_u8 {
+            for n in 0..60_u8 {
+                let key = [&[if round == 1 { 60 - n } else { n }][..], &[0; 1000]].concat();
+                store.commit(Batch::new().put(key, vec![round; super::super::VALUE_BYTES_MAX])).unwrap();
+                assert_eq!(files(), 0, "row {n} of round {round}");
+            }
+        }
+        for n in (0..=60_u8).filter(|n| n % 7 > 0) {
+            store.commit(Batch::new().delete([&[n][..], &[0; 1000]].concat())).unwrap();
+        }
+        for n in 0..60_u8 {
+            let key = [&[n][..], &[0; 1000]].concat();
+            store.commit(Batch::new().put(key, vec![9; super::super::VALUE_BYTES_MAX])).unwrap();
+        }
+        assert_eq!(files(), 0);
     }
 
     #[test]
