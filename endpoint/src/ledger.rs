@@ -411,6 +411,30 @@ mod tests {
     }
 
     #[test]
+    fn of_what_was_recorded_at_once_a_power_cut_leaves_all_or_nothing_and_is_no_damage() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut ledger, _) = Ledger::open(directory.path()).unwrap();
+        ledger.begin(&id("a"), at(0)).unwrap();
+        let before = ledger.book.clone();
+        let journal = directory.path().join("journal-0");
+        let acknowledged = fs::read(&journal).unwrap().len();
+        let verdicts = (0..100).map(|number| (id(&number.to_string()), unknown("why"))).collect();
+        ledger.observe(at(1), &verdicts, &Conditions::default()).unwrap();
+        drop(ledger);
+        let whole = fs::read(&journal).unwrap();
+        assert!(whole.len() > acknowledged + 2 * 4096);
+        for page in (acknowledged..whole.len()).step_by(4096) {
+            let mut torn = whole.clone();
+            let end = (page + 4096).min(whole.len());
+            torn[page..end].fill(0);
+            fs::write(&journal, torn).unwrap();
+            let (ledger, problems) = Ledger::open(directory.path()).unwrap();
+            assert_eq!(problems, []);
+            assert_eq!(ledger.book, before);
+        }
+    }
+
+    #[test]
     fn damage_is_told_and_what_came_before_it_is_kept() {
         let directory = tempfile::tempdir().unwrap();
         let (mut ledger, _) = Ledger::open(directory.path()).unwrap();

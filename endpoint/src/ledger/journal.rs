@@ -1,9 +1,10 @@
 //! The files of the ledger: a snapshot, and a journal of what happened since.
 //!
 //! `snapshot` is replaced as a whole and names its generation; `journal-<generation>` is appended to.
-//! Every line is the CRC-32 of the rest, a space and JSON. A line that a crash cut off at the end of the
-//! journal was never acknowledged and is dropped; a damaged line elsewhere ends what is believed, and the
-//! file is kept aside.
+//! Every line is the CRC-32 of the rest, a space and JSON: an event, or an array of those that were recorded
+//! together, so that a power cut, which may leave any part of what was not synced, leaves all or nothing of them. A line
+//! that a crash left unfinished at the end of the journal was never acknowledged and is dropped; a damaged line
+//! elsewhere ends what is believed, and the file is kept aside.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -81,7 +82,7 @@ impl Journal {
     ///
     /// When the file system fails or another process has them open. Damage is no error but a problem.
     pub fn open(directory: &Path) -> Result<(Self, Book, Vec<Problem>), JournalError> {
-        fs::create_dir_all(directory).map_err(io_error("make", directory))?;
+        files::create_folders(directory).map_err(io_error("make", directory))?;
         let lock = lock(directory)?;
         let mut problems = Vec::new();
         let path = directory.join("snapshot");
@@ -124,8 +125,9 @@ impl Journal {
     /// When the file system fails; what was half written is cut off again, now or before the next append.
     pub fn append(&mut self, events: &[Event]) -> Result<(), JournalError> {
         let mut text = Vec::new();
-        for event in events {
-            encode(&mut text, event)?;
+        match events {
+            [event] => encode(&mut text, event)?,
+            events => encode(&mut text, events)?,
         }
         let path = journal_path(&self.directory, self.generation);
         if self.file.metadata().map_err(io_error("look at", &path))?.len() != self.bytes {
@@ -240,7 +242,7 @@ fn checksum(bytes: &[u8]) -> String {
     format!("{:08x}", crc.sum())
 }
 
-fn encode(text: &mut Vec<u8>, value: &impl Serialize) -> Result<(), JournalError> {
+fn encode<T: Serialize + ?Sized>(text: &mut Vec<u8>, value: &T) -> Result<(), JournalError> {
     let json = serde_json::to_vec(value).map_err(JournalError::Encode)?;
     text.extend_from_slice(checksum(&json).as_bytes());
     text.push(b' ');
@@ -259,6 +261,27 @@ fn decode<T: DeserializeOwned>(line: &[u8]) -> Option<T> {
     serde_json::from_slice(json).ok()
 }
 
+/// What was recorded at once.
+#[derive(Deserialize)]
+#[serde(from = "Line")]
+struct Recorded(Vec<Event>);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Together(Vec<Event>),
+    One(Box<Event>),
+}
+
+impl From<Line> for Recorded {
+    fn from(line: Line) -> Self {
+        match line {
+            Line::Together(events) => Self(events),
+            Line::One(event) => Self(vec![*event]),
+        }
+    }
+}
+
 struct Replayed {
     /// Length of what was believed.
     acknowledged: u64,
@@ -272,11 +295,13 @@ fn replay(bytes: &[u8], book: &mut Book) -> Replayed {
     let mut acknowledged = 0;
     let mut rest = bytes;
     while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-        let Some(event) = decode::<Event>(&rest[..end]) else { break };
-        book.apply(event);
+        let Some(Recorded(events)) = decode(&rest[..end]) else { break };
+        for event in events {
+            book.apply(event);
+        }
         acknowledged += end as u64 + 1;
         rest = &rest[end + 1..];
     }
-    let damaged = rest.split(|byte| *byte == b'\n').skip(1).any(|line| decode::<Event>(line).is_some());
+    let damaged = rest.split(|byte| *byte == b'\n').skip(1).any(|line| decode::<Recorded>(line).is_some());
     Replayed { acknowledged, damaged }
 }
