@@ -15,6 +15,7 @@ pub mod fleet;
 pub mod fuzz;
 pub mod heard;
 pub mod hostile;
+pub mod power;
 pub mod processes;
 pub mod programs;
 pub mod reporter;

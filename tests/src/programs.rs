@@ -68,10 +68,15 @@ pub fn run<A: AsRef<OsStr>>(name: &str, arguments: &[A]) -> Ended {
 pub fn run_days_off<A: AsRef<OsStr>>(days: i32, name: &str, arguments: &[A]) -> Option<Ended> {
     let mut command = Command::new("faketime");
     command.args(["-f", &format!("{days:+}d")]).arg(path(name)).args(arguments);
-    command.output().ok().map(Ended::from)
+    run_to_its_end(&mut command)
 }
 
 /// Runs a program that may not be there to its end; `None` when it is not.
 pub fn run_if_there<A: AsRef<OsStr>>(name: &str, arguments: &[A]) -> Option<Ended> {
-    Command::new(name).args(arguments).output().ok().map(Ended::from)
+    run_to_its_end(Command::new(name).args(arguments))
+}
+
+/// The same of a program with an environment, or whatever else there is to say.
+pub fn run_to_its_end(command: &mut Command) -> Option<Ended> {
+    command.output().ok().map(Ended::from)
 }

@@ -22,6 +22,8 @@ mod obeys;
 #[cfg(test)]
 mod outage;
 #[cfg(test)]
+mod power;
+#[cfg(test)]
 mod real_archive;
 #[cfg(test)]
 mod refusals;
