@@ -259,8 +259,7 @@ impl Catalog {
             let mut updates = 0;
             for update in model.updates().filter(|update| !update.gone && !is_kept(update)) {
                 updates += 1;
-                let gone = UpdateRecord { gone: true, ..UpdateRecord::clone(update) };
-                change.write(Write::Update(Arc::new(gone)));
+                change.write(Write::Update(Arc::new(update.left(change.now))));
             }
             let forgotten: Vec<_> =
                 model.sources().keys().filter(|name| !named.contains(name)).cloned().collect();
@@ -367,7 +366,7 @@ fn record_updates(
     updates: Vec<(Update, Digest)>,
 ) -> Result<Applied, CatalogError> {
     let mut applied = Applied::default();
-    let mut next = model.next_update();
+    let mut free = model.free_updates();
     let mut there = BTreeSet::new();
     for (update, document) in updates {
         there.insert(update.id.clone());
@@ -384,11 +383,9 @@ fn record_updates(
                 applied.new += 1;
                 (before.number, before.seen)
             }
-            None if next >= UPDATES_MAX => return Err(CatalogError::TooMany),
             None => {
                 applied.new += 1;
-                next += 1;
-                (next - 1, change.now)
+                (free.next().ok_or(CatalogError::TooMany)?, change.now)
             }
         };
         let payloads = payloads(&update);
@@ -399,7 +396,7 @@ fn record_updates(
     for before in model.updates() {
         if !before.gone && before.id.catalogue() == catalogue.as_str() && !there.contains(&before.id) {
             applied.gone += 1;
-            change.write(Write::Update(Arc::new(UpdateRecord { gone: true, ..UpdateRecord::clone(before) })));
+            change.write(Write::Update(Arc::new(before.left(change.now))));
         }
     }
     Ok(applied)
@@ -425,6 +422,7 @@ fn record(
         superseded_by,
         payload_bytes: payloads.iter().map(|(_, bytes)| bytes).sum(),
         gone: false,
+        gone_since: None,
     }
 }
 

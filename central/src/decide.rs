@@ -1,6 +1,7 @@
 //! What operators decide, and rules in their place: groups, approvals, auto-approval, downloads.
 
 pub mod documents;
+pub mod gone;
 pub mod groups;
 pub mod rollouts;
 pub mod templates;
@@ -451,34 +452,6 @@ impl Room {
         given.truncate(PATCHES_AT_ONCE_MAX);
         (given, left_out)
     }
-}
-
-/// Drops decisions about updates that are in no catalogue any more, and how long those took; how many decisions.
-///
-/// # Errors
-///
-/// Those of the store.
-pub fn forget_gone(state: &State) -> Result<usize, StoreError> {
-    let (count, _) = state.change(|model, change| {
-        let gone =
-            |approval: &&Approval| model.update_by_id(&approval.update).is_none_or(|update| update.gone);
-        let mut dropped: Vec<_> = model.policy().approvals().filter(gone).collect();
-        dropped.truncate(PATCHES_AT_ONCE_MAX);
-        if !dropped.is_empty() {
-            let updates: BTreeSet<&str> = dropped.iter().map(|approval| approval.update.as_str()).collect();
-            let detail = updates.into_iter().collect::<Vec<_>>().join(" ");
-            change.audit("central", "forget decisions", "policy".to_owned(), detail);
-        }
-        for approval in &dropped {
-            change.write(Write::NoApproval(approval.group.clone(), approval.update.clone()));
-        }
-        let is_gone = |number: &u32| model.update(*number).is_none_or(|update| update.gone);
-        for number in model.timings().keys().filter(|number| is_gone(number)).take(PATCHES_AT_ONCE_MAX) {
-            change.write(Write::NoTiming(*number));
-        }
-        Ok::<_, StoreError>(dropped.len())
-    })?;
-    Ok(count)
 }
 
 /// Sets when payloads are downloaded; what is `None` stays. Returns the sequence of the audit record.

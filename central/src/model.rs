@@ -44,7 +44,7 @@ use crate::{
 pub const ENDPOINTS_MAX: u32 = 1_000_000;
 /// Relays of one tenant.
 pub const RELAYS_MAX: usize = 20_000;
-/// Updates that were ever in a catalogue: each costs about a kilobyte of memory and six bitmaps.
+/// Updates that are in a catalogue or left it lately: each costs about a kilobyte of memory and six bitmaps.
 pub const UPDATES_MAX: u32 = 1_000_000;
 
 /// A change of one row, or of those that must not be seen without each other.
@@ -58,6 +58,8 @@ pub enum Write {
     Relay(Arc<RelayRecord>),
     /// Adds or replaces an update.
     Update(Arc<UpdateRecord>),
+    /// Forgets an update that is gone, and of which nothing is known by its number.
+    NoUpdate(u32),
     /// What an update must fetch: digest and bytes.
     Payloads(u32, Arc<[(Digest, u64)]>),
     /// Adds or replaces catalogues that belong together: an update must not be published without its pool.
@@ -232,10 +234,19 @@ impl Model {
         numbers.filter_map(|(_, number)| self.update(*number))
     }
 
-    /// The number the next new update gets.
-    #[must_use]
-    pub fn next_update(&self) -> u32 {
-        u32::try_from(self.updates.len()).unwrap_or(u32::MAX)
+    /// The numbers that new updates get, in their order: first those of forgotten ones.
+    pub fn free_updates(&self) -> impl Iterator<Item = u32> {
+        let is_named = self.named_updates();
+        (0..UPDATES_MAX).filter(move |number| self.update(*number).is_none() && !is_named(*number))
+    }
+
+    /// Tells whether anything is known of an update by its number, besides what it is.
+    pub fn named_updates(&self) -> impl Fn(u32) -> bool {
+        let templates = self.policy.templates().values().flat_map(|template| &template.updates);
+        let in_templates: RoaringBitmap = templates.copied().collect();
+        move |update| {
+            self.index.has(update) || self.timings.contains_key(&update) || in_templates.contains(update)
+        }
     }
 
     /// What an update must fetch.
@@ -418,6 +429,12 @@ impl Model {
                 self.update_numbers.insert(record.id.clone(), number);
                 *slot(&mut self.updates, number) = Some(record);
             }
+            Write::NoUpdate(number) => {
+                if let Some(record) = slot(&mut self.updates, number).take() {
+                    self.update_numbers.remove(&record.id);
+                }
+                *slot(&mut self.payloads, number) = Arc::default();
+            }
             Write::Payloads(number, payloads) => *slot(&mut self.payloads, number) = payloads,
             Write::Catalogues(records) => self.catalogues.extend(records),
             Write::NoCatalogue(id) => drop(self.catalogues.remove(&id)),
@@ -578,6 +595,12 @@ impl Write {
             }
             Self::Relay(record) => table::put(batch, &tables::Relay { tenant, id: &record.id }, record)?,
             Self::Update(record) => table::put(batch, &tables::Update { tenant, id: &record.id }, record)?,
+            Self::NoUpdate(number) => {
+                if let Some(record) = model.update(*number) {
+                    table::delete(batch, &tables::Update { tenant, id: &record.id });
+                }
+                chunked::delete(batch, &tables::Payloads { tenant, number: *number, chunk: 0 });
+            }
             Self::Payloads(number, payloads) => {
                 let mut bytes = Vec::with_capacity(payloads.len() * 40);
                 for (digest, length) in payloads.iter() {

@@ -450,6 +450,7 @@ mod tests {
             superseded_by: vec![],
             payload_bytes: 0,
             gone: false,
+            gone_since: None,
         }
     }
 

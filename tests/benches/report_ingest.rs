@@ -205,6 +205,7 @@ fn update(number: u32, now: Timestamp) -> Write {
         superseded_by: Vec::new(),
         payload_bytes: 0,
         gone: false,
+        gone_since: None,
     }))
 }
 

@@ -139,6 +139,21 @@ impl Archive {
         self.security.push(stanza);
     }
 
+    /// As [`Archive::listed`], in the place of every version of the package that there was.
+    pub fn replaced(&mut self, name: &str, version: &str, bytes: Vec<u8>) {
+        self.withdrawn(name);
+        self.listed(name, version, bytes);
+    }
+
+    /// Takes a package out with every version.
+    pub fn withdrawn(&mut self, name: &str) {
+        let head = format!("Package: {name}\n");
+        for gone in self.security.extract_if(.., |stanza| stanza.starts_with(&head)) {
+            let file = gone.lines().find_map(|line| line.strip_prefix("Filename: ")).unwrap();
+            self.server.remove(&format!("/security/{file}"));
+        }
+    }
+
     /// Adds a package that updates may need.
     pub fn besides(&mut self, package: &Package) {
         let stanza = self.put("debian", package);

@@ -57,6 +57,8 @@ pub struct Fleet {
     pub address: SocketAddr,
     /// Instead of the archive.
     source: Option<String>,
+    /// More lines of central's configuration.
+    settings: String,
     /// The time, of which every clone of a manual clock knows.
     pub clock: Clock,
 }
@@ -103,22 +105,28 @@ impl Fleet {
 
     /// The same by another clock.
     pub async fn start_at(clock: Clock) -> Self {
-        Self::begin(tempfile::tempdir().unwrap(), clock, None).await
+        Self::begin(tempfile::tempdir().unwrap(), clock, None, String::new()).await
     }
 
     /// The same with everything in memory where the system has a place for that.
     pub async fn start_in_memory(clock: Clock) -> Self {
+        Self::start_in_memory_with(clock, String::new()).await
+    }
+
+    /// The same with `settings`, lines of central's configuration.
+    pub async fn start_in_memory_with(clock: Clock, settings: String) -> Self {
         let memory = Path::new("/dev/shm");
         let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
-        Self::begin(dir.unwrap(), clock, None).await
+        Self::begin(dir.unwrap(), clock, None, settings).await
     }
 
     /// A central that reads what `source`, a part of its configuration, names instead of the archive.
     pub async fn start_with(source: &str) -> Self {
-        Self::begin(tempfile::tempdir().unwrap(), Clock::system(), Some(source.to_owned())).await
+        let (dir, source) = (tempfile::tempdir().unwrap(), Some(source.to_owned()));
+        Self::begin(dir, Clock::system(), source, String::new()).await
     }
 
-    async fn begin(dir: TempDir, clock: Clock, source: Option<String>) -> Self {
+    async fn begin(dir: TempDir, clock: Clock, source: Option<String>, settings: String) -> Self {
         let archive = Archive::start().await;
         let central = dir.path().join("central");
         let layout = Layout::new(&central);
@@ -129,6 +137,7 @@ impl Fleet {
             central: None,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             source,
+            settings,
             clock,
         };
         fleet.start_central().await;
@@ -150,9 +159,10 @@ impl Fleet {
     /// Starts central, at its address when it had one.
     pub async fn start_central(&mut self) {
         let text = format!(
-            "data_dir = \"{}\"\nlisten = \"{}\"\npublic_address = \"central.invalid:1\"\ndisk_free_bytes_min = 0\n{}",
+            "data_dir = \"{}\"\nlisten = \"{}\"\npublic_address = \"central.invalid:1\"\ndisk_free_bytes_min = 0\n{}{}",
             self.folder("central").display(),
             self.address,
+            self.settings,
             self.source.clone().unwrap_or_else(|| self.archive.source(self.dir.path())),
         );
         let path = self.folder("central.toml");

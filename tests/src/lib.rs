@@ -26,3 +26,4 @@ pub mod skip;
 pub mod small_disk;
 pub mod tierctl;
 pub mod wine;
+pub mod year;

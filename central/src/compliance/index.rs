@@ -130,6 +130,12 @@ impl Index {
         Some(&self.updates.get(update as usize)?[usize::from(code(state))])
     }
 
+    /// Whether any endpoint has the update in any state.
+    #[must_use]
+    pub fn has(&self, update: u32) -> bool {
+        self.updates.get(update as usize).is_some_and(|states| states.iter().any(|who| !who.is_empty()))
+    }
+
     /// All marks of an update with who has each, in the order of [`Mark::all`].
     pub fn marks_of(&self, update: u32) -> impl Iterator<Item = (Mark, &RoaringBitmap)> {
         let of_update = self.marks.range((update, 0)..=(update, u8::MAX));

@@ -9,6 +9,7 @@ use tierway_common::{
 };
 
 use super::{
+    gone::{GONE_KEPT, forget_gone, forget_updates},
     groups::{Membership, delete_group, set_group, tag},
     *,
 };
@@ -386,6 +387,42 @@ fn decisions_about_updates_that_are_gone_are_forgotten() {
     assert_eq!((forget_gone(&bench.state).unwrap(), forget_gone(&bench.state).unwrap()), (1, 0));
     assert_eq!(bench.state.model().policy().approvals().count(), 1);
     assert_eq!(last_audit(&bench).detail, "debian-12/a_2");
+}
+
+#[test]
+fn an_update_that_is_gone_is_forgotten_once_nobody_has_it_and_its_number_is_another_s_then() {
+    let bench = office();
+    let numbers = |bench: &Bench| -> Vec<(u32, String)> {
+        let model = bench.state.model();
+        model.updates().map(|update| (update.number, update.id.name().to_owned())).collect()
+    };
+    let forgotten = || forget_updates(&bench.state).unwrap();
+    bench.apply(&[update("b", "2")]);
+    bench.clock.advance(GONE_KEPT);
+    assert_eq!(forgotten(), 0, "the first host needs it");
+    report(&bench, 0, 0, UpdateState::NotApplicable, None);
+    assert_eq!((forgotten(), forgotten()), (1, 0));
+    assert_eq!(numbers(&bench), [(1, "b_2".to_owned())]);
+    bench.apply(&[update("b", "2"), update("c", "2"), update("d", "2")]);
+    let expected = [(1, "b_2".to_owned()), (0, "c_2".to_owned()), (2, "d_2".to_owned())];
+    assert_eq!(numbers(&bench), expected);
+    assert!(bench.state.model().index().lacking(0).is_empty());
+
+    // Back before its time it is what it was; gone again it has all of its time again.
+    bench.apply(&[update("b", "2"), update("d", "2")]);
+    bench.clock.advance(GONE_KEPT - SignedDuration::from_secs(1));
+    assert_eq!(forgotten(), 0);
+    bench.apply(&[update("b", "2"), update("c", "2"), update("d", "2")]);
+    bench.apply(&[update("b", "2"), update("d", "2")]);
+    bench.clock.advance(SignedDuration::from_secs(1));
+    assert_eq!(forgotten(), 0);
+    assert_eq!(numbers(&bench), expected);
+    bench.clock.advance(GONE_KEPT);
+    assert_eq!(forgotten(), 1);
+    // As it is read again at the next start.
+    let again = State::open(bench.state.tenant().clone(), bench.store.clone(), bench.clock.clone());
+    let names: Vec<_> = again.unwrap().model().updates().map(|update| update.id.name().to_owned()).collect();
+    assert_eq!(names, ["b_2", "d_2"]);
 }
 
 #[test]

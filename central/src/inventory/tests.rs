@@ -36,6 +36,7 @@ fn update(number: u32, name: &str, now: Timestamp) -> Write {
         superseded_by: vec![],
         payload_bytes: 0,
         gone: false,
+        gone_since: None,
     }))
 }
 

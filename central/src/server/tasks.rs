@@ -309,7 +309,8 @@ impl Central {
         blocking(self, |central| {
             central.enrollment.retain()?;
             central.leases.retain()?;
-            decide::forget_gone(&central.state)?;
+            decide::gone::forget_gone(&central.state)?;
+            while decide::gone::forget_updates(&central.state)? == decide::gone::FORGOTTEN_AT_ONCE_MAX {}
             while central.state.retain_audit(audit::RECORDS_MAX)? {}
             central.publisher.pin()?;
             Ok::<_, TaskError>(())

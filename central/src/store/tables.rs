@@ -404,6 +404,17 @@ pub struct UpdateRecord {
     /// No longer in the catalogue.
     #[serde(default)]
     pub gone: bool,
+    /// Since when; unknown of one that was gone before this was written down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone_since: Option<Timestamp>,
+}
+
+impl UpdateRecord {
+    /// The same, no longer in the catalogue.
+    #[must_use]
+    pub fn left(&self, now: Timestamp) -> Self {
+        Self { gone: true, gone_since: Some(now), ..self.clone() }
+    }
 }
 
 /// A catalogue as it is to be published.

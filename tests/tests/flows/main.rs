@@ -49,3 +49,5 @@ mod windows;
 mod windows_endpoint;
 #[cfg(test)]
 mod windows_relay;
+#[cfg(test)]
+mod year;
