@@ -15,6 +15,7 @@ pub mod fleet;
 pub mod held;
 pub mod inventory;
 pub mod link;
+pub mod listening;
 pub mod member;
 pub mod plot;
 pub mod published;
@@ -89,6 +90,9 @@ pub struct Options {
     pub states: usize,
     /// Of a hundred endpoints so many run Windows.
     pub windows_percent: u64,
+    /// Of a hundred endpoints so many are on the road: connected for a check and not between two, so that they hear of
+    /// nothing.
+    pub roaming_percent: u64,
     /// What happens, in this order.
     pub scenarios: Vec<Scenario>,
     /// A list of Debian packages to draw inventories from; made up without one.

@@ -14,7 +14,7 @@ use tierway_tests::scale::{self, Options, Scenario, failure::Failure};
 #[derive(Debug, Parser)]
 #[command(name = "tierway-simulate", version)]
 struct Arguments {
-    /// How many endpoints; each needs a connection: see `ulimit -n`
+    /// How many endpoints; each that is not on the road needs a connection: see `ulimit -n`
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     endpoints: u64,
     /// How many relays, each of a site of its own
@@ -26,6 +26,10 @@ struct Arguments {
     /// Of a hundred endpoints so many run Windows
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=100))]
     windows: u64,
+    /// Of a hundred endpoints so many are on the road: connected only while they check. A fleet of more endpoints than
+    /// this process may have open files needs some
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=100))]
+    roaming: u64,
     /// What happens, in this order, separated by commas; all by default
     #[arg(long = "scenario", value_delimiter = ',')]
     scenarios: Vec<Named>,
@@ -123,6 +127,7 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
         relays: arguments.relays,
         states: usize::try_from(arguments.states).unwrap_or(usize::MAX),
         windows_percent: arguments.windows,
+        roaming_percent: arguments.roaming,
         scenarios,
         packages: arguments.packages.clone(),
         programs: arguments.programs.clone().unwrap_or(beside),

@@ -28,7 +28,7 @@ pub enum Kind {
     Sync,
     /// From handing reports to the relay until it acknowledges them.
     Report,
-    /// From when it began to listen until it is told of something.
+    /// From an approval until an endpoint that listens is told of something.
     Told,
     /// From an approval at central until an endpoint's check finds it on offer.
     ApprovalToOffer,
@@ -52,7 +52,7 @@ impl Kind {
             Self::CheckIn => "check-in",
             Self::Sync => "sync",
             Self::Report => "report",
-            Self::Told => "listening until told",
+            Self::Told => "approval until told",
             Self::ApprovalToOffer => "approval to offer",
             Self::Cycle => "whole check",
             Self::Status => "call of tierctl status",

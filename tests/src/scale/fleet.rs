@@ -3,10 +3,7 @@
 use std::{
     collections::BTreeMap,
     future::Future,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -20,7 +17,7 @@ use tierway_proto::{
     upstream::Upstream,
     v1,
 };
-use tokio::task::JoinSet;
+use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::{
     Options, compared,
@@ -28,6 +25,7 @@ use super::{
     figures::{Figures, Kind, Outcome, Phase, Used},
     inventory::{List, System},
     link::Carried,
+    listening::{self, Call},
     member::{Around, Member, Site},
     published::Published,
     queries, scenarios,
@@ -49,6 +47,8 @@ const LOOK: Duration = Duration::from_millis(250);
 const PACKAGE_BYTES: usize = 16 * 1024;
 /// Descriptors for each endpoint: its socket; for one whose bytes are counted two more.
 const DESCRIPTORS_BESIDES: u64 = 500;
+/// Endpoints on the road that are connected at a time.
+const ON_THE_ROAD_CONNECTED: usize = 400;
 
 /// The whole.
 #[derive(Debug)]
@@ -59,6 +59,8 @@ pub struct Fleet {
     pub clock: Clock,
     /// Of the phase that goes on.
     pub figures: Arc<Figures>,
+    /// For endpoints on the road.
+    road: Arc<Semaphore>,
     /// Central and the relays.
     pub tiers: Tiers,
     /// By number.
@@ -80,10 +82,13 @@ pub struct Fleet {
 /// [`Failure`] when the simulation itself cannot go on; what it finds wrong is in the outcome.
 pub async fn run(options: Options) -> Result<Outcome, Failure> {
     let counted = options.endpoints.div_ceil(options.counted_one_in.max(1));
-    let needed = options.endpoints + counted * 2 + options.relays * 8 + DESCRIPTORS_BESIDES;
+    let on_the_road = (0..options.endpoints).filter(|number| roams(&options, *number)).count() as u64;
+    let connected = options.endpoints - on_the_road + on_the_road.min(ON_THE_ROAD_CONNECTED as u64);
+    let needed = connected + counted * 2 + options.relays * 8 + DESCRIPTORS_BESIDES;
     if let Some(most) = getrlimit(Resource::Nofile).maximum.filter(|most| *most < needed) {
         return Err(Failure::plain(format!(
-            "{} endpoints need {needed} open files and this process may have {most}: see `ulimit -Hn`",
+            "{} endpoints, {on_the_road} of them on the road, need {needed} open files and this process may have {most}: \
+             see `ulimit -Hn` and `--roaming`",
             options.endpoints
         )));
     }
@@ -124,6 +129,7 @@ impl Fleet {
             options,
             clock: Clock::system(),
             figures: Arc::default(),
+            road: Arc::new(Semaphore::new(ON_THE_ROAD_CONNECTED)),
             tiers,
             members: Vec::new(),
             lists,
@@ -296,7 +302,8 @@ impl Fleet {
             let among = number / self.tiers.relays.len() as u64;
             let counted = among.is_multiple_of(self.options.counted_one_in.max(1));
             let counted = counted.then_some(self.tiers.relays[relay].counted.address);
-            self.members.push(Member::new(number, joined, site, installed, counted)?);
+            let roams = roams(&self.options, number);
+            self.members.push(Member::new(number, joined, site, installed, roams, counted)?);
         }
         Ok(())
     }
@@ -331,6 +338,7 @@ impl Fleet {
             figures: self.figures.clone(),
             installs: false,
             bad: Arc::new([]),
+            road: self.road.clone(),
         }
     }
 
@@ -375,34 +383,36 @@ impl Fleet {
         Ok(())
     }
 
-    /// Has all endpoints listen, then lets `happens` happen; each that is told of something within `patience` checks at
-    /// its own place in the spread.
+    /// Has all endpoints listen, then approves `updates`; each listens until it was offered those that it needs, or for
+    /// `patience`.
     ///
     /// # Errors
     ///
-    /// [`Failure`] when they cannot listen, or of what happens.
-    pub async fn listening(
+    /// [`Failure`] when they cannot listen, or the updates not be approved.
+    pub async fn approve_while_all_listen(
         &mut self,
         around: Around,
         patience: Duration,
-        happens: impl AsyncFnOnce(&Self) -> Result<(), Failure>,
+        updates: &[String],
     ) -> Result<(), Failure> {
-        let (ready, spread) = (Arc::new(AtomicU64::new(0)), self.options.spread);
+        let ids = updates.iter().map(|id| id.parse()).collect::<Result<_, _>>();
+        let ids = ids.map_err(failed("read the ids of updates"))?;
+        let call = Arc::new(Call::new(ids, self.options.spread, patience));
         let mut busy = JoinSet::new();
         let members = std::mem::take(&mut self.members);
         let all = members.len() as u64;
         for member in members {
-            let (around, ready) = (around.clone(), ready.clone());
-            busy.spawn(scenarios::listen(member, around, ready, spread, patience));
+            busy.spawn(listening::listen(member, around.clone(), call.clone()));
         }
         let began = Instant::now();
-        while ready.load(Ordering::Relaxed) < all {
+        while call.ready() < all {
             if began.elapsed() > PATIENCE {
                 return Err(Failure::plain("not all endpoints could listen"));
             }
             tokio::time::sleep(LOOK).await;
         }
-        happens(self).await?;
+        call.goes_out();
+        self.approve(updates.to_vec()).await?;
         while let Some(done) = busy.join_next().await {
             self.members.push(done.map_err(failed("simulate an endpoint"))?);
         }
@@ -553,8 +563,24 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     tierway_common::daemon::chain::Chain(error).to_string()
 }
 
-/// Checks until a check is through.
+/// Whether an endpoint is on the road; the first of each relay is not.
+fn roams(options: &Options, number: u64) -> bool {
+    number >= options.relays && Random::of(options.seed, &[29, number]).percent(options.roaming_percent)
+}
+
+/// Checks until a check is through; who is on the road is connected for it, and not longer.
 pub async fn persist(mut member: Member, around: Around, daily: bool) -> Member {
+    if !member.roams {
+        return check(member, around, daily).await;
+    }
+    // Nobody closes it.
+    let _place = around.road.clone().acquire_owned().await.ok();
+    member = check(member, around, daily).await;
+    member.goes_off();
+    member
+}
+
+async fn check(mut member: Member, around: Around, daily: bool) -> Member {
     let (began, mut tries) = (Instant::now(), 0);
     loop {
         match member.check(&around, daily).await {

@@ -116,6 +116,12 @@ impl Holding {
         first
     }
 
+    /// Whether an update is needed and was not offered yet.
+    #[must_use]
+    pub fn awaits(&self, update: &UpdateId) -> bool {
+        self.0.get(update).is_some_and(|held| held.state == State::Needed && held.offered == 0)
+    }
+
     /// The updates that are on offer and not installed.
     #[must_use]
     pub fn open(&self) -> Vec<UpdateId> {
@@ -242,8 +248,9 @@ mod tests {
     #[test]
     fn an_update_is_offered_once_and_stays_failed_until_it_is_installed() {
         let mut holding = holding();
+        assert!(holding.awaits(&id()));
         assert!(holding.offer(&id(), now()));
-        assert!(!holding.offer(&id(), now()));
+        assert!(!holding.offer(&id(), now()) && !holding.awaits(&id()));
         assert_eq!(holding.open(), [id()]);
         holding.attempted(&id(), false, 3, now());
         assert_eq!(holding.observe(&[(id(), Verdict::Needed)].into(), now()), []);

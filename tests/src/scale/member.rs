@@ -29,6 +29,7 @@ use tierway_proto::{
     upstream::{ENVELOPES_MAX, Upstream},
     v1,
 };
+use tokio::sync::Semaphore;
 
 use super::{
     failure::{Failure, failed},
@@ -63,6 +64,8 @@ pub struct Around {
     pub installs: bool,
     /// Updates whose installer fails on one endpoint in a hundred.
     pub bad: Arc<[String]>,
+    /// Those on the road are connected only so many at a time.
+    pub road: Arc<Semaphore>,
 }
 
 /// What an endpoint has been acknowledged, for the comparison with central.
@@ -89,6 +92,8 @@ pub struct Member {
     pub holding: Holding,
     /// What was acknowledged.
     pub acknowledged: Sequences,
+    /// It is on the road.
+    pub roams: bool,
     site: Arc<Site>,
     tenant: TenantId,
     identity: Identity,
@@ -118,6 +123,7 @@ impl Member {
         joined: Joined,
         site: Arc<Site>,
         installed: Installed,
+        roams: bool,
         counted: Option<std::net::SocketAddr>,
     ) -> Result<Self, Failure> {
         let Joined { identity, route, trust_dir: _ } = joined;
@@ -132,6 +138,7 @@ impl Member {
             system: site.list.system,
             holding: Holding::default(),
             acknowledged: Sequences::default(),
+            roams,
             site,
             tenant: own.tenant,
             identity,
@@ -192,16 +199,25 @@ impl Member {
     /// [`Failure`] when the relay is not reached or does not do its part: the next check goes on from there.
     pub async fn check(&mut self, around: &Around, daily: bool) -> Result<(), Failure> {
         self.check_in(around).await?;
+        // As the real endpoint: what it reports then is everything already.
+        self.forget_told(around);
         self.scan(around, daily).await?;
         self.hand_up(around).await?;
-        if self.resync {
-            self.resync = false;
-            (self.told_all, self.inventory) = (false, None);
-            around.figures.count("endpoints asked for everything again", 1);
+        if self.forget_told(around) {
             self.scan(around, true).await?;
             self.hand_up(around).await?;
         }
         Ok(())
+    }
+
+    /// Does as if it had told nothing yet when everything is asked for; whether it is.
+    fn forget_told(&mut self, around: &Around) -> bool {
+        let asked = std::mem::take(&mut self.resync);
+        if asked {
+            (self.told_all, self.inventory) = (false, None);
+            around.figures.count("endpoints asked for everything again", 1);
+        }
+        asked
     }
 
     async fn check_in(&mut self, around: &Around) -> Result<(), Failure> {
@@ -239,7 +255,10 @@ impl Member {
         for (update, since) in &approved {
             if self.holding.offer(update, began) {
                 let after = around.clock.now().duration_since(*since);
-                around.figures.took(Kind::ApprovalToOffer, after.try_into().unwrap_or_default());
+                // On the road nobody hears of it: they find it when they come.
+                if !self.roams {
+                    around.figures.took(Kind::ApprovalToOffer, after.try_into().unwrap_or_default());
+                }
                 changed.push(update.clone());
             }
         }

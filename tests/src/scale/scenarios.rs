@@ -1,28 +1,22 @@
 //! The hard days, one function each.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use tierway_common::{notices::Event, schedule};
+use tierway_common::schedule;
 use tierway_endpoint::config::Config as EndpointConfig;
-use tierway_proto::{notices, v1};
+use tierway_proto::v1;
 use tokio::task::JoinSet;
 
 use super::{
     Scenario,
     failure::{Failure, failed},
-    figures::{Kind, Phase},
-    fleet::{Fleet, chain, persist},
+    figures::Phase,
+    fleet::{Fleet, persist},
     member::{Around, Member},
 };
 use crate::simulation::random::Random;
 
-/// An endpoint that is told nothing for so long was not told.
+/// An endpoint that is not offered what was approved within so long was not told of it.
 const TOLD_WITHIN: Duration = Duration::from_secs(120);
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 /// Updates of a patch day, for each system.
@@ -84,9 +78,9 @@ async fn emergency(fleet: &mut Fleet) -> Result<Phase, Failure> {
     fleet.figures.take();
     let begun = fleet.begin();
     let around = Around { installs: true, ..fleet.around() };
-    fleet.listening(around, TOLD_WITHIN, async |fleet| fleet.approve(updates).await).await?;
+    fleet.approve_while_all_listen(around, TOLD_WITHIN, &updates).await?;
     let mut phase = fleet.ended(Scenario::Emergency.name(), begun);
-    let all = fleet.members.len();
+    let online = fleet.members.iter().filter(|member| !member.roams).count();
     let offered = phase.times.get("approval to offer");
     let offered = offered.map_or(0, |times| {
         let late = times.p99_ms > EMERGENCY_WITHIN_MS;
@@ -97,8 +91,8 @@ async fn emergency(fleet: &mut Fleet) -> Result<Phase, Failure> {
         }
         times.count
     });
-    if offered < all {
-        phase.findings.push(format!("{offered} of {all} endpoints were offered what was approved"));
+    if offered < online {
+        phase.findings.push(format!("{offered} of {online} endpoints were offered what was approved"));
     }
     fleet.bytes(&mut phase);
     Ok(phase)
@@ -136,7 +130,7 @@ async fn patch_day(fleet: &mut Fleet) -> Result<Phase, Failure> {
     fleet.figures.take();
     let begun = fleet.begin();
     let around = Around { installs: true, ..fleet.around() };
-    fleet.listening(around, TOLD_WITHIN, async |fleet| fleet.approve(updates.clone()).await).await?;
+    fleet.approve_while_all_listen(around, TOLD_WITHIN, &updates).await?;
     let arrived = fleet.arrived(None, begun.timestamp).await?;
     let mut phase = fleet.ended(Scenario::PatchDay.name(), begun);
     phase.more.insert("seconds until central had all after the last", arrived.as_secs_f64());
@@ -153,7 +147,7 @@ async fn bad_update(fleet: &mut Fleet) -> Result<Phase, Failure> {
     fleet.figures.take();
     let begun = fleet.begin();
     let around = Around { installs: true, bad: updates.clone().into(), ..fleet.around() };
-    fleet.listening(around, TOLD_WITHIN, async |fleet| fleet.approve(updates.clone()).await).await?;
+    fleet.approve_while_all_listen(around, TOLD_WITHIN, &updates).await?;
     fleet.arrived(None, begun.timestamp).await?;
     let mut phase = fleet.ended(Scenario::BadUpdate.name(), begun);
     fleet.bytes(&mut phase);
@@ -260,51 +254,4 @@ async fn relay_replaced(fleet: &mut Fleet) -> Result<Phase, Failure> {
     let mut phase = fleet.ended(Scenario::RelayReplaced.name(), begun);
     phase.more.insert("seconds for three rounds of reports", at.elapsed().as_secs_f64());
     Ok(phase)
-}
-
-/// Listens, says that it does, and checks when it is told that something is out, at its own place in the spread; one that is
-/// told nothing in time checks all the same.
-pub async fn listen(
-    member: Member,
-    around: Around,
-    ready: Arc<AtomicU64>,
-    spread: Duration,
-    patience: Duration,
-) -> Member {
-    let (upstream, version) = member.listens();
-    let mut stream = None;
-    for tries in 0..20 {
-        match upstream.watch(version).await {
-            Ok(opened) => {
-                stream = Some(opened);
-                break;
-            }
-            Err(error) => {
-                around.figures.tried_again(chain(&error));
-                tokio::time::sleep(Duration::from_millis(100 << tries.min(6))).await;
-            }
-        }
-    }
-    ready.fetch_add(1, Ordering::Relaxed);
-    let told = async {
-        let Some(mut stream) = stream else { return false };
-        while let Ok(Some(notice)) = stream.message().await {
-            if notices::read(notice)
-                .is_some_and(|notice| matches!(notice.event, Event::Published(now) if now > version))
-            {
-                return true;
-            }
-        }
-        false
-    };
-    let began = Instant::now();
-    let told = tokio::time::timeout(patience, told).await.unwrap_or(false);
-    if told {
-        around.figures.count("endpoints told", 1);
-        around.figures.took(Kind::Told, began.elapsed());
-        tokio::time::sleep(schedule::offset(member.id.as_str(), spread)).await;
-    } else {
-        around.figures.count("endpoints not told", 1);
-    }
-    persist(member, around, false).await
 }
