@@ -3,13 +3,16 @@
 //! What Wine does not have (rights of files, masked properties in logs, recovery actions) shows nothing here.
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
 };
 
 use tempfile::TempDir;
+use tierway_common::programs::{End, Program, Ran};
 
 use crate::{
     programs::{self, Ended},
@@ -19,6 +22,10 @@ use crate::{
 /// Where Debian has Wine; it is on no path.
 const WINE: &str = "/usr/lib/wine/wine64";
 const SERVER: &str = "/usr/lib/wine/wineserver64";
+
+/// No program of a test takes longer, also where several tests share a slow computer.
+const PROGRAM_LIMIT: Duration = Duration::from_secs(600);
+const OUTPUT_BYTES_MAX: usize = 1 << 20;
 
 /// What a made-up package installs, for `wixl`.
 const PACKAGE: &str = r#"<?xml version="1.0" encoding="utf-8"?>
@@ -84,7 +91,8 @@ impl Wine {
 
     /// Keeps its services running from now on.
     fn wake(&mut self) {
-        let mut cmd = self.command(&["cmd"]);
+        let mut cmd = Command::new(WINE);
+        cmd.arg("cmd").env_clear().envs(self.environment());
         cmd.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         self.awake = Some(cmd.spawn().unwrap());
     }
@@ -95,23 +103,47 @@ impl Wine {
         command
     }
 
-    fn command<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Command {
-        let mut command = Command::new(WINE);
-        command
-            .args(arguments)
-            .env("WINEPREFIX", self.prefix.path())
-            .env("WINEARCH", "win64")
-            .env("WINEDEBUG", "-all")
-            .env("WINEDLLOVERRIDES", "mscoree,mshtml=")
-            .env_remove("DISPLAY")
-            .env_remove("WAYLAND_DISPLAY");
-        command
+    /// What a program gets in its environment: neither a display nor what Wine has to say of itself.
+    fn environment(&self) -> Vec<(&'static str, OsString)> {
+        let mut environment = tierway_common::programs::environment();
+        environment.extend([
+            ("WINEPREFIX", self.prefix.path().into()),
+            ("WINEARCH", "win64".into()),
+            ("WINEDEBUG", "-all".into()),
+            ("WINEDLLOVERRIDES", "mscoree,mshtml=".into()),
+        ]);
+        environment
     }
 
     /// Runs a program of Windows to its end. Of its exit code 8 bits are left: 1603 is 67.
+    ///
+    /// # Panics
+    ///
+    /// When it has not ended after [`PROGRAM_LIMIT`]: it is killed, and the panic names it and what it printed.
     pub fn run<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Ended {
-        let ended: Ended = self.command(arguments).stdin(Stdio::null()).output().unwrap().into();
-        Ended { output: ended.output.replace('\r', ""), ..ended }
+        let program = Program {
+            path: WINE.into(),
+            arguments: arguments.iter().map(|argument| argument.as_ref().to_owned()).collect(),
+            command_line: String::new(),
+            directory: self.prefix.path().to_owned(),
+            environment: self.environment(),
+            limit: PROGRAM_LIMIT,
+            grace: Duration::ZERO,
+            tail_bytes_max: OUTPUT_BYTES_MAX,
+        };
+        // On a thread of its own, since this one may belong to a runtime. The desktop of Wine that the first
+        // program starts keeps its output open for as long as anything runs; that is why it goes to files.
+        let running = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(tierway_common::programs::run(&program, self.prefix.path())).unwrap()
+        };
+        let Ran { end, output, errors, took } = thread::scope(|scope| scope.spawn(running).join().unwrap());
+        let code = match end {
+            End::Exited(code) => Some(code),
+            End::Signalled(_) => None,
+            End::TimedOut => panic!("{:?} did not end in {took:?}: {output:?} {errors:?}", program.arguments),
+        };
+        Ended { code, output: output.text.replace('\r', ""), errors: errors.text }
     }
 
     /// Runs Windows Installer quietly, with a log.
