@@ -24,12 +24,12 @@ use crate::probe;
 /// scan: 10,000 take about 50 ms.
 pub const FILES_MAX: usize = 10_000;
 
-/// Values of the registry, parts of products and loops over subkeys that the rules of all catalogues together
+/// Values of the registry, parts of products, queries of WMI and loops over subkeys that the rules of all catalogues together
 /// may ask for: each costs some 20 µs, a loop as many as its key has subkeys.
 pub const QUESTIONS_MAX: usize = 50_000;
 
 /// Domains that are read only as far as rules ask, of Windows.
-const QUESTIONED: [&str; 3] = ["registry:", "registry-loop:", "msi:"];
+const QUESTIONED: [&str; 4] = ["registry:", "registry-loop:", "msi:", "wmi:"];
 
 /// What the keys of facts about a file end in.
 const FILE_PARTS: [&str; 5] = ["#size", "#version", "#created", "#modified", "#language"];
@@ -196,7 +196,8 @@ pub fn scan(root: &Path, asked: &Asked, machine: &str) -> (Facts, Vec<Problem>) 
 #[cfg(windows)]
 #[must_use]
 pub fn scan(_: &Path, asked: &Asked, machine: &str) -> (Facts, Vec<Problem>) {
-    let (mut facts, problems) = windows::scan(&windows::registry::SystemRegistry, asked, machine);
+    let (mut facts, problems) =
+        windows::scan(&windows::registry::SystemRegistry, &windows::wmi::SystemWmi, asked, machine);
     let source = "the time zone of the system".to_owned();
     let clock = match TimeZone::system().iana_name() {
         Some(zone) => {

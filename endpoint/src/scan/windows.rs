@@ -1,7 +1,7 @@
 //! Probes of Windows, most of which read the registry.
 //!
-//! The registry is an argument, so that everything that is made of it is tested on any system; only
-//! [`registry`] calls Windows. What a program would have to be asked for is not read, it stays unknown.
+//! The registry and the service of `wmi` are arguments, so that everything that is made of it is tested on any system; only
+//! [`registry`] and [`wmi`] call Windows. What a program would have to be asked for is not read, it stays unknown.
 
 pub mod files;
 pub mod managers;
@@ -14,18 +14,19 @@ pub mod reboot;
 pub mod registry;
 pub mod resource;
 pub mod servicing;
+pub mod wmi;
 
 use tierway_common::facts::{Domain, Facts};
 
-use self::registry::Registry;
+use self::{registry::Registry, wmi::Wmi};
 use super::{Asked, Collected, Problem, hash::Budget};
 
 /// Reads the domains `os`, `package:msi`, `package:cbs`, `update`, `program`, `flag`, `number`, `manager` and, as far as
-/// `asked`, `file`, `registry`, `registry-loop` and `msi`.
+/// `asked`, `file`, `registry`, `registry-loop`, `msi` and `wmi`.
 ///
 /// `machine` is the architecture as Windows names it.
 #[must_use]
-pub fn scan(registry: &dyn Registry, asked: &Asked, machine: &str) -> (Facts, Vec<Problem>) {
+pub fn scan(registry: &dyn Registry, wmi: &impl Wmi, asked: &Asked, machine: &str) -> (Facts, Vec<Problem>) {
     let mut collected = Collected::default();
     os::scan(registry, machine, &mut collected);
     products::scan(registry, &mut collected);
@@ -36,14 +37,7 @@ pub fn scan(registry: &dyn Registry, asked: &Asked, machine: &str) -> (Facts, Ve
     let mut budget = Budget::new();
     files::scan(registry, asked, &mut budget, &mut collected);
     questions::scan(registry, asked, &mut budget, &mut collected);
-    // Not asked of the computer yet, and told so in every explanation.
-    collected.facts.domains.insert(
-        "wmi".to_owned(),
-        Domain::Failed {
-            source: "Windows Management Instrumentation".to_owned(),
-            reason: "this version runs no queries".to_owned(),
-        },
-    );
+    wmi::scan(wmi, asked, (wmi::QUERY_LIMIT, wmi::SCAN_LIMIT), &mut collected);
     (collected.facts, collected.problems)
 }
 

@@ -14,6 +14,15 @@ const PROGRAM: &str = r"C:\Program Files\Tierway\tierway-endpoint.exe";
 const STATE: &str = "ProgramData/Tierway/endpoint";
 const APP: &str = "Program Files/Sample App/content.txt";
 
+/// A rule that asks WMI.
+const ASKS_WMI: &str = r#"{
+  "applicable": {"wmi": {"namespace": "root\\cimv2", "query": "select * from Win32_OperatingSystem"}},
+  "installed": {"any": [
+    {"wmi": {"namespace": "root\\cimv2", "query": "select * from Win32_ComputerSystem where Name='nobody'"}},
+    {"wmi": {"namespace": "root\\nothing", "query": "select * from Win32_Nothing"}}
+  ]}
+}"#;
+
 /// What central knows of the only endpoint.
 fn facts(fleet: &Fleet) -> Facts {
     let state = &fleet.central.as_ref().unwrap().running.central.state;
@@ -103,6 +112,27 @@ async fn a_windows_is_enrolled_patched_upgraded_and_left_clean() {
     said(&tierctl.ends(&["why", &id, &patch]), &["has ", ">= 1.1.0"]);
     said(&wine.run(&[PROGRAM, "history"]), &["installed"]);
     assert!(facts(&fleet).values.values().any(|shown| shown == "Sample App 1.1.0"));
+
+    // What a rule asks of WMI is told: what it has, what it has not; of what it does not answer, why. (Of a class that it
+    // does not know Wine says that it has no row; Windows refuses it, as it does such a namespace.)
+    let rule = folder.join("rule.json");
+    std::fs::write(&rule, ASKS_WMI).unwrap();
+    let (tool, rule) = (wine.drive("windows/notepad.exe"), rule.display().to_string());
+    let add = ["package", "add", &tool.display().to_string(), "--version", "1.0", "--rule", &rule];
+    let added = tierctl.ends(&add);
+    assert_eq!(added.code, Some(0), "{added:?}");
+    fleet.published().await;
+    relay.caught_up(&fleet).await;
+    said(&check(), &[r"could not ask `root\nothing` for `select * from Win32_Nothing`: "]);
+    relay.forwarded().await;
+    until("what WMI says is told", async || {
+        let found = facts(&fleet);
+        let answer = |key: &str| found.values.get(&format!("wmi:root\\{key}")).map(String::as_str);
+        answer("cimv2:select * from Win32_OperatingSystem") == Some("true")
+            && answer("cimv2:select * from Win32_ComputerSystem where Name='nobody'") == Some("false")
+            && answer("nothing:select * from Win32_Nothing").is_none()
+    })
+    .await;
 
     // An upgrade without properties keeps identity and state, a downgrade is refused.
     let second = msi("endpoint", &folder, &program, "1.1.0");
