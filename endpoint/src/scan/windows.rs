@@ -4,6 +4,7 @@
 //! [`registry`] and [`wmi`] call Windows. What a program would have to be asked for is not read, it stays unknown.
 
 pub mod files;
+mod language;
 pub mod managers;
 pub mod os;
 pub mod place;

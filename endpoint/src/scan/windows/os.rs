@@ -2,7 +2,10 @@
 
 use tierway_common::facts::Domain;
 
-use super::registry::{Registry, number, text};
+use super::{
+    language,
+    registry::{Registry, number, text},
+};
 use crate::scan::Collected;
 
 const CURRENT: &str = r"HKLM\SOFTWARE\Microsoft\Windows NT\CurrentVersion";
@@ -106,10 +109,14 @@ fn languages(registry: &dyn Registry, collected: &mut Collected) -> Result<(), S
     for language in &installed {
         collected.set(format!("os:mui-{}", language.to_ascii_lowercase()), "present");
     }
-    // A number such as `0409`; its name is before the `;`.
+    // A number such as `0409`. Of one that no Windows is known to come in, the list of the mail programs has the name,
+    // before the `;`; it is not the first to be asked, for it shortens some (`de`), and may be missing.
     let number = text(registry, LANGUAGE, "InstallLanguage")?;
     let named = match &number {
-        Some(number) => text(registry, LOCALES, number)?,
+        Some(number) => match language::name(number) {
+            Some(name) => Some(name.to_owned()),
+            None => text(registry, LOCALES, number)?,
+        },
         None => None,
     };
     let named = named.and_then(|named| Some(named.split(';').next()?.trim().to_ascii_lowercase()));
@@ -142,7 +149,7 @@ mod tests {
             .text(OPTIONS, "ProductType", "WinNT")
             .texts(OPTIONS, "ProductSuite", &["Terminal Server"])
             .text(LANGUAGE, "InstallLanguage", "0407")
-            .text(LOCALES, "0407", "de-de;German (Germany)")
+            .text(LOCALES, "0407", "de;German (Germany)")
             .key(&format!("{INTERFACE}\\de-DE"))
             .key(&format!("{INTERFACE}\\en-US"));
         registry
@@ -201,6 +208,16 @@ mod tests {
                 ("os:language", Some("en-us")),
             ],
         );
+    }
+
+    #[test]
+    fn a_language_that_no_windows_comes_in_has_the_name_that_the_registry_lists() {
+        let mut registry = windows_10();
+        registry.text(LANGUAGE, "InstallLanguage", "042E").text(LOCALES, "042E", "hsb;Upper Sorbian");
+        check(&registry, &[("os:language", Some("hsb"))]);
+        registry.text(LANGUAGE, "InstallLanguage", "042F");
+        let collected = check(&registry, &[("os:language", None)]);
+        assert_eq!(collected.problems[0].0, "the registry does not say which language this Windows has");
     }
 
     #[test]
