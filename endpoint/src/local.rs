@@ -1,8 +1,8 @@
 //! For the person at the machine: status, why, history, check now, what is due and what to do about it, over a
 //! door that only this computer has.
 //!
-//! Everybody may connect; who calls is known by the kernel's word. Root may call everything, whoever is logged
-//! in all but a check, and nobody else anything. What a person may wish is the service level's to say, see
+//! Everybody may connect; who calls is known by the kernel's word. Root, on Windows an administrator, may call everything,
+//! whoever is logged in all but a check, and nobody else anything. What a person may wish is the service level's to say, see
 //! [`crate::wishes::permit`]; how often he may ask and how many connections he may have is limited, so that nobody
 //! shuts others out.
 
@@ -132,12 +132,19 @@ pub struct Answers {
 enum Peer {
     /// The administrator of this computer.
     Root,
-    /// Somebody else, by user id.
-    #[cfg_attr(windows, expect(dead_code, reason = "there only administrators get in"))]
+    /// Somebody else, by user id; on Windows by session.
     User(u32),
     /// Somebody who has no place: he is told so, and nothing else.
-    #[cfg_attr(windows, expect(dead_code, reason = "there only administrators get in"))]
     Refused(Full),
+}
+
+/// As what a program speaks to the endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Speaker {
+    /// As who runs it, an administrator too.
+    Anybody,
+    /// As a person, where administrators have a door of their own.
+    Person,
 }
 
 struct Service {
@@ -354,17 +361,30 @@ pub fn serve(
     })
 }
 
-/// Asks the endpoint that runs on this machine.
+/// Asks the endpoint that runs on this machine, as who runs this program.
 ///
 /// # Errors
 ///
 /// [`LocalError::Nobody`].
 pub async fn connect(path: &Path) -> Result<LocalClient<Channel>, LocalError> {
+    connect_as(path, Speaker::Anybody).await
+}
+
+/// The same as a person, also when an administrator runs this program; on Windows alone, elsewhere the door knows users.
+///
+/// # Errors
+///
+/// [`LocalError::Nobody`].
+pub async fn connect_as_person(path: &Path) -> Result<LocalClient<Channel>, LocalError> {
+    connect_as(path, Speaker::Person).await
+}
+
+async fn connect_as(path: &Path, speaker: Speaker) -> Result<LocalClient<Channel>, LocalError> {
     let socket = path.to_owned();
     let channel = Endpoint::from_static("http://endpoint.local")
         .connect_with_connector(tower::service_fn(move |_| {
             let socket = socket.clone();
-            async move { door::connect(&socket).await.map(TokioIo::new) }
+            async move { door::connect(&socket, speaker).await.map(TokioIo::new) }
         }))
         .await
         .map_err(|source| LocalError::Nobody { path: path.to_owned(), source })?;

@@ -29,6 +29,9 @@ use crate::{
 const BOOTS: (&str, &str) =
     (r"HKLM\SYSTEM\CurrentControlSet\Control\Session Manager\Memory Management\PrefetchParameters", "BootId");
 
+/// The session of services, in which nobody has a desktop.
+const SERVICES: u32 = 0;
+
 /// Sessions told of; a terminal server may have some hundred.
 const SESSIONS_MAX: usize = 1_000;
 
@@ -91,9 +94,9 @@ impl Surroundings for System {
         })
     }
 
-    /// Only administrators are answered here, see [`crate::local`].
-    fn logged_in(&self, _: u32) -> BoxFuture<'_, bool> {
-        Box::pin(async { false })
+    /// Who is not does not get to ask: the rights of the pipe for people say so, see [`crate::local`].
+    fn logged_in(&self, session: u32) -> BoxFuture<'_, bool> {
+        Box::pin(async move { session != SERVICES })
     }
 
     /// A service has no desktop to show anything on.
