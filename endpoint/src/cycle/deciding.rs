@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tierway_common::{
     clock::Clock,
     daemon::chain::Chain,
@@ -42,6 +42,10 @@ use crate::{
     terms::{Terms, one},
     wishes::Wish,
 };
+
+/// A lease counts from the moment in which it was asked for, and what it is needed for from when the answer is here:
+/// twice what a call may take later.
+const LEASE_MARGIN: SignedDuration = SignedDuration::from_mins(2);
 
 /// Updates that matter here as a scan found them.
 #[derive(Debug, Default)]
@@ -355,9 +359,7 @@ impl Cycle {
 
     async fn lease(&mut self, need: &LeaseNeed, key: &SigningKey, clock: &Clock) -> Result<bool, String> {
         let central = self.lease_key.as_ref().ok_or("central publishes no key for leases")?;
-        let seconds =
-            need.length.as_secs().clamp(1, i64::try_from(LEASE_LENGTH_MAX.as_secs()).unwrap_or(i64::MAX));
-        let want = Want::Acquire { seconds: u32::try_from(seconds).unwrap_or(u32::MAX) };
+        let want = Want::Acquire { seconds: seconds_to_ask(need.length) };
         let text = |error: &dyn std::error::Error| Chain(error).to_string();
         let ask = Ask::new(key, &self.tenant, &self.endpoint, &need.window, want, clock.now())
             .map_err(|error| text(&error))?;
@@ -447,6 +449,13 @@ impl Cycle {
     }
 }
 
+/// For how long a lease is asked for by who needs it for `length`.
+fn seconds_to_ask(length: SignedDuration) -> u32 {
+    let seconds = length.saturating_add(LEASE_MARGIN).as_secs().saturating_add(1).max(1);
+    let seconds = u64::try_from(seconds).unwrap_or(1).min(LEASE_LENGTH_MAX.as_secs());
+    u32::try_from(seconds).unwrap_or(u32::MAX)
+}
+
 /// The documents about when and how that matter here.
 async fn published<'a>(
     lookup: &Lookup,
@@ -471,4 +480,23 @@ async fn published<'a>(
         }
     }
     Ok(published)
+}
+
+#[cfg(test)]
+mod tests {
+    use tierway_common::lease::Lease;
+
+    use super::*;
+
+    #[test]
+    fn a_lease_is_long_enough_for_what_it_was_asked_for_also_when_its_answer_took_a_minute() {
+        let at: Timestamp = "2026-11-25T02:00:00Z".parse().unwrap();
+        for (length, covered) in [("1ms", true), ("1h 1ms", true), ("5h 58m", true), ("6h", false)] {
+            let length: SignedDuration = length.parse().unwrap();
+            let until = at + SignedDuration::from_secs(seconds_to_ask(length).into());
+            let lease = Lease { window: "night".parse().unwrap(), from: at, until };
+            let later = at + SignedDuration::from_secs(60);
+            assert_eq!(lease.covers(later, length.unsigned_abs()), covered, "{length}");
+        }
+    }
 }
