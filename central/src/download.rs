@@ -11,7 +11,7 @@ use std::{
 use roaring::RoaringBitmap;
 use tierway_common::{
     blobs::{BlobError, Blobs, Reader},
-    daemon::{chain::Chain, stop::Stop},
+    daemon::{chain::Chain, disk, stop::Stop},
     id::CatalogueId,
     schema::{CatalogueKind, DebPackage, Decision, Payload, PoolEntry, State as UpdateState, Update},
     store::StoreError,
@@ -183,7 +183,7 @@ impl<F: Fetch + Clone + 'static> Payloads<F> {
             return None;
         }
         let inner = self.0.clone();
-        match tokio::task::spawn_blocking(move || inner.locate(digest)).await.ok()? {
+        match disk::blocking(move || inner.locate(digest)).await.ok()? {
             Ok(located) => located,
             Err(error) => {
                 warn!(%digest, error = %Chain(&error), "could not look up a payload");
@@ -435,7 +435,7 @@ async fn landed(mut flight: watch::Receiver<bool>) {
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, DownloadError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| DownloadError::Interrupted)
+    disk::blocking(work).await.map_err(|_| DownloadError::Interrupted)
 }
 
 #[cfg(test)]

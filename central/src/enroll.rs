@@ -8,7 +8,7 @@ pub mod ca;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use ring::rand::SecureRandom;
@@ -186,6 +186,23 @@ pub struct Enrollment {
     root_metadata: Digest,
     renewal_grace: Duration,
     random: Arc<dyn SecureRandom + Send + Sync>,
+    ids: NewIds,
+}
+
+/// The ids of new machines: random, but for a simulation, in which a seed decides everything.
+#[derive(Clone, Default)]
+pub enum NewIds {
+    /// Random.
+    #[default]
+    Random,
+    /// 16 bytes that are told.
+    Told(Arc<dyn Fn() -> [u8; 16] + Send + Sync>),
+}
+
+impl fmt::Debug for NewIds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if matches!(self, Self::Random) { "Random" } else { "Told" })
+    }
 }
 
 impl Enrollment {
@@ -198,7 +215,12 @@ impl Enrollment {
         renewal_grace: Duration,
         random: Arc<dyn SecureRandom + Send + Sync>,
     ) -> Self {
-        Self { state, authority, root_metadata, renewal_grace, random }
+        Self { state, authority, root_metadata, renewal_grace, random, ids: NewIds::default() }
+    }
+
+    /// Has new machines get these ids.
+    pub fn name_by(&mut self, ids: NewIds) {
+        self.ids = ids;
     }
 
     /// Makes a token. Its text is not kept; the sequence is that of the audit record.
@@ -337,7 +359,10 @@ impl Enrollment {
 
     fn new_id(&self) -> Result<String, EnrollError> {
         let mut bytes = [0; 16];
-        self.random.fill(&mut bytes).map_err(|_| CaError::Random)?;
+        match &self.ids {
+            NewIds::Random => self.random.fill(&mut bytes).map_err(|_| CaError::Random)?,
+            NewIds::Told(told) => bytes = told(),
+        }
         Ok(uuid::Builder::from_random_bytes(bytes).into_uuid().to_string())
     }
 

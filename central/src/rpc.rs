@@ -9,7 +9,10 @@ pub mod upstream;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use tierway_common::{daemon::chain::Chain, lease::LeaseError};
+use tierway_common::{
+    daemon::{chain::Chain, disk},
+    lease::LeaseError,
+};
 use tonic::Status;
 use tracing::error;
 
@@ -39,7 +42,7 @@ where
     E: ToStatus + Send + 'static,
 {
     let central = central.clone();
-    match tokio::task::spawn_blocking(move || work(&central)).await {
+    match disk::blocking(move || work(&central)).await {
         Ok(result) => result.map_err(|error| error.to_status()),
         Err(_) => Err(Status::internal("central met a fault")),
     }

@@ -40,25 +40,29 @@ use tierway_proto::{
     },
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tonic::service::Routes;
 use tracing::{info, warn};
 
 use crate::{
     catalog::{Catalog, CatalogError},
     config::Config,
     download::{Payloads, Progress},
-    enroll::Enrollment,
+    enroll::{Enrollment, NewIds},
     init::{self, InitError},
     inventory::{
         Inventory,
-        inbox::{Inbox, inbox},
+        inbox::{Inbox, Intake, inbox},
     },
     layout::Layout,
     leases::Leases,
     packages::Packages,
     publish::{PublishError, Publisher},
     rpc::{
-        admin::AdminService, gate::Gate, packages::PackagesService, policies::PoliciesService,
-        upstream::UpstreamService,
+        admin::AdminService,
+        gate::Gate,
+        packages::PackagesService,
+        policies::PoliciesService,
+        upstream::{Served, UpstreamService},
     },
     sources::{
         Source, SourceConfig, SourceError,
@@ -229,18 +233,35 @@ impl Running {
     }
 }
 
-/// Opens everything and starts to serve.
+/// What is around a central.
+#[derive(Debug)]
+pub struct Around {
+    /// What it remembers everything in.
+    pub store: Arc<dyn Store>,
+    /// The ids of new machines.
+    pub ids: NewIds,
+    /// The time.
+    pub clock: Clock,
+    /// How its tasks are.
+    pub board: Board,
+    /// The wish to stop.
+    pub stop: Stop,
+}
+
+/// What answers at central's door.
+pub type Door = BlobStreams<Served, Routes>;
+
+/// Opens everything, and does nothing yet: reports are taken in once [`Intake::run`] runs.
 ///
 /// # Errors
 ///
 /// [`StartError`], naming what does not open.
-pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, StartError> {
+pub fn open(config: Config, around: Around) -> Result<(Arc<Central>, Intake), StartError> {
+    let Around { store, ids, clock, board, stop } = around;
     let layout = Layout::new(&config.data_dir);
     let authority = init::authority(&layout)?;
     let root_metadata = init::read(&layout.trust_root())?;
     let online = SigningKey::load(&layout.online_key())?;
-    let identity = Identity::load(&IdentityFiles::in_dir(&layout.identity()))?;
-    let store: Arc<dyn Store> = Arc::new(SledStore::open(&layout.store())?);
     let state = Arc::new(State::open(config.tenant.clone(), store, clock.clone())?);
     let free = config.disk_free_bytes_min;
     let of_trees = BlobOptions { quota_bytes: config.tree_bytes_max, free_floor_bytes: free };
@@ -253,7 +274,8 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
     let random = Arc::new(SystemRandom::new());
     let leases = Leases::open(state.clone(), init::lease_key(&layout, random.as_ref())?)?;
     let root_digest = Digest::of(&root_metadata);
-    let enrollment = Enrollment::new(state.clone(), authority, root_digest, config.renewal_grace, random);
+    let mut enrollment = Enrollment::new(state.clone(), authority, root_digest, config.renewal_grace, random);
+    enrollment.name_by(ids);
 
     let (mut feeds, mut fetches) = (BTreeMap::new(), BTreeMap::<CatalogueId, HttpFetch>::new());
     for config in &config.sources {
@@ -277,15 +299,9 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
         stop.clone(),
     );
 
-    let listen = |source| StartError::Listen { address: config.listen, source };
-    let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
-    let address = listener.local_addr().map_err(listen)?;
-
-    let mut tasks = Tasks::new(clock, stop.clone());
     let (inbox, intake) = inbox(Inventory::new(state.clone()));
     let notices = Notices::new(state.clock().clone());
     let (downloading, _) = watch::channel(Progress::default());
-    let limits = config.limits.clone();
     let central = Arc::new(Central {
         config,
         catalog,
@@ -306,12 +322,15 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
         download_settings_changed: Wake::default(),
         rules: Wake::default(),
         rollouts: Wake::default(),
-        board: tasks.board(),
-        stop: stop.clone(),
+        board,
+        stop,
     });
-    let intake = tokio::spawn(intake.run());
-    tasks::begin(&mut tasks, &central, &identity);
+    Ok((central, intake))
+}
 
+/// What answers whoever calls.
+#[must_use]
+pub fn door(central: &Arc<Central>) -> Door {
     let gate = Gate::new(central.state.clone());
     let upstream = UpstreamServer::new(UpstreamService::new(central.clone(), gate.clone()))
         .max_decoding_message_size(REQUEST_BYTES_MAX)
@@ -325,12 +344,31 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
     let packages = PackagesServer::new(PackagesService::new(central.clone(), gate.clone()))
         .max_decoding_message_size(REQUEST_BYTES_MAX)
         .max_encoding_message_size(OPERATOR_ANSWER_BYTES_MAX);
-    let services = tonic::service::Routes::new(upstream)
-        .add_service(admin)
-        .add_service(policies)
-        .add_service(packages)
-        .prepare();
-    let answer = BlobStreams::new(crate::rpc::upstream::Served::new(central.clone(), gate), services);
+    let services =
+        Routes::new(upstream).add_service(admin).add_service(policies).add_service(packages).prepare();
+    BlobStreams::new(Served::new(central.clone(), gate), services)
+}
+
+/// Opens everything and starts to serve.
+///
+/// # Errors
+///
+/// [`StartError`], naming what does not open.
+pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, StartError> {
+    let layout = Layout::new(&config.data_dir);
+    let identity = Identity::load(&IdentityFiles::in_dir(&layout.identity()))?;
+    let store: Arc<dyn Store> = Arc::new(SledStore::open(&layout.store())?);
+    let mut tasks = Tasks::new(clock.clone(), stop.clone());
+    let (listen, limits) = (config.listen, config.limits.clone());
+    let around = Around { store, ids: NewIds::default(), clock, board: tasks.board(), stop: stop.clone() };
+    let (central, intake) = open(config, around)?;
+
+    let listener =
+        TcpListener::bind(listen).await.map_err(|source| StartError::Listen { address: listen, source })?;
+    let address = listener.local_addr().map_err(|source| StartError::Listen { address: listen, source })?;
+    let intake = tokio::spawn(intake.run());
+    tasks::begin(&mut tasks, &central, &identity);
+    let answer = door(&central);
     tasks.spawn("serve", accept::serve(listener, identity, answer, limits, Gauge::default(), stop));
     info!(%address, tenant = %central.state.tenant(), "serving");
     Ok(Running { address, central, tasks, intake })

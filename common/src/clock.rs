@@ -1,6 +1,7 @@
 //! The one place that reads the machine's clock; everything else is told the time.
 
 use std::{
+    fmt,
     sync::{
         Arc, LazyLock,
         atomic::{AtomicI64, Ordering},
@@ -10,7 +11,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 
-/// Tells the time: the system's, or one that a test moves by hand.
+/// Tells the time: the system's, or one that a test moves by hand, or that a simulation tells.
 #[derive(Clone, Debug)]
 pub struct Clock(Source);
 
@@ -19,6 +20,16 @@ enum Source {
     System,
     /// Unix milliseconds.
     Manual(Arc<AtomicI64>),
+    Told(Teller),
+}
+
+#[derive(Clone)]
+struct Teller(Arc<dyn Fn() -> Timestamp + Send + Sync>);
+
+impl fmt::Debug for Teller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Teller({})", (self.0)())
+    }
 }
 
 /// Where the system's time awake is counted from.
@@ -37,6 +48,12 @@ impl Clock {
         Self(Source::Manual(Arc::new(AtomicI64::new(start.as_millisecond()))))
     }
 
+    /// A clock that says what `told` says.
+    #[must_use]
+    pub fn told(told: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        Self(Source::Told(Teller(Arc::new(told))))
+    }
+
     /// Now, to the millisecond when manual.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
@@ -46,11 +63,12 @@ impl Clock {
             Source::Manual(at) => {
                 Timestamp::from_millisecond(at.load(Ordering::SeqCst)).unwrap_or(Timestamp::UNIX_EPOCH)
             }
+            Source::Told(teller) => (teller.0)(),
         }
     }
 
     /// How long the machine has been awake, from some moment on: nobody sets it and it stands still in sleep. A
-    /// manual clock sleeps never, and is awake for as long as it is moved forward.
+    /// manual clock sleeps never, and is awake for as long as it is moved forward; so is one that is told.
     #[must_use]
     pub fn awake(&self) -> Duration {
         match &self.0 {
@@ -58,10 +76,13 @@ impl Clock {
             Source::Manual(at) => {
                 Duration::from_millis(u64::try_from(at.load(Ordering::SeqCst)).unwrap_or(0))
             }
+            Source::Told(teller) => {
+                Duration::from_millis(u64::try_from((teller.0)().as_millisecond()).unwrap_or(0))
+            }
         }
     }
 
-    /// Moves a manual clock, backward for a negative `step`; does nothing to the system's.
+    /// Moves a manual clock, backward for a negative `step`; does nothing to others.
     pub fn advance(&self, step: SignedDuration) {
         if let Source::Manual(at) = &self.0 {
             at.fetch_add(i64::try_from(step.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);

@@ -2,6 +2,7 @@
 
 pub mod chain;
 pub mod config;
+pub mod disk;
 pub mod logging;
 pub mod stop;
 pub mod tasks;

@@ -44,6 +44,7 @@ use crate::{
     config::Config,
     cycle::{Around, Cycle, CycleError},
     due::Due,
+    install::SystemEngine,
     ledger::journal::JournalError,
     local::{self, ASKS, Answers, Ask, LocalError},
     probe::{Surroundings, system::System},
@@ -175,7 +176,7 @@ pub async fn start_among(
         status: status.clone(),
         clock: clock.clone(),
     };
-    let watching = listener.listen(agent.ears.clone(), stop.clone());
+    let watching = listener.listen(agent.ears.clone(), stop.clone(), schedule::random);
     let (due, asking) = (agent.due.subscribe(), asks.clone());
     let answers = Answers { status: status.clone(), due, asks: asking, surroundings, clock };
     let serving = local::serve(&config.local_socket, answers, stop.clone())?;
@@ -260,7 +261,8 @@ impl Agent {
             source: io::Error::other("the certificate names no endpoint"),
         })?;
         let spool = Spool::open(&dir.join("reports"), holder.tenant.clone(), endpoint.clone())?;
-        let around = Around { endpoint, zone: TimeZone::system(), surroundings, stop };
+        let engine = SystemEngine::new(&config.root, &config.data_dir);
+        let around = Around { endpoint, zone: TimeZone::system(), surroundings, engine, stop };
         let cycle = Cycle::open(&config, &holder, upstream.clone(), catalogues, payloads, spool, around)?;
         let status = watch::Sender::new(Arc::new(v1::LocalStatus::default()));
         let due = watch::Sender::new(Arc::new(Due::default()));

@@ -44,7 +44,7 @@ use crate::{
     config::Config,
     consent::Countdown,
     host,
-    install::SystemEngine,
+    install::{Engine, SystemEngine},
     ledger::{Book, Ledger, Record, journal::JournalError},
     phase::Phase,
     plan::Plan,
@@ -96,20 +96,22 @@ enum SyncError {
 
 /// The computer around a cycle.
 #[derive(Debug)]
-pub struct Around {
+pub struct Around<E = SystemEngine> {
     /// Who it is.
     pub endpoint: EndpointId,
     /// Its time zone until a scan says it.
     pub zone: TimeZone,
     /// What can be seen of it, and how it is rebooted.
     pub surroundings: Arc<dyn Surroundings>,
+    /// What installs on it.
+    pub engine: E,
     /// Told when the program is to end.
     pub stop: Stop,
 }
 
 /// What the cycles of one endpoint have in common.
 #[derive(Debug)]
-pub struct Cycle {
+pub struct Cycle<E = SystemEngine> {
     root: PathBuf,
     endpoint: EndpointId,
     site: SiteId,
@@ -122,7 +124,7 @@ pub struct Cycle {
     payloads: Blobs,
     spool: Spool,
     ledger: Ledger,
-    engine: SystemEngine,
+    engine: E,
     tenant: TenantId,
     /// Of this computer.
     zone: TimeZone,
@@ -167,7 +169,7 @@ pub struct Cycle {
     answers: Vec<u64>,
 }
 
-impl Cycle {
+impl<E: Engine + Send + Sync> Cycle<E> {
     /// Opens what the cycles work on.
     ///
     /// # Errors
@@ -180,14 +182,13 @@ impl Cycle {
         catalogues: Catalogues,
         payloads: Blobs,
         spool: Spool,
-        around: Around,
+        around: Around<E>,
     ) -> Result<Self, AgentError> {
-        let Around { endpoint, zone, surroundings, stop } = around;
+        let Around { endpoint, zone, surroundings, engine, stop } = around;
         let (ledger, problems) = Ledger::open(&config.data_dir.join("ledger"))?;
         for problem in problems {
             warn!(%problem, "the ledger was damaged");
         }
-        let engine = SystemEngine::new(&config.root, &config.data_dir);
         Ok(Self {
             root: config.root.clone(),
             endpoint,

@@ -72,8 +72,8 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Keeps a stream of wake-ups open until `stop`.
-    pub async fn listen(self, ears: Arc<Ears>, stop: Stop) {
+    /// Keeps a stream of wake-ups open until `stop`; `random` gives numbers that are uniform in their range.
+    pub async fn listen(self, ears: Arc<Ears>, stop: Stop, random: impl Fn() -> u32) {
         let mut failures = 0;
         while !stop.requested() {
             let watched = async {
@@ -92,7 +92,7 @@ impl Listener {
                     info!(error = %Chain(error.as_ref()), "the tier above cannot be watched now");
                 },
             }
-            let wait = schedule::back_off(failures, BACK_OFF.0, BACK_OFF.1, schedule::random());
+            let wait = schedule::back_off(failures, BACK_OFF.0, BACK_OFF.1, random());
             failures += 1;
             tokio::select! {
                 () = stop.wait() => return,

@@ -26,6 +26,7 @@ use http_body_util::StreamBody;
 use prost::Message;
 use tierway_common::{
     blobs::{BlobError, Reader},
+    daemon::disk::blocking,
     transport::identity::{Holder, PeerIdentity},
     trust::digest::Digest,
 };
@@ -234,7 +235,7 @@ async fn next<B: BlobSource>(state: &mut Serving<B>) -> Result<Option<Bytes>, St
         }
         let part = state.part();
         let (source, wanted) = (state.source.clone(), mem::take(&mut state.wanted));
-        let gathered = tokio::task::spawn_blocking(move || gather(&source, wanted, part))
+        let gathered = blocking(move || gather(&source, wanted, part))
             .await
             .map_err(|_| Status::internal("reading a blob failed"))?
             .map_err(|_| Status::data_loss("a blob could not be read"))?;
@@ -308,7 +309,7 @@ async fn large<B>(state: &mut Serving<B>, open: Open, mut part: Part) -> Result<
     let range = HEAD_BYTES_MAX..HEAD_BYTES_MAX + data;
     if !reader.read_hot(offset, &mut part[range.clone()]) {
         let (reading, range) = (reader.clone(), range.clone());
-        part = tokio::task::spawn_blocking(move || {
+        part = blocking(move || {
             reading.read_at(offset, &mut part[range])?;
             Ok::<_, BlobError>(part)
         })

@@ -153,7 +153,6 @@ pub async fn join(
     agent_version: &str,
     data_dir: &Path,
 ) -> Result<Joined, JoinError> {
-    let file = |path: &Path, source| JoinError::File { path: path.to_owned(), source };
     let identity_dir = identity_dir(data_dir);
     if IdentityFiles::in_dir(&identity_dir).identity.exists() {
         return Err(JoinError::Joined { path: identity_dir });
@@ -166,40 +165,64 @@ pub async fn join(
         None => token.servers.clone(),
     };
     for server in servers {
-        let route = Route { server: server.clone(), proxy: proxy.map(str::to_owned) };
+        let route = Route { server, proxy: proxy.map(str::to_owned) };
         let upstream = Upstream::new(dial::enrolling_channel(route.clone(), config.clone()));
-        let request = v1::EnrollRequest {
-            token_id: token.id.to_string(),
-            proof: token.proof(applicant.csr_der()),
-            csr_der: applicant.csr_der().to_vec(),
-            host_name: host_name.to_owned(),
-            agent_version: agent_version.to_owned(),
-        };
-        let v1::EnrollResponse { certificate_chain, root_metadata } = match upstream.enroll(request).await {
-            Ok(response) => response,
-            Err(source) => {
-                failed = JoinError::Server { server, source: Box::new(source) };
-                continue;
-            }
-        };
-        if certificate_chain.last().map(|root| Digest::of(root)) != Some(token.ca_sha256) {
-            return Err(EnrollmentError::NotAsPromised { what: "root certificate" }.into());
+        match enroll(&upstream, token, &applicant, (host_name, agent_version), route, data_dir).await {
+            Err(next @ JoinError::Server { .. }) => failed = next,
+            done => return done,
         }
-        if Digest::of(&root_metadata) != token.root_sha256 {
-            return Err(EnrollmentError::NotAsPromised { what: "root metadata" }.into());
-        }
-        let trust_dir = data_dir.join("trust");
-        files::create_folders(&trust_dir).map_err(|source| file(&trust_dir, source))?;
-        let root = trust_dir.join("root.json");
-        files::replace(&root, &root_metadata, 0o644).map_err(|source| file(&root, source))?;
-        let path = data_dir.join("upstream.json");
-        let json = serde_json::to_vec(&route).map_err(|error| file(&path, error.into()))?;
-        files::replace(&path, &json, 0o644).map_err(|source| file(&path, source))?;
-        // The identity last: with it the machine counts as joined.
-        let files = applicant.keep(&certificate_chain, &identity_dir)?;
-        return Ok(Joined { identity: Identity::load(&files)?, route, trust_dir });
     }
     Err(failed)
+}
+
+/// Enrols `applicant` with `token` at the tier `upstream`, to which `route` leads; the name and the program's version
+/// are those that are shown.
+///
+/// # Errors
+///
+/// [`JoinError`]; then nothing was kept. [`JoinError::Server`] when there was no answer.
+pub async fn enroll(
+    upstream: &Upstream,
+    token: &Token,
+    applicant: &Applicant,
+    (host_name, agent_version): (&str, &str),
+    route: Route,
+    data_dir: &Path,
+) -> Result<Joined, JoinError> {
+    let file = |path: &Path, source| JoinError::File { path: path.to_owned(), source };
+    let request = v1::EnrollRequest {
+        token_id: token.id.to_string(),
+        proof: token.proof(applicant.csr_der()),
+        csr_der: applicant.csr_der().to_vec(),
+        host_name: host_name.to_owned(),
+        agent_version: agent_version.to_owned(),
+    };
+    let v1::EnrollResponse { certificate_chain, root_metadata } = upstream
+        .enroll(request)
+        .await
+        .map_err(|source| JoinError::Server { server: route.server.clone(), source: Box::new(source) })?;
+    if certificate_chain.last().map(|root| Digest::of(root)) != Some(token.ca_sha256) {
+        return Err(EnrollmentError::NotAsPromised { what: "root certificate" }.into());
+    }
+    if Digest::of(&root_metadata) != token.root_sha256 {
+        return Err(EnrollmentError::NotAsPromised { what: "root metadata" }.into());
+    }
+    let trust_dir = trust_dir(data_dir);
+    files::create_folders(&trust_dir).map_err(|source| file(&trust_dir, source))?;
+    let root = trust_dir.join("root.json");
+    files::replace(&root, &root_metadata, 0o644).map_err(|source| file(&root, source))?;
+    let path = data_dir.join("upstream.json");
+    let json = serde_json::to_vec(&route).map_err(|error| file(&path, error.into()))?;
+    files::replace(&path, &json, 0o644).map_err(|source| file(&path, source))?;
+    // The identity last: with it the machine counts as joined.
+    let files = applicant.keep(&certificate_chain, &identity_dir(data_dir))?;
+    Ok(Joined { identity: Identity::load(&files)?, route, trust_dir })
+}
+
+/// Where the TUF client of a machine keeps its state.
+#[must_use]
+pub fn trust_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("trust")
 }
 
 /// What [`join`] left below `data_dir`.
@@ -216,7 +239,7 @@ pub fn load(data_dir: &Path) -> Result<Joined, JoinError> {
     let route = files::read_if_there(&path, ROUTE_BYTES_MAX)
         .and_then(|json| Ok(serde_json::from_slice(&json.unwrap_or_default())?))
         .map_err(|source| JoinError::File { path, source })?;
-    Ok(Joined { identity: Identity::load(&files)?, route, trust_dir: data_dir.join("trust") })
+    Ok(Joined { identity: Identity::load(&files)?, route, trust_dir: trust_dir(data_dir) })
 }
 
 /// Whether a certificate that ends at `not_after` and was made for `lifetime` is due for renewal: a third

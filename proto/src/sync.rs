@@ -11,6 +11,7 @@ use std::{
 use bytes::Bytes;
 use tierway_common::{
     blobs::{BlobError, Blobs},
+    daemon::disk::on_disk,
     tree::{self, STORED_BYTES_MAX, TreeError},
     trust::{
         digest::Digest,
@@ -115,14 +116,6 @@ async fn keep(trees: &Blobs, blobs: Vec<Bytes>) -> Result<(), BlobError> {
     }
     let trees = trees.clone();
     on_disk(move || trees.put_many(&blobs)).await.map(drop)
-}
-
-/// Does what blocks for the disk on a thread where nobody else waits; a panic in it goes on in the caller.
-pub async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-    }
 }
 
 /// One document of a tree of which only single paths are kept, fetching what is missing on the way.

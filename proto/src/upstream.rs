@@ -9,15 +9,21 @@ use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
 use tierway_common::{
     blobs::{BlobError, Blobs},
+    daemon::disk::on_disk,
     lease::{Ask, Lease, LeaseError, Want, verify_grant},
     trust::{digest::Digest, keys::PublicKey},
 };
 use tokio::time::timeout;
-use tonic::{Code, Status, Streaming, transport::Channel};
+use tonic::{
+    Code, Status, Streaming,
+    body::Body,
+    codegen::{Service, StdError},
+    transport::Channel,
+};
+use tower::{ServiceExt as _, util::BoxCloneSyncService};
 
 use crate::{
     blob_stream::{BLOBS_PER_REQUEST_MAX, CHUNK_BYTES},
-    sync::on_disk,
     v1::{self, upstream_client::UpstreamClient},
 };
 
@@ -111,16 +117,34 @@ pub enum LeaseAnswer {
     Released,
 }
 
+/// Brings requests to the tier above and its answers back.
+type Carried = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Status>;
+
 /// The tier above; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Upstream(UpstreamClient<Channel>);
+pub struct Upstream(UpstreamClient<Carried>);
 
 impl Upstream {
     /// Over a channel of `tierway_common::transport::dial`.
     #[must_use]
     pub fn new(channel: Channel) -> Self {
+        Self::over(channel)
+    }
+
+    /// Over whatever else carries requests there: a simulation has no connections.
+    #[must_use]
+    pub fn over<S>(service: S) -> Self
+    where
+        S: Service<http::Request<Body>, Response = http::Response<Body>, Error: Into<StdError>, Future: Send>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+    {
+        let carried =
+            BoxCloneSyncService::new(service.map_err(|error: S::Error| Status::from_error(error.into())));
         Self(
-            UpstreamClient::new(channel)
+            UpstreamClient::new(carried)
                 .max_decoding_message_size(ANSWER_BYTES_MAX)
                 .max_encoding_message_size(REQUEST_BYTES_MAX),
         )

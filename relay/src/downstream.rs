@@ -6,7 +6,7 @@ use futures_util::{Stream, StreamExt};
 use tierway_common::{
     blobs::{Blobs, Reader},
     clock::Clock,
-    daemon::{chain::Chain, stop::Stop, tasks::Wake},
+    daemon::{chain::Chain, disk, stop::Stop, tasks::Wake},
     id::TenantId,
     lease::LEASE_BYTES_MAX,
     transport::identity::{PeerIdentity, Role},
@@ -139,7 +139,7 @@ impl Downstream {
 async fn blocking<T: Send + 'static, E: std::error::Error + Send + 'static>(
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, Status> {
-    match tokio::task::spawn_blocking(work).await {
+    match disk::blocking(work).await {
         Ok(done) => done.map_err(|error| broken(&error)),
         Err(_) => Err(Status::internal("the call failed")),
     }

@@ -12,6 +12,7 @@ pub mod sync;
 // Upward.
 pub mod outbox;
 pub mod resync;
+pub mod up;
 
 // Its doors.
 pub mod config;

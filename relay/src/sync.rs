@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tierway_common::{
     blobs::{BlobError, Blobs},
+    daemon::disk::on_disk,
     files,
     id::TenantId,
     schema::Revoked,
@@ -24,7 +25,7 @@ use tierway_common::{
     },
 };
 use tierway_proto::{
-    sync::{CatalogueError, MetadataFrom, on_disk, tree as bring},
+    sync::{CatalogueError, MetadataFrom, tree as bring},
     upstream::Upstream,
 };
 use tracing::info;

@@ -18,6 +18,7 @@ pub mod hostile;
 pub mod power;
 pub mod processes;
 pub mod programs;
+pub mod protocol;
 pub mod reporter;
 pub mod roots;
 pub mod scale;

@@ -1,6 +1,6 @@
 //! The queue before [`Inventory`]: submissions that come at the same time share a commit.
 
-use tierway_common::daemon::chain::Chain;
+use tierway_common::daemon::{chain::Chain, disk};
 use tokio::sync::{mpsc, oneshot};
 use tracing::error;
 
@@ -48,7 +48,7 @@ impl Intake {
         while self.waiting.recv_many(&mut batch, AT_ONCE_MAX).await > 0 {
             let (submissions, answers): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
             let inventory = self.inventory.clone();
-            let taken = tokio::task::spawn_blocking(move || inventory.accept(&submissions)).await;
+            let taken = disk::blocking(move || inventory.accept(&submissions)).await;
             let outcomes = match taken {
                 Ok(Ok(outcomes)) => outcomes,
                 Ok(Err(failed)) => {

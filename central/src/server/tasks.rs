@@ -11,6 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use tierway_common::{
     daemon::{
         chain::Chain,
+        disk,
         tasks::{TaskError, Tasks, Wake},
     },
     enrollment::Applicant,
@@ -52,10 +53,18 @@ const PUBLISH_AT_LEAST: SignedDuration = SignedDuration::from_mins(5);
 /// Before the root metadata ends somebody must bring its key back.
 const ROOT_WARNING: SignedDuration = SignedDuration::from_hours(24 * 60);
 
+fn every(period: SignedDuration) -> impl Fn(Timestamp) -> Option<Timestamp> + Send {
+    move |now: Timestamp| now.checked_add(period).ok()
+}
+
 /// Starts all tasks.
 pub(super) fn begin(tasks: &mut Tasks, central: &Arc<Central>, identity: &Identity) {
-    let every = |period: SignedDuration| move |now: Timestamp| now.checked_add(period).ok();
+    begin_reading(tasks, central, identity);
+    begin_publishing(tasks, central);
+}
 
+/// Starts what has to do with the world outside: sources, the download, central's own certificate.
+fn begin_reading(tasks: &mut Tasks, central: &Arc<Central>, identity: &Identity) {
     let interval = SignedDuration::try_from(central.config.source_interval).unwrap_or(REFRESH_EVERY);
     let (wake, this) = (Wake::default(), central.clone());
     tasks.periodic("sources", wake.clone(), every(interval), move || {
@@ -64,6 +73,35 @@ pub(super) fn begin(tasks: &mut Tasks, central: &Arc<Central>, identity: &Identi
     });
     wake.wake();
 
+    let (this, at) = (central.clone(), central.clone());
+    let wake = central.download_settings_changed.clone();
+    tasks.periodic(
+        "download",
+        wake,
+        move |now| at.next_download(now),
+        move || {
+            let central = this.clone();
+            async move {
+                // Woken because the settings changed, not because the time has come.
+                if !central.is_download_due() {
+                    return Ok(());
+                }
+                central.download_payloads().await.map(drop)
+            }
+        },
+    );
+
+    let (this, identity) = (central.clone(), identity.clone());
+    let wake = Wake::default();
+    tasks.periodic("identity", wake.clone(), every(IDENTITY_EVERY), move || {
+        let (central, identity) = (this.clone(), identity.clone());
+        async move { central.renew_identity(&identity).await }
+    });
+    wake.wake();
+}
+
+/// Starts what makes of decisions and reports what everybody is told.
+pub fn begin_publishing(tasks: &mut Tasks, central: &Arc<Central>) {
     let this = central.clone();
     tasks.periodic("publish", central.state.news().clone(), every(PUBLISH_AT_LEAST), move || {
         let central = this.clone();
@@ -110,24 +148,6 @@ pub(super) fn begin(tasks: &mut Tasks, central: &Arc<Central>, identity: &Identi
         }
     });
 
-    let (this, at) = (central.clone(), central.clone());
-    let wake = central.download_settings_changed.clone();
-    tasks.periodic(
-        "download",
-        wake,
-        move |now| at.next_download(now),
-        move || {
-            let central = this.clone();
-            async move {
-                // Woken because the settings changed, not because the time has come.
-                if !central.is_download_due() {
-                    return Ok(());
-                }
-                central.download_payloads().await.map(drop)
-            }
-        },
-    );
-
     let (this, notices) = (central.clone(), central.notices.clone());
     tasks.periodic(
         "notices",
@@ -148,14 +168,6 @@ pub(super) fn begin(tasks: &mut Tasks, central: &Arc<Central>, identity: &Identi
         let central = this.clone();
         async move { central.retain().await }
     });
-
-    let (this, identity) = (central.clone(), identity.clone());
-    let wake = Wake::default();
-    tasks.periodic("identity", wake.clone(), every(IDENTITY_EVERY), move || {
-        let (central, identity) = (this.clone(), identity.clone());
-        async move { central.renew_identity(&identity).await }
-    });
-    wake.wake();
 }
 
 /// Tells relays of whatever is published, and everybody else of what is worth a check.
@@ -180,7 +192,7 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce(&Central) -> T + Send + 'static,
 ) -> Result<T, TaskError> {
     let central = central.clone();
-    Ok(tokio::task::spawn_blocking(move || work(&central)).await?)
+    Ok(disk::blocking(move || work(&central)).await?)
 }
 
 impl Central {

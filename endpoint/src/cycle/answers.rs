@@ -14,10 +14,11 @@ use tierway_proto::v1;
 use super::{Cycle, CycleError};
 use crate::{
     host,
+    install::Engine,
     scan::{self, Asked},
 };
 
-impl Cycle {
+impl<E: Engine + Send + Sync> Cycle<E> {
     /// What `status` shows, but for what the agent knows better.
     #[must_use]
     pub fn status(&self) -> v1::LocalStatus {

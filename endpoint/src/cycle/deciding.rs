@@ -54,7 +54,7 @@ pub(super) struct Found {
     updates: BTreeMap<UpdateId, Arc<Update>>,
 }
 
-impl Cycle {
+impl<E: Engine + Send + Sync> Cycle<E> {
     /// Reads what the policy says about this computer and what is needed on it: as it was taken over last where that
     /// is done once a day, else as it is published now.
     pub(super) async fn read_policy(

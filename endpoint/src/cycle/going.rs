@@ -22,7 +22,9 @@ use tracing::{info, warn};
 use super::{Cycle, CycleError, deciding::Found, machine_class, os_name};
 use crate::{
     agent::VERSION,
-    host, ledger,
+    host,
+    install::Engine,
+    ledger,
     phase::{self, Effect, Event, Outlook, Phase},
     scan::{self, Asked},
 };
@@ -79,7 +81,7 @@ impl Going<'_> {
     }
 }
 
-impl Cycle {
+impl<E: Engine + Send + Sync> Cycle<E> {
     /// Checks: brings over what is new, scans, decides, and does what can be done now. What fails on the way is
     /// added to `problems`, those that make it end early too.
     ///

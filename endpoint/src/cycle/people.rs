@@ -8,14 +8,14 @@ use super::{Cycle, CycleError, flag};
 use crate::{
     due::{self, Due, RebootDue},
     fetch::Fetcher,
-    install::follow_up,
+    install::{Engine, follow_up},
     ledger::Event,
     local::WishError,
     reboot, signs,
     wishes::{self, Caller, Wish},
 };
 
-impl Cycle {
+impl<E: Engine + Send + Sync> Cycle<E> {
     pub(super) fn reboot_pending(&self) -> bool {
         flag(&self.facts, "reboot-pending") || signs::reboot_needed(&self.seen.signs)
     }

@@ -24,6 +24,8 @@ mod outage;
 #[cfg(test)]
 mod power;
 #[cfg(test)]
+mod protocol;
+#[cfg(test)]
 mod real_archive;
 #[cfg(test)]
 mod refusals;

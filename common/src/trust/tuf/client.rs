@@ -15,15 +15,19 @@ use std::{collections::BTreeMap, future::Future, path::Path};
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::trust::{
-    durable::DurableError,
-    tuf::{
-        error::{FetchError, TufError},
-        file_name,
-        metadata::{
-            MetaFile, Metadata, MetadataError, Role, Root, Signed, Snapshot, Target, Targets, TimestampRole,
+use crate::{
+    daemon::disk,
+    trust::{
+        durable::DurableError,
+        tuf::{
+            error::{FetchError, TufError},
+            file_name,
+            metadata::{
+                MetaFile, Metadata, MetadataError, Role, Root, Signed, Snapshot, Target, Targets,
+                TimestampRole,
+            },
+            store::Store,
         },
-        store::Store,
     },
 };
 
@@ -213,7 +217,7 @@ fn keys_were_taken_away(old: &Root, new: &Root) -> bool {
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, TufError> + Send + 'static,
 ) -> Result<T, TufError> {
-    match tokio::task::spawn_blocking(work).await {
+    match disk::blocking(work).await {
         Ok(result) => result,
         Err(err) if err.is_panic() => std::panic::resume_unwind(err.into_panic()),
         // The runtime is shutting down.

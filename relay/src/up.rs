@@ -1,0 +1,321 @@
+//! What a relay does upward: it asks for news, hands reports on, and follows what it is called for.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use tierway_common::{
+    daemon::{
+        chain::Chain,
+        disk,
+        stop::Stop,
+        tasks::{TaskError, Wake},
+    },
+    id::EndpointId,
+    notices::{Audience, Event, Notice, Order},
+    schedule,
+    transport::accept::Gauge,
+};
+use tierway_proto::{
+    notices::{self, ANSWERED_MAX, Notices},
+    upstream::Upstream,
+    v1,
+};
+use tracing::{info, warn};
+
+use crate::{
+    mirror::Mirror, outbox::Outbox, payloads::Payloads, resync::Resync, seen::Seen, server::VERSION,
+    sync::Sync,
+};
+
+/// A batch of reports upward.
+const BATCH_BYTES: usize = 1 << 20;
+/// Orders that wait for a sync; what does not fit is sent again.
+const ORDERS_MAX: usize = 256;
+/// Wake-ups are read no faster: they are rare, and a flood of them then waits with who sends it.
+const NOTICES_APART: Duration = Duration::from_millis(10);
+/// Syncs are at least so far apart: what is called for meanwhile is one more.
+const SYNCS_APART: Duration = Duration::from_millis(250);
+/// First and longest wait before trying the tier above again.
+const BACK_OFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
+/// How often the outbox is looked at without being told.
+const FORWARD_AT_LEAST: SignedDuration = SignedDuration::from_mins(1);
+
+/// What the tasks that talk to the tier above share; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Up {
+    /// The tier above.
+    pub upstream: Upstream,
+    /// Reports that wait for it.
+    pub outbox: Outbox,
+    /// Endpoints that it wants to hear again.
+    pub resync: Resync,
+    /// Who watches here.
+    pub notices: Notices,
+    /// Payloads.
+    pub payloads: Payloads,
+    /// What is mirrored.
+    pub mirror: Mirror,
+    /// Endpoints seen lately.
+    pub seen: Arc<Seen>,
+    /// Connections to the door.
+    pub gauge: Gauge,
+    /// Orders that are passed on once this relay has what is published.
+    orders: Arc<Mutex<Vec<Arc<Order>>>>,
+    /// Ids of notices that the next check-in answers.
+    answers: Arc<Mutex<BTreeSet<u64>>>,
+    /// Forwards that failed in a row.
+    failures: Arc<AtomicU32>,
+}
+
+impl Up {
+    /// On these parts; nothing is ordered or answered yet.
+    #[must_use]
+    pub fn new(
+        upstream: Upstream,
+        outbox: Outbox,
+        resync: Resync,
+        payloads: Payloads,
+        mirror: Mirror,
+        notices: Notices,
+    ) -> Self {
+        Self {
+            upstream,
+            outbox,
+            resync,
+            notices,
+            payloads,
+            mirror,
+            seen: Arc::default(),
+            gauge: Gauge::default(),
+            orders: Arc::default(),
+            answers: Arc::default(),
+            failures: Arc::default(),
+        }
+    }
+
+    /// How long the next forward waits after those that failed in a row; `random` is uniform in its range.
+    #[must_use]
+    pub fn forward_wait(&self, random: u32) -> SignedDuration {
+        match self.failures.load(Ordering::Relaxed) {
+            0 => FORWARD_AT_LEAST,
+            failures => {
+                let wait = schedule::back_off(failures, BACK_OFF.0, BACK_OFF.1, random);
+                SignedDuration::try_from(wait).unwrap_or(FORWARD_AT_LEAST)
+            }
+        }
+    }
+
+    /// Notes an order: whoever checks now shall see what was decided before.
+    fn asked(&self, id: u64, order: Arc<Order>) {
+        let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        if !orders.contains(&order) {
+            if orders.len() >= ORDERS_MAX {
+                return;
+            }
+            orders.push(order);
+        }
+        drop(orders);
+        self.answer(id);
+    }
+
+    /// Asks the tier above for what is new, takes it over, and passes on what was ordered meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// When the tier above, or the disk, fails.
+    pub async fn sync(&self, sync: &mut Sync, now: Timestamp) -> Result<(), TaskError> {
+        let begun = tokio::time::Instant::now();
+        // What is asked for while this runs is answered and passed on by the run after it; the answers first, or
+        // one might be given for an order that this run does not know.
+        let answered: Vec<u64> = self.answers().iter().copied().collect();
+        let orders = std::mem::take(&mut *self.orders.lock().unwrap_or_else(PoisonError::into_inner));
+        let result = self.bring(sync, &answered, now).await;
+        for order in orders {
+            self.notices.order(&order);
+        }
+        tokio::time::sleep_until(begun + SYNCS_APART).await;
+        result
+    }
+
+    async fn bring(&self, sync: &mut Sync, answered: &[u64], now: Timestamp) -> Result<(), TaskError> {
+        let payloads = self.payloads.blobs().clone();
+        disk::blocking(move || payloads.keep_room()).await?;
+        let (usage, fill) = (self.payloads.blobs().usage(), self.outbox.fill());
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let health = v1::RelayHealth {
+            blob_bytes: usage.bytes,
+            blob_bytes_quota: usage.quota,
+            outbox_reports: fill.reports,
+            outbox_bytes: fill.bytes,
+            endpoints_connected: count(self.gauge.connections()),
+            outbox_oldest: fill.oldest.map_or(0, |at| at.as_second()),
+            endpoints_seen: count(self.seen.lately(now)),
+        };
+        let before = sync.head_version();
+        let answer = self.check_in(before, health, answered).await?;
+        let synced = sync.run(answer.timestamp.as_deref(), now).await?;
+        if let Some(version) = synced.filter(|version| *version < before) {
+            warn!(
+                before,
+                version, "what is published went back to an earlier version, by a newer root of trust"
+            );
+            self.notices.taken_back(version);
+        }
+        // Endpoints hear of it when it is here.
+        if sync.note_news(answer.news).await? {
+            self.notices.published(answer.news, Audience::Everybody);
+        }
+        if let Some(version) = synced {
+            self.notices.published(version, Audience::Relays);
+            // Or else it would look at central as if this had not come until the next check.
+            self.check_in(version, health, &[]).await?;
+        }
+        Ok(())
+    }
+
+    async fn check_in(
+        &self,
+        timestamp_version: u64,
+        health: v1::RelayHealth,
+        answered: &[u64],
+    ) -> Result<v1::CheckInResponse, TaskError> {
+        let request = v1::CheckInRequest {
+            timestamp_version,
+            agent_version: VERSION.to_owned(),
+            wanted: Vec::new(),
+            relay: Some(health),
+            answered: answered.to_vec(),
+        };
+        let answer = self.upstream.check_in(request).await?;
+        for id in answered {
+            self.answers().remove(id);
+        }
+        self.ask_again(&answer.resync_endpoints).await?;
+        Ok(answer)
+    }
+
+    fn answers(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands up everything that waits, a batch at a time.
+    ///
+    /// # Errors
+    ///
+    /// When the tier above does not take all of it, or the disk fails; what it did not take waits.
+    pub async fn forward(&self) -> Result<(), TaskError> {
+        let result = self.forward_all().await;
+        match &result {
+            Ok(()) => self.failures.store(0, Ordering::Relaxed),
+            Err(_) => {
+                self.failures.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        result
+    }
+
+    async fn forward_all(&self) -> Result<(), TaskError> {
+        loop {
+            let outbox = self.outbox.clone();
+            let batch = disk::blocking(move || outbox.next(BATCH_BYTES)).await??;
+            if batch.is_empty() {
+                return Ok(());
+            }
+            let answer =
+                self.upstream.submit(batch.iter().map(|waiting| waiting.envelope.clone()).collect()).await?;
+            let mut done = Vec::with_capacity(batch.len());
+            let mut later = 0;
+            for (waiting, outcome) in batch.into_iter().zip(answer.outcomes) {
+                match v1::ReportOutcome::try_from(outcome) {
+                    Ok(v1::ReportOutcome::Accepted) => done.push(waiting),
+                    Ok(v1::ReportOutcome::Refused) => {
+                        warn!("the tier above refused a report for good");
+                        done.push(waiting);
+                    }
+                    _ => later += 1,
+                }
+            }
+            let outbox = self.outbox.clone();
+            disk::blocking(move || outbox.settle(&done)).await??;
+            self.ask_again(&answer.resync_endpoints).await?;
+            if later > 0 {
+                return Err(format!("the tier above took no more: {later} reports wait").into());
+            }
+        }
+    }
+
+    /// Notes whom the tier above wants to hear again, and wakes them.
+    async fn ask_again(&self, endpoints: &[String]) -> Result<(), TaskError> {
+        let ids: Vec<EndpointId> = endpoints.iter().filter_map(|id| id.parse().ok()).collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let (resync, asked) = (self.resync.clone(), ids.clone());
+        disk::blocking(move || resync.add(asked.iter())).await??;
+        for id in ids {
+            self.notices.resync(&id);
+        }
+        Ok(())
+    }
+
+    /// Follows a notice from the tier above, and answers it by a sync.
+    async fn notice(&self, notice: v1::Notice, sync: &Wake) -> Result<(), TaskError> {
+        let Some(Notice { id, event }) = notices::read(notice) else { return Ok(()) };
+        match event {
+            // Also one that is here already: whether it is worth a check is said at the check-in.
+            Event::Published(_) => {}
+            Event::Check(order) => self.asked(id, order),
+            Event::Resync(endpoint) => {
+                self.ask_again(&[endpoint.to_string()]).await?;
+                self.answer(id);
+            }
+        }
+        sync.wake();
+        Ok(())
+    }
+
+    fn answer(&self, id: u64) {
+        let mut answers = self.answers();
+        // What does not fit is sent again and answered then.
+        if answers.len() < ANSWERED_MAX {
+            answers.insert(id);
+        }
+    }
+}
+
+/// Keeps a stream of wake-ups open and wakes `sync` for them; `random` gives numbers that are uniform in their range.
+pub async fn watch(up: Up, sync: Wake, stop: Stop, random: impl Fn() -> u32) {
+    let mut failures = 0;
+    while !stop.requested() {
+        let watched = async {
+            let mut stream = up.upstream.watch(up.mirror.head().timestamp_version).await?;
+            // Whatever was missed while nobody watched.
+            sync.wake();
+            failures = 0;
+            while let Some(notice) = stream.message().await? {
+                up.notice(notice, &sync).await?;
+                tokio::time::sleep(NOTICES_APART).await;
+            }
+            Ok::<_, TaskError>(())
+        };
+        tokio::select! {
+            () = stop.wait() => return,
+            ended = watched => if let Err(error) = ended {
+                info!(error = %Chain(error.as_ref()), "the tier above cannot be watched now");
+            },
+        }
+        let wait = schedule::back_off(failures, BACK_OFF.0, BACK_OFF.1, random());
+        failures += 1;
+        tokio::select! {
+            () = stop.wait() => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
