@@ -4,6 +4,8 @@ use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Read, Write},
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 /// Replaces the file at `path` as a whole: temporary file beside it, fsync, rename, fsync of the folder.
@@ -67,6 +69,43 @@ impl Drop for Lock {
         // What cannot be let go here is let go by closing.
         self.0.unlock().ok();
     }
+}
+
+/// How far apart [`remove_folder`] tries.
+const REMOVE_AGAIN: Duration = Duration::from_millis(100);
+
+/// Deletes a folder and all within whose program is ending: while that still has its [`Lock`] on the file `lock`, or
+/// anything within open where open files cannot be deleted, it is tried again, for about as long as `patience`. One that
+/// is not there is deleted.
+///
+/// # Errors
+///
+/// What the last try ran into; [`io::ErrorKind::ResourceBusy`] for the lock, and then nothing has been deleted.
+pub fn remove_folder(dir: &Path, lock: &Path, patience: Duration) -> io::Result<()> {
+    let mut waited = Duration::ZERO;
+    loop {
+        match remove_free_folder(dir, lock) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(_) if waited < patience => {
+                thread::sleep(REMOVE_AGAIN);
+                waited += REMOVE_AGAIN;
+            }
+            removed => return removed,
+        }
+    }
+}
+
+fn remove_free_folder(dir: &Path, lock: &Path) -> io::Result<()> {
+    match File::options().write(true).open(lock) {
+        Ok(file) => match Lock::take(file) {
+            Ok(lock) => drop(lock),
+            Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::ResourceBusy.into()),
+            Err(TryLockError::Error(error)) => return Err(error),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    fs::remove_dir_all(dir)
 }
 
 /// Has a file that is made be readable by its owner alone, where there are such modes.
@@ -187,6 +226,24 @@ mod tests {
         drop(lock);
         Lock::take(open()).unwrap();
         drop(inherited);
+    }
+
+    #[test]
+    fn a_folder_is_deleted_with_all_within_once_its_program_has_let_go_of_it_and_before_not_at_all() {
+        let above = tempfile::tempdir().unwrap();
+        let (dir, lock) = (above.path().join("state"), above.path().join("state/store/lock"));
+        remove_folder(&dir, &lock, Duration::ZERO).unwrap();
+        fs::create_dir_all(dir.join("store")).unwrap();
+        fs::write(dir.join("key.pem"), "key").unwrap();
+        let held = Lock::take(File::create(&lock).unwrap()).unwrap();
+        let busy = remove_folder(&dir, &lock, Duration::ZERO).unwrap_err();
+        assert_eq!(busy.kind(), io::ErrorKind::ResourceBusy);
+        assert!(dir.join("key.pem").exists());
+        // Its program ends while it is waited for.
+        let ending = thread::spawn(move || drop(held));
+        remove_folder(&dir, &lock, Duration::from_secs(60)).unwrap();
+        ending.join().unwrap();
+        assert!(!dir.exists());
     }
 
     #[test]

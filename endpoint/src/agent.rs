@@ -6,7 +6,7 @@
 //! tier above everything goes on by the last verified state.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -18,7 +18,7 @@ use tierway_common::{
     blobs::{BlobError, BlobOptions, Blobs},
     clock::Clock,
     daemon::{chain::Chain, stop::Stop},
-    files::Lock,
+    files::{self, Lock},
     id::EndpointId,
     schedule,
     transport::{
@@ -66,6 +66,8 @@ const DECISIONS_APART: SignedDuration = SignedDuration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_secs(5 * 60);
 /// What a running cycle gets to end at a stop; systemd must wait longer.
 const GRACE: Duration = Duration::from_secs(60);
+/// In the data folder: held while an endpoint runs on it.
+const LOCK: &str = "lock";
 
 /// Why an endpoint does not start.
 #[derive(Debug, thiserror::Error)]
@@ -193,23 +195,23 @@ pub async fn start_among(
     })
 }
 
-/// Deletes identity and state of an endpoint that does not run, and the folder.
+/// How long [`forget`] waits for an endpoint that is told to stop.
+const FORGET_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Deletes identity and state of an endpoint that does not run, or is about to end, and the folder.
 ///
 /// # Errors
 ///
-/// [`AgentError::Locked`] when it runs, [`AgentError::Forget`].
+/// [`AgentError::Forget`], also when it still runs after a minute: then nothing is deleted.
 pub fn forget(dir: &Path) -> Result<(), AgentError> {
-    if !dir.is_dir() {
-        return Ok(());
-    }
-    drop(lock(dir)?);
-    fs::remove_dir_all(dir).map_err(|source| AgentError::Forget { path: dir.to_owned(), source })
+    files::remove_folder(dir, &dir.join(LOCK), FORGET_PATIENCE)
+        .map_err(|source| AgentError::Forget { path: dir.to_owned(), source })
 }
 
 fn lock(dir: &Path) -> Result<Lock, AgentError> {
     let locked = |source| AgentError::Locked { path: dir.to_owned(), source };
     let file =
-        File::options().create(true).truncate(false).write(true).open(dir.join("lock")).map_err(locked)?;
+        File::options().create(true).truncate(false).write(true).open(dir.join(LOCK)).map_err(locked)?;
     Lock::take(file).map_err(|error| locked(error.into()))
 }
 

@@ -80,7 +80,7 @@ enum Verb {
         #[arg(long, default_value = "")]
         server: String,
     },
-    /// Delete identity and state, for an installer; the service must be stopped.
+    /// Delete identity and state, for an installer; the service must be stopped, or about to end.
     #[command(hide = true)]
     Forget,
     /// Run a whole check now, and wait for its end.

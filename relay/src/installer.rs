@@ -1,9 +1,10 @@
 //! What the installer for Windows has the relay do: keep what it was told, and delete all of it.
 
 use std::{
-    fs, io,
+    io,
     net::{AddrParseError, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use tierway_common::{
@@ -81,16 +82,16 @@ pub async fn invite(
     Ok(Invitation { token, server }.leave(data_dir)?)
 }
 
-/// Deletes identity and state of a relay that does not run, and the folder.
+/// How long [`forget`] waits for a relay that is told to stop: its tasks get half a minute to end, see `server`.
+const FORGET_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Deletes identity and state of a relay that does not run, or is about to end, and the folder.
 ///
 /// # Errors
 ///
-/// [`InstallerError::File`], also when it runs.
+/// [`InstallerError::File`], also when it still runs after a minute: then nothing is deleted.
 pub fn forget(data_dir: &Path) -> Result<(), InstallerError> {
-    match fs::remove_dir_all(data_dir) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(InstallerError::File { doing: "delete", path: data_dir.to_owned(), source })
-        }
-        _ => Ok(()),
-    }
+    // Its store is what it lets go of last.
+    files::remove_folder(data_dir, &data_dir.join("store/lock"), FORGET_PATIENCE)
+        .map_err(|source| InstallerError::File { doing: "delete", path: data_dir.to_owned(), source })
 }

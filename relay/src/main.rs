@@ -69,7 +69,7 @@ enum Verb {
         #[arg(long, default_value = "")]
         listen: String,
     },
-    /// Delete identity and state, for an installer; the service must be stopped.
+    /// Delete identity and state, for an installer; the service must be stopped, or about to end.
     #[cfg(windows)]
     #[command(hide = true)]
     Forget,

@@ -119,7 +119,7 @@ impl Wine {
     ///
     /// # Panics
     ///
-    /// When it has not ended after [`PROGRAM_LIMIT`]: it is killed, and the panic names it and what it printed.
+    /// When it has not ended after ten minutes: it is killed, and the panic names it and what it printed.
     pub fn run<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Ended {
         let program = Program {
             path: WINE.into(),

@@ -149,7 +149,9 @@ async fn a_windows_is_enrolled_patched_upgraded_and_left_clean() {
 
     // Nothing is left of it but what it installed.
     assert_eq!(wine.msiexec("/x", &second, &[]).code, Some(0));
-    assert_ne!(wine.run(&["sc", "query", "TierwayEndpoint"]).code, Some(0));
+    // The service manager lets go of a service when its process has ended.
+    until("the service is gone", async || wine.run(&["sc", "query", "TierwayEndpoint"]).code != Some(0))
+        .await;
     for left in [STATE, "Program Files/Tierway/tierway-endpoint.exe"] {
         assert!(!wine.drive(left).exists(), "`{left}` was left");
     }
