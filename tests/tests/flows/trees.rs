@@ -77,6 +77,9 @@ async fn nodes_that_a_relay_or_an_endpoint_lost_come_again() {
     endpoint.start().await;
     assert_eq!(endpoint.check().await.problems, Vec::<String>::new());
 
+    // What is published meanwhile needs not all that the version before had.
+    fleet.published().await;
+    relay.caught_up(&fleet).await;
     relay.stop().await;
     let lost = lose(&relay.config.data_dir.join("trees"));
     relay.start().await;
