@@ -2,8 +2,9 @@
 
 use std::{
     convert::Infallible,
+    io,
     net::{IpAddr, SocketAddr},
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -11,24 +12,30 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::server::Acceptor;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
     time::timeout,
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use tonic::body::Body;
 use tower::{Service, ServiceExt};
 use tracing::{debug, warn};
 
-use self::admission::{Admission, Counted, Place};
+use self::{
+    admission::{Admission, Counted, Place},
+    turns::Turns,
+};
 use super::{identity::PeerIdentity, tls::Identity};
 use crate::daemon::{chain::Chain, stop::Stop};
 
 mod admission;
+mod turns;
 
 /// What one door bears. The defaults follow from memory: streams × message size × connections stay
 /// under what a small server has.
@@ -41,8 +48,14 @@ pub struct Limits {
     /// Open connections of one holder of a certificate, who needs one, and another while that is replaced; generous for
     /// an operator whose scripts run side by side.
     pub connections_of_one_max: usize,
-    /// From accept to the end of the TLS handshake.
+    /// A peer has this long to begin its TLS handshake, and once more from its turn to the end of it.
     pub handshake_timeout: Duration,
+    /// Handshakes that have their turn, three quarters of them with those of one address.
+    pub handshakes_max: usize,
+    /// After so long its turn is the next one's: whoever is far away goes on without, and who says nothing more keeps none.
+    pub handshake_turn_max: Duration,
+    /// Whoever has begun a handshake waits this long for a turn, and holds a connection and nothing else.
+    pub handshake_wait_max: Duration,
     /// A peer without a certificate has this long for all it wants, which is to enrol.
     pub anonymous_timeout: Duration,
     /// Open streams of one connection.
@@ -75,6 +88,10 @@ impl Default for Limits {
             connections_per_address_max: 10_000,
             connections_of_one_max: 64,
             handshake_timeout: Duration::from_secs(5),
+            // Over the worst of lines, 0.3 s there and back, 400 handshakes a second; a small server makes 1,000.
+            handshakes_max: 128,
+            handshake_turn_max: Duration::from_secs(2),
+            handshake_wait_max: Duration::from_secs(20),
             anonymous_timeout: Duration::from_secs(30),
             streams_max: 64,
             requests_max: 2_048,
@@ -151,6 +168,7 @@ pub async fn serve(
 ) {
     let limits = Arc::new(limits);
     let admission = Arc::new(Admission::new(&limits));
+    let turns = Arc::new(Turns::new(limits.handshakes_max));
     let addresses = Counted::default();
     let mut connections = JoinSet::new();
     loop {
@@ -172,10 +190,13 @@ pub async fn serve(
             debug!(%peer, "refused a connection: too many are open");
             continue;
         };
-        let (tls, answer) = (identity.server(), answer.clone());
+        let (identity, answer) = (identity.clone(), answer.clone());
         let (limits, admission, stop) = (limits.clone(), admission.clone(), stop.clone());
+        let turns = turns.clone();
         connections.spawn(async move {
-            connection(tcp, peer, TlsAcceptor::from(tls), answer, &limits, admission, &stop).await;
+            if let Some(stream) = handshake(tcp, peer, &identity, &limits, &turns).await {
+                connection(stream, peer, answer, &limits, admission, &stop).await;
+            }
             drop(held);
         });
     }
@@ -193,21 +214,47 @@ fn admit(gauge: &Gauge, addresses: &Counted<IpAddr>, limits: &Limits, peer: Sock
     Some(Held { gauge: gauge.clone(), _place: place })
 }
 
-async fn connection(
+/// The TLS handshake, in its turn; `None` when there is none.
+async fn handshake(
     tcp: TcpStream,
     peer: SocketAddr,
-    acceptor: TlsAcceptor,
+    identity: &Identity,
+    limits: &Limits,
+    turns: &Turns,
+) -> Option<TlsStream<TcpStream>> {
+    let _ = tcp.set_nodelay(true);
+    let failed = |error: io::Error| debug!(%peer, error = %Chain(&error), "no TLS with a peer");
+    let slow = || debug!(%peer, "a peer took too long for its handshake");
+    let begun = LazyConfigAcceptor::new(Acceptor::default(), tcp);
+    let begun =
+        timeout(limits.handshake_timeout, begun).await.map_err(|_| slow()).ok()?.map_err(failed).ok()?;
+    let Ok(Some(turn)) = timeout(limits.handshake_wait_max, turns.take(peer.ip())).await else {
+        debug!(%peer, "a peer had no turn for its handshake");
+        return None;
+    };
+    if matches!(begun.io.peek(&mut [0]).now_or_never(), Some(Ok(0) | Err(_))) {
+        debug!(%peer, "a peer left before the turn of its handshake");
+        return None;
+    }
+    let mut all = pin!(timeout(limits.handshake_timeout, begun.into_stream(identity.server())));
+    let done = match timeout(limits.handshake_turn_max, all.as_mut()).await {
+        Ok(done) => done,
+        Err(_) => {
+            drop(turn);
+            all.await
+        }
+    };
+    done.map_err(|_| slow()).ok()?.map_err(failed).ok()
+}
+
+async fn connection(
+    stream: TlsStream<TcpStream>,
+    peer: SocketAddr,
     answer: impl Answer,
     limits: &Limits,
     admission: Arc<Admission>,
     stop: &Stop,
 ) {
-    let _ = tcp.set_nodelay(true);
-    let stream = match timeout(limits.handshake_timeout, acceptor.accept(tcp)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return debug!(%peer, error = %Chain(&error), "no TLS with a peer"),
-        Err(_) => return debug!(%peer, "a peer took too long for its handshake"),
-    };
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let identity = match certificate.map(PeerIdentity::read).transpose() {
         Ok(identity) => identity.map(Arc::new),
@@ -243,7 +290,7 @@ async fn connection(
         .keep_alive_interval(KEEP_ALIVE.0)
         .keep_alive_timeout(KEEP_ALIVE.1)
         .serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
+    let mut connection = pin!(connection);
     let end = tokio::select! {
         end = connection.as_mut() => Some(end),
         () = tokio::time::sleep(age) => None,

@@ -22,8 +22,10 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::{SERVER_NAME, tls::Identity};
 
-/// TCP, proxy and TLS together must be done by then.
+/// TCP and a proxy's tunnel must be there by then,
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// and TLS so much later: longer than a door has whoever comes with many others wait for his turn.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A silent peer is asked for a sign of life this often…
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(60);
 /// …and given up after this.
@@ -129,18 +131,14 @@ async fn connect_by_any(
     let mut failed = Vec::new();
     let mut kind = io::ErrorKind::NotFound;
     for (place, route) in routes.iter().enumerate() {
-        match timeout(CONNECT_TIMEOUT, connect(route, config.clone())).await {
-            Ok(Ok(stream)) => {
+        match connect(route, config.clone()).await {
+            Ok(stream) => {
                 taken.0.store(place, Ordering::Relaxed);
                 return Ok(stream);
             }
-            Ok(Err(error)) => {
+            Err(error) => {
                 kind = error.kind();
                 failed.push(error.to_string());
-            }
-            Err(_) => {
-                kind = io::ErrorKind::TimedOut;
-                failed.push(format!("no connection to `{}` within {CONNECT_TIMEOUT:?}", route.server));
             }
         }
     }
@@ -163,8 +161,23 @@ fn clock_hint(error: &io::Error) -> &'static str {
 ///
 /// # Errors
 ///
-/// Naming the server (or proxy) that could not be reached, or what was wrong with its certificate.
+/// Naming the server (or proxy) that could not be reached in time, or what was wrong with its certificate.
 pub async fn connect(route: &Route, config: Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
+    let late = |time: Duration| {
+        let text = format!("no connection to `{}` within {time:?}", route.server);
+        move |_| io::Error::new(io::ErrorKind::TimedOut, text)
+    };
+    let tcp = timeout(CONNECT_TIMEOUT, reach(route)).await.map_err(late(CONNECT_TIMEOUT))??;
+    let name = ServerName::try_from(SERVER_NAME).map_err(io::Error::other)?;
+    let tls = timeout(HANDSHAKE_TIMEOUT, TlsConnector::from(config).connect(name, tcp)).await;
+    tls.map_err(late(HANDSHAKE_TIMEOUT))?.map_err(|error| {
+        let text = format!("no TLS with `{}`: {error}{}", route.server, clock_hint(&error));
+        io::Error::new(error.kind(), text)
+    })
+}
+
+/// What TLS goes over.
+async fn reach(route: &Route) -> io::Result<TcpStream> {
     let at = |what: &str, error: &io::Error| io::Error::new(error.kind(), format!("{what}: {error}"));
     let first = route.proxy.as_deref().unwrap_or(&route.server);
     let mut tcp = TcpStream::connect(first)
@@ -176,11 +189,7 @@ pub async fn connect(route: &Route, config: Arc<ClientConfig>) -> io::Result<Tls
             at(&format!("the proxy `{proxy}` gave no tunnel to `{}`", route.server), &error)
         })?;
     }
-    let name = ServerName::try_from(SERVER_NAME).map_err(io::Error::other)?;
-    TlsConnector::from(config).connect(name, tcp).await.map_err(|error| {
-        let text = format!("no TLS with `{}`: {error}{}", route.server, clock_hint(&error));
-        io::Error::new(error.kind(), text)
-    })
+    Ok(tcp)
 }
 
 async fn through_proxy(tcp: &mut TcpStream, server: &str) -> io::Result<()> {

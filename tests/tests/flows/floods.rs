@@ -11,7 +11,7 @@ use tierway_common::{
     clock::Clock,
     daemon::chain::Chain,
     enrollment::Token,
-    transport::{accept::Limits, dial},
+    transport::{SERVER_NAME, accept::Limits, dial},
 };
 use tierway_proto::{joining, joining::Joined, upstream::Upstream};
 use tierway_tests::fleet::{Fleet, Relay, until};
@@ -144,6 +144,81 @@ async fn who_connects_and_says_nothing_is_hung_up_on() {
     let read = tokio::time::timeout(Duration::from_secs(20), silent.read_to_end(&mut bytes)).await;
     assert!(read.is_ok(), "who says nothing is waited for");
     is_served(&quiet).await;
+}
+
+/// Connections that say this and nothing more.
+async fn stall(relay: &Relay, count: usize, first: &[u8]) -> Vec<TcpStream> {
+    let mut stalled = Vec::new();
+    for _ in 0..count {
+        let mut stream = TcpStream::connect(relay.address).await.unwrap();
+        stream.write_all(first).await.unwrap();
+        stalled.push(stream);
+    }
+    stalled
+}
+
+/// What a handshake of this endpoint begins with.
+fn hello(of: &Joined) -> Vec<u8> {
+    let name = rustls_pki_types::ServerName::try_from(SERVER_NAME).unwrap();
+    let mut connection = rustls::ClientConnection::new(of.identity.client(), name).unwrap();
+    let mut hello = Vec::new();
+    connection.write_tls(&mut hello).unwrap();
+    hello
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handshakes_that_are_begun_bit_by_bit_take_no_turn() {
+    let long = Duration::from_secs(600);
+    let (_fleet, relay, [quiet, _]) = site(|limits| {
+        (limits.handshakes_max, limits.handshake_turn_max) = (1, long);
+        (limits.handshake_timeout, limits.handshake_wait_max) = (long, long);
+    })
+    .await;
+    let hello = hello(&quiet);
+    let _held = stall(&relay, 16, &hello[..hello.len() - 1]).await;
+    is_served(&quiet).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handshakes_that_are_begun_and_left_give_their_turns_back_and_are_ended() {
+    let (_fleet, relay, [quiet, _]) = site(|limits| {
+        (limits.handshakes_max, limits.handshake_turn_max) = (4, Duration::from_millis(100));
+        limits.handshake_timeout = Duration::from_secs(3);
+    })
+    .await;
+    let held = stall(&relay, 32, &hello(&quiet)).await;
+    is_served(&quiet).await;
+    for mut stream in held {
+        let mut bytes = Vec::new();
+        let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut bytes)).await;
+        assert!(read.is_ok(), "a handshake that is left is waited for");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_with_many_others_waits_for_his_turn_and_is_served() {
+    let (_fleet, _relay, [one, _]) = site(|limits| limits.handshakes_max = 1).await;
+    futures_util::future::join_all((0..48).map(|_| is_served(&one))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_no_turn_in_time_is_hung_up_on() {
+    let long = Duration::from_secs(600);
+    let (_fleet, relay, [quiet, _]) = site(|limits| {
+        (limits.handshakes_max, limits.handshake_turn_max) = (1, long);
+        (limits.handshake_timeout, limits.handshake_wait_max) = (long, Duration::from_secs(1));
+    })
+    .await;
+    let hello = hello(&quiet);
+    let [mut first, mut second]: [TcpStream; 2] = stall(&relay, 2, &hello).await.try_into().unwrap();
+    // Of the two one is answered, and the other is not.
+    let mut answers = Vec::new();
+    for stream in [&mut first, &mut second] {
+        let answer = tokio::time::timeout(Duration::from_secs(20), stream.read(&mut [0])).await;
+        answers.push(answer.expect("who has no turn is waited for").unwrap_or(0));
+    }
+    answers.sort_unstable();
+    assert_eq!(answers, [0, 1]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
