@@ -664,31 +664,12 @@ fn enrolled(
             let id: EndpointId = holder.id.parse().map_err(invalid_id)?;
             let groups = token.groups.iter().filter(|group| is_assignable(model, group));
             change.write(Write::Endpoint(Arc::new(EndpointRecord {
-                number,
-                id,
                 name,
-                site: token.site.clone(),
                 groups: groups.cloned().collect(),
-                rule_groups: vec![],
-                tags: vec![],
-                enrolled_at: change.now,
                 serial: issued.serial.clone(),
                 certificate_expires: issued.expires,
-                keys: vec![issued.key],
-                revoked: false,
-                last_report: None,
                 agent_version,
-                states_sequence: 0,
-                inventory_sequence: 0,
-                resync_states: false,
-                resync_inventory: false,
-                assessed: false,
-                dictionary_version: 0,
-                estimated_for: 0,
-                reboot_pending: false,
-                machine_class: String::new(),
-                problems: vec![],
-                facts: None,
+                ..EndpointRecord::enrolled(number, id, token.site.clone(), issued.key, change.now)
             })));
         }
         Role::Relay => {

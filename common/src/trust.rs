@@ -2,6 +2,7 @@
 
 // What is compared and signed with.
 pub mod digest;
+mod in_hex;
 pub mod keys;
 
 // What is signed: downward, upward.

@@ -208,32 +208,19 @@ fn relay(number: u32, now: Timestamp) -> RelayRecord {
 }
 
 fn endpoint(number: u32, key: tierway_common::trust::keys::PublicKey, now: Timestamp) -> EndpointRecord {
+    let id = format!("00000000-0000-4000-8000-{number:012x}").parse().expect("an id");
+    let site = format!("site-{:02}", number % SITES).parse().expect("a site");
     EndpointRecord {
-        number,
-        id: format!("00000000-0000-4000-8000-{number:012x}").parse().expect("an id"),
         name: name(number),
-        site: format!("site-{:02}", number % SITES).parse().expect("a site"),
-        groups: Vec::new(),
-        tags: Vec::new(),
-        rule_groups: Vec::new(),
-        enrolled_at: now,
         serial: format!("{number:040x}"),
         certificate_expires: now + SignedDuration::from_hours(2_000),
-        keys: vec![key],
-        revoked: false,
         last_report: Some(now),
         agent_version: "0.1.0".to_owned(),
         states_sequence: 2,
-        inventory_sequence: 0,
-        resync_states: false,
-        resync_inventory: false,
         assessed: true,
         dictionary_version: 1,
-        estimated_for: 0,
-        reboot_pending: false,
         machine_class: "c2m3".to_owned(),
-        problems: Vec::new(),
-        facts: None,
+        ..EndpointRecord::enrolled(number, id, site, key, now)
     }
 }
 

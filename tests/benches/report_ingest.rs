@@ -210,32 +210,12 @@ fn update(number: u32, now: Timestamp) -> Write {
 }
 
 fn record(number: u32, key: &SigningKey, now: Timestamp) -> EndpointRecord {
+    let id = endpoint_id(number).parse().expect("an id");
+    let site = format!("site-{}", number % 200).parse().expect("a site");
     EndpointRecord {
-        number,
-        id: endpoint_id(number).parse().expect("an id"),
         name: format!("host-{number:06}.example.org"),
-        site: format!("site-{}", number % 200).parse().expect("a site"),
-        groups: Vec::new(),
-        tags: Vec::new(),
-        rule_groups: Vec::new(),
-        enrolled_at: now,
         serial: format!("{number:040x}"),
-        certificate_expires: now,
-        keys: vec![key.public()],
-        revoked: false,
-        last_report: None,
-        agent_version: String::new(),
-        states_sequence: 0,
-        inventory_sequence: 0,
-        resync_states: false,
-        resync_inventory: false,
-        assessed: false,
-        dictionary_version: 0,
-        estimated_for: 0,
-        reboot_pending: false,
-        machine_class: String::new(),
-        problems: Vec::new(),
-        facts: None,
+        ..EndpointRecord::enrolled(number, id, site, key.public(), now)
     }
 }
 

@@ -37,32 +37,13 @@ pub(super) fn office() -> Bench {
 pub(super) fn host(bench: &Bench, number: u32) {
     let at = bench.clock.now();
     let held = facts(&[("a", "1")]);
+    let (id, site) = (format!("e{number}"), format!("site-{number}"));
+    let key = SigningKey::generate(&SystemRandom::new()).unwrap().public();
     let record = EndpointRecord {
-        number,
-        id: format!("e{number}").parse().unwrap(),
         name: format!("host-{number}"),
-        site: format!("site-{number}").parse().unwrap(),
-        groups: vec![],
-        rule_groups: vec![],
-        tags: vec![],
-        enrolled_at: at,
-        serial: String::new(),
-        certificate_expires: at,
-        keys: vec![SigningKey::generate(&SystemRandom::new()).unwrap().public()],
-        revoked: false,
-        last_report: None,
-        agent_version: String::new(),
-        states_sequence: 0,
-        inventory_sequence: 0,
-        resync_states: false,
-        resync_inventory: false,
         assessed: true,
-        dictionary_version: 0,
-        estimated_for: 0,
-        reboot_pending: false,
-        machine_class: String::new(),
-        problems: vec![],
         facts: Some(kept::summary(&held, at)),
+        ..EndpointRecord::enrolled(number, id.parse().unwrap(), site.parse().unwrap(), key, at)
     };
     bench
         .state

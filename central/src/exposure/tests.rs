@@ -13,32 +13,11 @@ fn endpoint(bench: &Bench, number: u32, packages: &[(&str, &str)]) {
     let facts = facts(packages);
     let key = SigningKey::generate(&SystemRandom::new()).unwrap().public();
     let at: Timestamp = bench.clock.now();
+    let id = format!("e{number}").parse().unwrap();
     let record = EndpointRecord {
-        number,
-        id: format!("e{number}").parse().unwrap(),
         name: format!("host-{number}"),
-        site: "lyon".parse().unwrap(),
-        groups: vec![],
-        rule_groups: vec![],
-        tags: vec![],
-        enrolled_at: at,
-        serial: String::new(),
-        certificate_expires: at,
-        keys: vec![key],
-        revoked: false,
-        last_report: None,
-        agent_version: String::new(),
-        states_sequence: 0,
-        inventory_sequence: 0,
-        resync_states: false,
-        resync_inventory: false,
-        assessed: false,
-        dictionary_version: 0,
-        estimated_for: 0,
-        reboot_pending: false,
-        machine_class: String::new(),
-        problems: vec![],
         facts: Some(kept::summary(&facts, at)),
+        ..EndpointRecord::enrolled(number, id, "lyon".parse().unwrap(), key, at)
     };
     bench
         .state

@@ -59,32 +59,15 @@ fn enrol(bench: &Bench, host: &Host<'_>) {
         };
         new.set(entry).unwrap();
     }
+    let id = format!("id-{number}").parse().unwrap();
+    let key = SigningKey::generate(&SystemRandom::new()).unwrap().public();
     let record = EndpointRecord {
-        number,
-        id: format!("id-{number}").parse().unwrap(),
         name: host.name.to_owned(),
-        site: host.site.parse().unwrap(),
-        groups: vec![],
-        rule_groups: vec![],
-        tags: vec![],
-        enrolled_at: at,
-        serial: String::new(),
-        certificate_expires: at,
-        keys: vec![SigningKey::generate(&SystemRandom::new()).unwrap().public()],
         revoked: host.name.starts_with("gone"),
         last_report: host.last_report,
-        agent_version: String::new(),
-        states_sequence: 0,
-        inventory_sequence: 0,
-        resync_states: false,
-        resync_inventory: false,
         assessed: !host.states.is_empty(),
-        dictionary_version: 0,
-        estimated_for: 0,
-        reboot_pending: false,
-        machine_class: String::new(),
-        problems: vec![],
         facts: Some(kept::summary(&host.facts, at)),
+        ..EndpointRecord::enrolled(number, id, host.site.parse().unwrap(), key, at)
     };
     change(
         &bench.state,

@@ -42,31 +42,9 @@ fn update(number: u32, name: &str, now: Timestamp) -> Write {
 
 fn record(key: &SigningKey, now: Timestamp) -> EndpointRecord {
     EndpointRecord {
-        number: 0,
-        id: ENDPOINT.parse().unwrap(),
         name: "web-1".to_owned(),
-        site: "lyon".parse().unwrap(),
-        groups: vec![],
-        rule_groups: vec![],
-        tags: vec![],
-        enrolled_at: now,
         serial: "5e".to_owned(),
-        certificate_expires: now,
-        keys: vec![key.public()],
-        revoked: false,
-        last_report: None,
-        agent_version: String::new(),
-        states_sequence: 0,
-        inventory_sequence: 0,
-        resync_states: false,
-        resync_inventory: false,
-        assessed: false,
-        dictionary_version: 0,
-        estimated_for: 0,
-        reboot_pending: false,
-        machine_class: String::new(),
-        problems: vec![],
-        facts: None,
+        ..EndpointRecord::enrolled(0, ENDPOINT.parse().unwrap(), "lyon".parse().unwrap(), key.public(), now)
     }
 }
 

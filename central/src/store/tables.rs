@@ -280,6 +280,40 @@ pub struct EndpointRecord {
     pub facts: Option<FactsSummary>,
 }
 
+impl EndpointRecord {
+    /// As it is before it said anything, in no group, named by its id; its certificate is still to be written.
+    #[must_use]
+    pub fn enrolled(number: u32, id: EndpointId, site: SiteId, key: PublicKey, at: Timestamp) -> Self {
+        Self {
+            number,
+            name: id.to_string(),
+            id,
+            site,
+            groups: Vec::new(),
+            rule_groups: Vec::new(),
+            tags: Vec::new(),
+            enrolled_at: at,
+            serial: String::new(),
+            certificate_expires: at,
+            keys: vec![key],
+            revoked: false,
+            last_report: None,
+            agent_version: String::new(),
+            states_sequence: 0,
+            inventory_sequence: 0,
+            resync_states: false,
+            resync_inventory: false,
+            assessed: false,
+            dictionary_version: 0,
+            estimated_for: 0,
+            reboot_pending: false,
+            machine_class: String::new(),
+            problems: Vec::new(),
+            facts: None,
+        }
+    }
+}
+
 /// What is shown of facts without reading them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FactsSummary {

@@ -1,9 +1,11 @@
 //! SHA-256, the name of everything that is carried.
 
-use std::{fmt, str::FromStr};
+use std::fmt;
 
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
+
+use crate::trust::in_hex::in_hex;
 
 /// A SHA-256 digest; as text 64 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -39,53 +41,7 @@ impl Digest {
     }
 }
 
-impl TryFrom<&[u8]> for Digest {
-    type Error = DigestError;
-    fn try_from(bytes: &[u8]) -> Result<Self, DigestError> {
-        bytes
-            .try_into()
-            .map(Self)
-            .map_err(|_| DigestError { text: hex::encode(&bytes[..bytes.len().min(64)]) })
-    }
-}
-
-impl FromStr for Digest {
-    type Err = DigestError;
-    fn from_str(text: &str) -> Result<Self, DigestError> {
-        let error = || DigestError { text: text.chars().take(80).collect() };
-        if text.bytes().any(|b| b.is_ascii_uppercase()) {
-            return Err(error());
-        }
-        let mut bytes = [0; 32];
-        hex::decode_to_slice(text, &mut bytes).map_err(|_| error())?;
-        Ok(Self(bytes))
-    }
-}
-
-impl TryFrom<String> for Digest {
-    type Error = DigestError;
-    fn try_from(text: String) -> Result<Self, DigestError> {
-        text.parse()
-    }
-}
-
-impl From<Digest> for String {
-    fn from(digest: Digest) -> Self {
-        digest.to_string()
-    }
-}
-
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
-    }
-}
-
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Digest({self})")
-    }
-}
+in_hex!(Digest, DigestError);
 
 /// Digests bytes that come piece by piece.
 #[derive(Clone)]

@@ -2,7 +2,7 @@
 //!
 //! Foreign key types are only ever verified, and only in TUF metadata: see [`super::tuf::metadata`].
 
-use std::{fmt, path::Path, str::FromStr};
+use std::{fmt, path::Path};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use ring::{
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::trust::{
     digest::Digest,
     durable::{self, DurableError, Readable},
+    in_hex::in_hex,
 };
 
 /// A key file is about 200 bytes; anything much larger is not one.
@@ -191,51 +192,7 @@ impl PublicKey {
     }
 }
 
-impl TryFrom<&[u8]> for PublicKey {
-    type Error = PublicKeyError;
-    fn try_from(bytes: &[u8]) -> Result<Self, PublicKeyError> {
-        let error = |_| PublicKeyError { text: hex::encode(&bytes[..bytes.len().min(40)]) };
-        bytes.try_into().map(Self).map_err(error)
-    }
-}
-
-impl FromStr for PublicKey {
-    type Err = PublicKeyError;
-    fn from_str(text: &str) -> Result<Self, PublicKeyError> {
-        let error = || PublicKeyError { text: text.chars().take(80).collect() };
-        if text.bytes().any(|b| b.is_ascii_uppercase()) {
-            return Err(error());
-        }
-        let mut bytes = [0; 32];
-        hex::decode_to_slice(text, &mut bytes).map_err(|_| error())?;
-        Ok(Self(bytes))
-    }
-}
-
-impl TryFrom<String> for PublicKey {
-    type Error = PublicKeyError;
-    fn try_from(text: String) -> Result<Self, PublicKeyError> {
-        text.parse()
-    }
-}
-
-impl From<PublicKey> for String {
-    fn from(key: PublicKey) -> Self {
-        key.to_string()
-    }
-}
-
-impl fmt::Display for PublicKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
-    }
-}
-
-impl fmt::Debug for PublicKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PublicKey({self})")
-    }
-}
+in_hex!(PublicKey, PublicKeyError);
 
 /// The name of a key in TUF metadata: 64 hex digits for Tierway's own, any text in foreign repositories.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

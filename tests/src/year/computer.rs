@@ -73,32 +73,12 @@ impl Computer {
         let (identity, upstream) =
             door::join(site, &dir, (Role::Endpoint, &name), Some(address), &central.root_metadata);
         let (own, key) = (identity.own(), SigningKey::load(&identity.files().identity).unwrap());
+        let (number, id) = (u32::try_from(number).unwrap(), name.parse().unwrap());
+        let site = own.holder.site.clone();
         let record = EndpointRecord {
-            number: u32::try_from(number).unwrap(),
-            id: name.parse().unwrap(),
-            name: name.clone(),
-            site: own.holder.site.clone(),
-            groups: Vec::new(),
-            rule_groups: Vec::new(),
-            tags: Vec::new(),
-            enrolled_at: fleet.now(),
             serial: format!("{number:040x}"),
             certificate_expires: own.not_after,
-            keys: vec![key.public()],
-            revoked: false,
-            last_report: None,
-            agent_version: String::new(),
-            states_sequence: 0,
-            inventory_sequence: 0,
-            resync_states: false,
-            resync_inventory: false,
-            assessed: false,
-            dictionary_version: 0,
-            estimated_for: 0,
-            reboot_pending: false,
-            machine_class: String::new(),
-            problems: Vec::new(),
-            facts: None,
+            ..EndpointRecord::enrolled(number, id, site, key.public(), fleet.now())
         };
         let enrolled = central.state.change(|_, change| {
             change.write(Write::Endpoint(Arc::new(record)));
