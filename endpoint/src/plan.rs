@@ -146,7 +146,7 @@ pub struct Step {
     pub expected: Duration,
     /// It is ended after so long at the latest.
     pub limit: Duration,
-    /// The least limit with which it may begin; less than `limit` for what nobody has measured.
+    /// The least limit with which it may begin; less than `limit` for what was not measured on such machines.
     pub limit_min: Duration,
     /// In which window; `None` when it needs none.
     pub window: Option<Occurrence>,

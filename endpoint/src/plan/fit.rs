@@ -11,7 +11,7 @@ use tierway_common::{
 
 use crate::{
     consent::{self, Terms, signed},
-    install::failsafe::{Limit, Source},
+    install::failsafe::{self, Limit, Source},
     people::People,
     policy::here::Here,
 };
@@ -49,11 +49,13 @@ pub fn reboot_reserve(settings: &Settings, people: &People) -> SignedDuration {
     }
 }
 
-/// The least time limit with which something may begin.
+/// The least time limit with which something may begin: what was measured on other machines still tells what a window
+/// must have room for.
 pub(super) fn least(limit: &Limit) -> Duration {
     match limit.source {
         Source::Configured => limit.duration.min(UNMEASURED_MIN),
-        Source::Class(_) | Source::AllClasses => limit.duration,
+        Source::AllClasses => failsafe::multiple(limit.expected).min(limit.duration),
+        Source::Class(_) => limit.duration,
     }
 }
 
@@ -96,7 +98,7 @@ pub(super) fn next(here: &Here, now: Timestamp, needs: SignedDuration) -> Option
     here.windows.iter().filter_map(long_enough).min()
 }
 
-/// The limit of a step that begins at `at`: all of it, or for one that nobody measured what is left.
+/// The limit of a step that begins at `at`: all of it, or for one that was not measured on such machines what is left.
 pub(super) fn limit_at(
     (limit, least): (Duration, Duration),
     window: Option<&Occurrence>,
