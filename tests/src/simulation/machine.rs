@@ -15,7 +15,7 @@ use tierway_endpoint::{
     signs::{BootId, Sign, SignKind},
 };
 
-use super::random::Random;
+use super::{random::Random, story};
 
 /// How strong it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -247,14 +247,14 @@ impl Machine {
     }
 
     /// Who is there at `at`: a working day from half past eight to half past five with a break, some forget to log out
-    /// at night, on some mornings a program asks not to be disturbed; at servers an administrator on few mornings.
+    /// at night, on some mornings a program asks not to be disturbed; at servers an administrator on few mornings, and on none while a forecast is compared.
     #[must_use]
     pub fn people(&self, at: Timestamp) -> People {
         let local = self.zone.to_datetime(at);
         let day = local.date();
         // Counted from the first: in whatever month it is, chance decides the same.
-        let number = u64::try_from(day.duration_since(self.first_day).as_hours() / 24).unwrap();
-        let mut random = Random::of(self.seed, &[4, self.number, number]);
+        let number = day.duration_since(self.first_day).as_hours() / 24;
+        let mut random = Random::of(self.seed, &[4, self.number, u64::try_from(number).unwrap()]);
         let minutes = i64::from(local.hour()) * 60 + i64::from(local.minute());
         let works = day.weekday().to_monday_zero_offset() < 5;
         let jitter = |random: &mut Random| i64::try_from(random.below(60)).unwrap_or(0);
@@ -276,6 +276,7 @@ impl Machine {
         let mut people = People::nobody();
         match self.role {
             Role::Server => {
+                let visits = visits && !story::COMPARED.contains(&number);
                 if works && visits && (10 * 60..11 * 60).contains(&minutes) {
                     people.sessions = Some(vec![session(Seat::Remote, None)]);
                 }

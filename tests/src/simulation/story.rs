@@ -1,6 +1,6 @@
 //! What happens in a simulation and for whom: levels, windows, rings, updates, and when each is approved.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use jiff::{SignedDuration, tz::TimeZone};
 use tierway_common::{
@@ -171,6 +171,9 @@ pub struct WrongClock {
 /// Days in which relays may be down: neither while certificates are renewed, nor while what a bad update does is looked
 /// at, nor while a forecast is compared with what comes, which knows of no outage.
 const OUTAGES: [(i64, i64); 2] = [(1, 4), (12, 17)];
+/// Days in which a forecast is compared with what comes, which knows neither of wrong clocks, by which tonight's window is
+/// on another night, nor of people at work on servers, who hold reboots back.
+pub const COMPARED: Range<i64> = 22..25;
 /// The longest outage of each of those times: the second is longer than what is published counts.
 const OUTAGE_HOURS: [u64; 2] = [12, 40];
 /// How wrong a clock is at most, hours.
@@ -195,7 +198,8 @@ pub fn outages(seed: u64, sites: usize) -> Vec<Outage> {
     outages
 }
 
-/// Which clocks are wrong in a month of `days`: one of ten computers is once, by up to `WRONG_HOURS`.
+/// Which clocks are wrong in a month of `days`: one of ten computers is once, by up to `WRONG_HOURS`, but in the days that
+/// are `COMPARED`.
 #[must_use]
 pub fn wrong_clocks(seed: u64, endpoints: u64, days: i64) -> Vec<WrongClock> {
     let minutes = |random: &mut Random, hours: u64| i64::try_from(random.below(hours * 60)).unwrap();
@@ -208,7 +212,10 @@ pub fn wrong_clocks(seed: u64, endpoints: u64, days: i64) -> Vec<WrongClock> {
         let from = minutes(&mut random, u64::try_from(days).unwrap() * 24);
         let length = 10 + minutes(&mut random, WRONG_FOR_HOURS);
         let ahead = minutes(&mut random, 2 * WRONG_HOURS) - i64::try_from(WRONG_HOURS * 60).unwrap();
-        wrong.push(WrongClock { number, from, length, ahead });
+        let minute = |day: i64| day * 24 * 60;
+        if from + length <= minute(COMPARED.start) || minute(COMPARED.end) <= from {
+            wrong.push(WrongClock { number, from, length, ahead });
+        }
     }
     wrong
 }

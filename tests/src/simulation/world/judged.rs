@@ -33,13 +33,15 @@ impl World {
             return;
         };
         let of_group = self.agents.iter().filter(|agent| agent.machine.role == Role::Server);
-        let records: Vec<_> = of_group.filter_map(|agent| agent.book.record(update)).collect();
-        let done: Vec<Timestamp> = records.iter().filter_map(|record| record.verified).collect();
+        let verified =
+            of_group.map(|agent| (&agent.name, agent.book.record(update).and_then(|of| of.verified)));
+        let (done, undone): (Vec<_>, Vec<_>) = verified.partition(|(_, at)| at.is_some());
         let patience = finish.duration_since(*at) * 2;
         if (done.len() as u64) < *endpoints && now.duration_since(*at) < patience {
             return;
         }
-        let last = if done.len() as u64 == *endpoints { done.iter().max().copied() } else { None };
+        let last =
+            if done.len() as u64 == *endpoints { done.iter().filter_map(|(_, at)| *at).max() } else { None };
         let hours = |end: Timestamp| end.duration_since(*at).as_secs_f64() / 3600.0;
         let compared = Compared {
             bytes: *bytes,
@@ -52,7 +54,7 @@ impl World {
         let holds = near(compared.hours, compared.hours_true)
             && near(compared.bytes as f64, compared.bytes_true as f64)
             && compared.bytes > 0;
-        self.checks.holds(Promise::Forecast, holds, || format!("{compared:?}"));
+        self.checks.holds(Promise::Forecast, holds, || format!("{compared:?}; not done: {undone:?}"));
         (self.compared, self.forecast) = (Some(compared), None);
     }
 
@@ -157,14 +159,11 @@ impl World {
                     continue;
                 }
                 let progress = entry.progress;
-                let times = [
-                    entry.detected,
-                    row.authorized(),
-                    progress.offered,
-                    progress.downloaded,
-                    entry.applied,
-                    progress.verified,
-                ];
+                // It may be approved before this computer, which could reach nobody, found that it needs it.
+                let decided =
+                    entry.detected.zip(row.authorized()).map(|(found, approved)| found.max(approved));
+                let times =
+                    [decided, progress.offered, progress.downloaded, entry.applied, progress.verified];
                 let known: Vec<u32> = times.into_iter().flatten().collect();
                 self.checks.holds(
                     Promise::TimesInOrder,
