@@ -21,7 +21,7 @@ use tierway_common::{
 use crate::{
     compliance::record::{Entry, Record},
     model::Model,
-    store::tables::{EndpointRecord, UpdateRecord},
+    store::tables::{EndpointRecord, RelayRecord, UpdateRecord},
 };
 
 /// Rows of one answer; more come with the next call.
@@ -150,6 +150,32 @@ pub fn endpoint_exactly<'a>(model: &'a Model, name_or_id: &str) -> Result<&'a Ar
         found = model.endpoints_named(name_or_id).collect();
     }
     one_endpoint(&found, name_or_id)
+}
+
+/// A relay by its id, or by its whole name when only one active relay has it.
+///
+/// # Errors
+///
+/// [`AskError::NotFound`], [`AskError::Ambiguous`].
+pub fn relay_exactly<'a>(model: &'a Model, name_or_id: &str) -> Result<&'a Arc<RelayRecord>, AskError> {
+    if let Some(relay) = name_or_id.parse().ok().and_then(|id| model.relays().get(&id)) {
+        return Ok(relay);
+    }
+    let named = || model.relays().values().filter(|relay| relay.name == name_or_id);
+    let mut found: Vec<_> = named().filter(|relay| !relay.revoked).collect();
+    if found.is_empty() {
+        found = named().collect();
+    }
+    match found[..] {
+        [relay] => Ok(relay),
+        [] => Err(AskError::NotFound { what: "relay", name: name_or_id.to_owned() }),
+        ref several => Err(AskError::Ambiguous {
+            what: "relays",
+            name: name_or_id.to_owned(),
+            count: several.len(),
+            candidates: candidates(several.iter().map(|one| format!("{} ({})", one.name, one.id))),
+        }),
+    }
 }
 
 /// An endpoint by its id, by its name, or by a part of its name that no other active endpoint has.

@@ -210,12 +210,12 @@ impl admin_server::Admin for AdminService {
         let actor = self.gate.operator(request.extensions())?;
         let v1::RevokeEndpointRequest { name_or_id, reason } = request.into_inner();
         self.change(move |central| {
-            let relay = convert::relay_by_name(&central.state.model(), &name_or_id);
-            let id = match (fleet::endpoint_exactly(&central.state.model(), &name_or_id), relay) {
-                (Ok(endpoint), _) => endpoint.id.to_string(),
-                (Err(_), Some(relay)) => relay,
-                (Err(error), None) => return Err(error.to_status()),
-            };
+            let model = central.state.model();
+            let id = fleet::endpoint_exactly(&model, &name_or_id)
+                .map_err(|error| error.to_status())?
+                .id
+                .to_string();
+            drop(model);
             central.enrollment.revoke(&id, &reason, &actor).map_err(|error| error.to_status())
         })
         .await
@@ -449,6 +449,22 @@ impl admin_server::Admin for AdminService {
         let mut relays: Vec<_> = model.relays().values().map(relay).collect();
         relays.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
         Ok(Response::new(v1::ListRelaysResponse { relays }))
+    }
+
+    async fn revoke_relay(
+        &self,
+        request: Request<v1::RevokeRelayRequest>,
+    ) -> Result<Response<v1::Change>, Status> {
+        let actor = self.gate.operator(request.extensions())?;
+        let v1::RevokeRelayRequest { name_or_id, reason } = request.into_inner();
+        self.change(move |central| {
+            let model = central.state.model();
+            let id =
+                fleet::relay_exactly(&model, &name_or_id).map_err(|error| error.to_status())?.id.to_string();
+            drop(model);
+            central.enrollment.revoke(&id, &reason, &actor).map_err(|error| error.to_status())
+        })
+        .await
     }
 
     async fn list_groups(

@@ -93,6 +93,11 @@ impl Live {
     }
 
     async fn join(&self, role: &str, name: &str) -> Identity {
+        self.join_as(role, name, name).await
+    }
+
+    /// Like `join`, with its state in the folder `dir`.
+    async fn join_as(&self, role: &str, name: &str, dir: &str) -> Identity {
         let request = v1::CreateTokenRequest {
             role: role.to_owned(),
             site: "lyon".to_owned(),
@@ -104,7 +109,7 @@ impl Live {
         };
         let token: Token =
             self.admin().create_token(request).await.unwrap().into_inner().token.parse().unwrap();
-        let dir: PathBuf = self.dir.path().join(name);
+        let dir: PathBuf = self.dir.path().join(dir);
         joining::join(&token, None, None, name, "0.1.0", &dir).await.unwrap().identity
     }
 
@@ -259,6 +264,39 @@ async fn revocation_counts_from_the_next_request_on_a_connection_that_is_open() 
     let refused = upstream.metadata("root", None).await.unwrap_err().to_string();
     assert!(refused.contains("revoked"), "{refused}");
     assert!(joining::renew(&upstream, &endpoint).await.is_err());
+    live.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_revokes_an_endpoint_never_revokes_a_relay_and_the_other_way_round() {
+    let mut live = Live::start().await;
+    let endpoint = Upstream::new(live.channel(&live.join("endpoint", "endpoint-only").await));
+    let relay_only = Upstream::new(live.channel(&live.join("relay", "relay-only").await));
+    // One machine that is both, and was installed anew as an endpoint: its name says too little of endpoints, enough of relays.
+    let both = [live.join_as("endpoint", "both", "a").await, live.join_as("endpoint", "both", "b").await];
+    let relay = Upstream::new(live.channel(&live.join_as("relay", "both", "c").await));
+    let is_let_in = async |upstream: &Upstream| upstream.metadata("root", None).await.is_ok();
+
+    let mut admin = live.admin();
+    let reason = || "lost".to_owned();
+    for (name, said) in
+        [("both", "`both` names 2 endpoints: "), ("relay-only", "there is no endpoint `relay-only`")]
+    {
+        let request = v1::RevokeEndpointRequest { name_or_id: name.to_owned(), reason: reason() };
+        let text = admin.revoke_endpoint(request).await.unwrap_err().message().to_owned();
+        assert!(text.starts_with(said), "{text}");
+    }
+    let request = v1::RevokeRelayRequest { name_or_id: "endpoint-only".to_owned(), reason: reason() };
+    let text = admin.revoke_relay(request).await.unwrap_err().message().to_owned();
+    assert_eq!(text, "there is no relay `endpoint-only`");
+    assert!(is_let_in(&endpoint).await && is_let_in(&relay_only).await && is_let_in(&relay).await);
+
+    let request = v1::RevokeRelayRequest { name_or_id: "both".to_owned(), reason: reason() };
+    admin.revoke_relay(request).await.unwrap();
+    assert!(!is_let_in(&relay).await && is_let_in(&relay_only).await);
+    for identity in &both {
+        assert!(is_let_in(&Upstream::new(live.channel(identity))).await);
+    }
     live.end().await;
 }
 

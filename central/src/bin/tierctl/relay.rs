@@ -5,11 +5,12 @@ use tierway_proto::v1;
 
 use crate::{
     client::Central,
+    confirm::{ConfirmArgs, confirm},
     endpoint::{ON_THE_MACHINE, TokenUse, create_token, write_token},
     failure::{Exit, Failure},
     output::{
         listing::{self, Column, Shape},
-        sheet::Sheet,
+        sheet::{Sheet, changed},
         table::Tint,
         value::Value,
     },
@@ -31,6 +32,8 @@ pub(crate) enum RelayCommand {
     },
     /// Prints the two commands that make a bare machine the relay of a site
     Invite(InviteArgs),
+    /// Refuses one from now on; what its endpoints tell it does not reach central any more
+    Revoke(RevokeArgs),
 }
 
 #[derive(Debug, Args)]
@@ -39,6 +42,17 @@ pub(crate) struct InviteArgs {
     site: String,
     #[command(flatten)]
     use_: TokenUse,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RevokeArgs {
+    /// Name or id
+    relay: String,
+    /// Why, for the audit log
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    reason: String,
+    #[command(flatten)]
+    confirm: ConfirmArgs,
 }
 
 const RELAYS: Shape<v1::Relay> = Shape {
@@ -83,7 +97,9 @@ pub(crate) async fn run(
             match <[v1::Relay; 1]>::try_from(found) {
                 Ok([row]) => sheet(row).write(screen)?,
                 Err(found) if found.is_empty() => {
-                    return Err(Failure::Plain(format!("could not show relay `{relay}`: there is none")));
+                    return Err(Failure::Plain(format!(
+                        "could not show relay `{relay}`: there is no relay `{relay}`"
+                    )));
                 }
                 Err(found) => {
                     return Err(Failure::Plain(format!(
@@ -101,6 +117,17 @@ pub(crate) async fn run(
                 "systemctl enable --now tierway-relay".to_owned(),
             ];
             write_token(screen, token, ON_THE_MACHINE, &commands)?;
+            Ok(Exit::Ok)
+        }
+        RelayCommand::Revoke(RevokeArgs { relay, reason, confirm: asked }) => {
+            confirm(screen, asked, &format!("revoke relay `{relay}`"), &relay)?;
+            let change = central
+                .revoke_relay(v1::RevokeRelayRequest { name_or_id: relay.clone(), reason })
+                .await
+                .map_err(Failure::call(format!("revoke relay `{relay}`")))?
+                .into_inner();
+            let sentence = format!("revoked relay `{relay}`");
+            changed(screen, &sentence, [("relay", Value::Text(relay))], change.audit_sequence)?;
             Ok(Exit::Ok)
         }
     }

@@ -397,16 +397,6 @@ pub(super) fn lease(model: &Model, lease: &LeaseRecord) -> v1::Lease {
     }
 }
 
-/// The id of the one active relay of that name or id.
-pub(super) fn relay_by_name(model: &Model, name_or_id: &str) -> Option<String> {
-    let called = |relay: &&Arc<RelayRecord>| {
-        relay.id.as_str() == name_or_id || (relay.name == name_or_id && !relay.revoked)
-    };
-    let mut found = model.relays().values().filter(called);
-    let first = found.next()?;
-    found.next().is_none().then(|| first.id.to_string())
-}
-
 /// Texts of groups in one answer, beyond which the next ones come with the next: a group that names its computers has 180 KB.
 const GROUPS_BYTES_GOAL: usize = 6 << 20;
 

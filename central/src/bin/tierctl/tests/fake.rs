@@ -297,6 +297,11 @@ impl Admin for Fake {
         self.change()
     }
 
+    async fn revoke_relay(&self, r: Request<v1::RevokeRelayRequest>) -> Result<Response<v1::Change>, Status> {
+        self.note(r)?;
+        self.change()
+    }
+
     async fn list_operators(
         &self,
         r: Request<v1::ListOperatorsRequest>,
