@@ -55,7 +55,9 @@ pub fn status(status: &v1::LocalStatus, now: Timestamp) -> String {
         line("PROBLEM", last_error.clone());
     }
     if patches.is_empty() {
-        let _ = writeln!(text, "\nnothing is needed");
+        let knows = *last_check != 0 && *dictionary_version != 0 && last_error.is_empty();
+        let _ =
+            writeln!(text, "\n{}", if knows { "nothing is needed" } else { "nothing is known to be needed" });
         return text;
     }
     let width = patches.iter().map(|patch| patch.patch.len()).max().unwrap_or(0).max(5);
@@ -241,6 +243,22 @@ mod tests {
             "reboot  \"suppress\"  (built in)",
         ] {
             assert!(shown.contains(part), "{part}: {shown}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_said_to_be_needed_for_certain_only_where_a_check_could_find_out() {
+        let checked = v1::LocalStatus { last_check: 1, dictionary_version: 1, ..Default::default() };
+        let cases = [
+            (checked.clone(), true),
+            (v1::LocalStatus { last_check: 0, ..checked.clone() }, false),
+            (v1::LocalStatus { dictionary_version: 0, ..checked.clone() }, false),
+            (v1::LocalStatus { last_error: "no space left".to_owned(), ..checked }, false),
+        ];
+        for (given, certain) in cases {
+            let text = status(&given, Timestamp::UNIX_EPOCH);
+            let last = text.lines().last().unwrap();
+            assert_eq!(last, if certain { "nothing is needed" } else { "nothing is known to be needed" });
         }
     }
 

@@ -48,7 +48,8 @@ pub struct FleetStatus {
     pub lost: u64,
     /// Endpoints without a needed or failed update.
     pub compliant: u64,
-    /// Endpoints of which anything is known.
+    /// Endpoints of which anything is known: not those that reported nothing, or of all updates that may be for them
+    /// only that it could not be decided.
     pub assessed: u64,
     /// Sums over endpoints × updates.
     pub counts: Counts,
@@ -122,7 +123,7 @@ pub fn status(model: &Model, filter: &Filter, now: Timestamp) -> Result<FleetSta
         }
     }
     status.marks = marks.into_iter().filter(|(_, count)| *count > 0).collect();
-    let assessed = model.assessed() & &among;
+    let assessed = (model.assessed() & &among) - undecided(model, counting);
     status.assessed = assessed.len();
     let compliant = assessed - lacking;
     status.compliant = compliant.len();
@@ -158,6 +159,27 @@ pub fn status(model: &Model, filter: &Filter, now: Timestamp) -> Result<FleetSta
         model.members().iter().filter(|(group, _)| filter.group.as_ref().is_none_or(|only| only == *group));
     status.groups = groups.map(|(group, members)| (group.clone(), part(members))).collect();
     Ok(status)
+}
+
+/// Endpoints on which some updates could not be decided, and none is known to be needed, installed or failed: as where the
+/// packages could not be read. That no update is needed there is not known either.
+fn undecided(model: &Model, counting: impl Fn(&&std::sync::Arc<UpdateRecord>) -> bool) -> RoaringBitmap {
+    let index = model.index();
+    let who =
+        |state| model.updates().filter(&counting).filter_map(move |update| index.who(update.number, state));
+    let mut undecided = RoaringBitmap::new();
+    for unsure in who(UpdateState::Unknown) {
+        undecided |= unsure;
+    }
+    let known =
+        [UpdateState::Needed, UpdateState::Installed, UpdateState::Failed, UpdateState::RebootPending];
+    for endpoints in known.into_iter().flat_map(who) {
+        if undecided.is_empty() {
+            break;
+        }
+        undecided -= endpoints;
+    }
+    undecided
 }
 
 /// Active endpoints of a site and a group.

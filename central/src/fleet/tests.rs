@@ -169,6 +169,20 @@ fn the_fleet_is_counted_without_revoked_endpoints_and_superseded_updates() {
 }
 
 #[test]
+fn an_endpoint_of_which_all_is_unknown_is_not_assessed_and_one_unknown_update_takes_nothing_from_what_is_known()
+ {
+    let bench = fleet();
+    let host = |name, states| Host { name, site: "lyon", facts: facts(&[]), last_report: None, states };
+    enrol(&bench, &host("blind", &[(0, Unknown), (1, Unknown)]));
+    enrol(&bench, &host("half", &[(0, Installed), (1, Unknown)]));
+    let status = ask(&bench, &Filter::default());
+    assert_eq!((status.endpoints, status.assessed, status.compliant, status.counts.unknown), (6, 4, 2, 3));
+    let critical = Filter { severity: Some(Severity::Critical), ..Filter::default() };
+    let of_critical = ask(&bench, &critical);
+    assert_eq!((of_critical.assessed, of_critical.compliant, of_critical.counts.unknown), (3, 2, 2));
+}
+
+#[test]
 fn a_filter_leaves_out_what_is_not_asked_for_and_names_what_does_not_exist() {
     let bench = fleet();
     let lyon = Filter { site: Some("lyon".parse().unwrap()), ..Filter::default() };
