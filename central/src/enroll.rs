@@ -260,7 +260,7 @@ impl Enrollment {
         } else if !name.is_empty() {
             return invalid("name", "given for an operator only", name.clone());
         }
-        let token = self.new_token(servers.clone())?;
+        let token = self.new_token(*role, servers.clone())?;
         let tenant = self.state.tenant();
         let (expires, sequence) = self.state.change(|model, change| {
             if let Some(unknown) = groups.iter().find(|group| !is_assignable(model, group)) {
@@ -294,13 +294,14 @@ impl Enrollment {
         Ok((token, expires, sequence))
     }
 
-    fn new_token(&self, servers: Vec<String>) -> Result<Token, EnrollError> {
+    fn new_token(&self, role: Role, servers: Vec<String>) -> Result<Token, EnrollError> {
         let (mut id, mut secret) = ([0; 8], [0; SECRET_BYTES]);
         let random = self.random.as_ref();
         random.fill(&mut id).and_then(|()| random.fill(&mut secret)).map_err(|_| CaError::Random)?;
         Ok(Token {
             id: hex::encode(id).parse().map_err(|_| CaError::Random)?,
             secret,
+            role,
             ca_sha256: self.authority.root_digest(),
             root_sha256: self.root_metadata,
             servers,

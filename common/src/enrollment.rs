@@ -11,7 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::TokenId,
-    transport::tls::{self, IdentityError, IdentityFiles},
+    transport::{
+        identity::Role,
+        tls::{self, IdentityError, IdentityFiles},
+    },
     trust::digest::Digest,
 };
 
@@ -76,6 +79,8 @@ pub struct Token {
     /// Its secret part.
     #[serde(with = "hex")]
     pub secret: [u8; SECRET_BYTES],
+    /// What it makes of a machine: with another one it would be used up for nothing.
+    pub role: Role,
     /// SHA-256 of the root certificate (DER) that the server's chain must end in.
     pub ca_sha256: Digest,
     /// SHA-256 of `1.root.json`, the root of trust for everything published.
@@ -225,6 +230,7 @@ mod tests {
         Token {
             id: "t1".parse().unwrap(),
             secret: [7; SECRET_BYTES],
+            role: Role::Relay,
             ca_sha256: Digest::of(b"ca"),
             root_sha256: Digest::of(b"root"),
             servers: vec!["central.example:7443".to_owned()],

@@ -223,6 +223,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error
     match arguments.verb {
         Verb::Enroll { token, server, proxy } => {
             let token: Token = token.parse()?;
+            joining::must_be_for(&token, Role::Endpoint)?;
             secure(&config.data_dir).await?;
             let host = host::name();
             let joined =

@@ -115,6 +115,7 @@ impl Invitation {
     /// Enrols by it.
     async fn follow(&self, data_dir: &Path, guest: Guest) -> Result<(), InvitationError> {
         let token = self.parsed()?;
+        joining::must_be_for(&token, guest.role)?;
         let (server, host) = (self.server.as_deref(), host::name());
         let joined = joining::join(&token, server, None, &host, guest.agent_version, data_dir).await?;
         if let Err(error) = joined.must_be(guest.role) {

@@ -77,7 +77,15 @@ pub enum JoinError {
         /// Where.
         path: PathBuf,
     },
-    /// The token or the identity is for another kind of machine.
+    /// The token is for another kind of machine; it was not used.
+    #[error("this token is for {found}: take one for {wanted}")]
+    OtherToken {
+        /// What it is for.
+        found: &'static str,
+        /// What this machine is.
+        wanted: &'static str,
+    },
+    /// The identity is for another kind of machine.
     #[error("this is the identity of {found}, where that of {wanted} is needed: take a token for {wanted}")]
     OtherRole {
         /// What it is for.
@@ -115,6 +123,16 @@ impl Joined {
         let (found, wanted) = (called(found), called(wanted));
         if found == wanted { Ok(()) } else { Err(JoinError::OtherRole { found, wanted }) }
     }
+}
+
+/// Refuses a token for another kind of machine than `wanted`, before it is used up.
+///
+/// # Errors
+///
+/// [`JoinError::OtherToken`].
+pub fn must_be_for(token: &Token, wanted: Role) -> Result<(), JoinError> {
+    let (found, wanted) = (called(token.role), called(wanted));
+    if found == wanted { Ok(()) } else { Err(JoinError::OtherToken { found, wanted }) }
 }
 
 fn called(role: Role) -> &'static str {

@@ -109,6 +109,7 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     match arguments.verb {
         Verb::Join { token, server, proxy } => {
             let token: Token = token.parse()?;
+            joining::must_be_for(&token, Role::Relay)?;
             // Before a secret is put there.
             #[cfg(windows)]
             installer::secure(&config.data_dir).await?;

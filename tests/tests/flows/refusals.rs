@@ -167,8 +167,14 @@ async fn a_token_that_was_not_copied_whole_or_is_for_another_kind_of_machine_is_
 
     let ended = programs::run("tierway-relay", &["--data-dir", dir, "join", &token]);
     assert_eq!(ended.code, Some(1), "{}", ended.output);
-    says(&ended.errors, &["the identity of an endpoint, where that of a relay is needed"]);
-    // The right one is taken after that.
+    says(&ended.errors, &["tierway-relay: this token is for an endpoint: take one for a relay"]);
+    // It was for one use, which is still there.
+    let right = fleet.folder("right.toml");
+    let state = fleet.folder("right");
+    fs::write(&right, format!("data_dir = \"{}\"\n", state.display())).unwrap();
+    let ended = programs::run("tierway-endpoint", &["--config", right.to_str().unwrap(), "enroll", &token]);
+    assert_eq!(ended.code, Some(0), "{}", ended.errors);
+    // And the right token is taken where the wrong one was not.
     let token = fleet.token("relay", "osaka", fleet.address).await.to_string();
     let ended = programs::run("tierway-relay", &["--data-dir", dir, "join", &token]);
     assert_eq!(ended.code, Some(0), "{}", ended.errors);

@@ -142,6 +142,7 @@ pub(crate) async fn run(
                 .create(&dir)
                 .map_err(Failure::local(format!("make the folder `{}`", dir.display())))?;
             let what = || format!("join as operator, with keys in `{}`", dir.display());
+            joining::must_be_for(&token, Role::Operator).map_err(Failure::local(what()))?;
             let (server, proxy) = (server.as_deref(), proxy.as_deref());
             let joined = joining::join(&token, server, proxy, "", env!("CARGO_PKG_VERSION"), &dir)
                 .await
