@@ -3,7 +3,7 @@
 //! Nothing that comes back is believed: blobs are hashed, metadata goes to the TUF client, and every
 //! answer has a length and a time in which it must come.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, error::Error as _, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
@@ -53,8 +53,8 @@ const BATCH_BYTES_MAX: u64 = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
     /// Nobody there, or it broke on the way: worth another try later.
-    #[error("could not reach upstream")]
-    Unreachable(#[source] Box<Status>),
+    #[error("could not reach upstream: {}", cause(.0))]
+    Unreachable(Box<Status>),
     /// It answered that it will not.
     #[error("upstream refused: {}", .0.message())]
     Refused(Box<Status>),
@@ -89,6 +89,25 @@ pub enum UpstreamError {
         /// Why.
         source: BlobError,
     },
+}
+
+/// What broke a call, in one sentence: what the status says, and what lies at the bottom of it where that is not in it. Its
+/// own `Display` gives all its causes as Rust writes them, and each of those says the same again.
+fn cause(status: &Status) -> String {
+    let mut source = status.source();
+    let mut deepest = None;
+    while let Some(error) = source {
+        deepest = Some(error.to_string());
+        source = error.source();
+    }
+    let said = match status.message() {
+        "" => status.code().description().to_lowercase(),
+        message => message.to_owned(),
+    };
+    match deepest {
+        Some(deepest) if !said.contains(&deepest) => format!("{said}: {deepest}"),
+        _ => said,
+    }
 }
 
 impl From<Status> for UpstreamError {
@@ -421,6 +440,33 @@ impl Deadline {
         match tokio::time::timeout_at(until, stream.message()).await {
             Ok(chunk) => Ok(chunk?),
             Err(_) => Err(UpstreamError::Slow { call: "FetchBlobs" }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use tierway_common::daemon::chain::Chain;
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("transport error")]
+    struct Outer(#[source] io::Error);
+
+    #[test]
+    fn why_nobody_could_be_reached_is_told_once_down_to_what_lies_at_the_bottom() {
+        let cases = [
+            (Status::unavailable("no TLS with `a:1`"), "no TLS with `a:1`"),
+            (Status::from_error(Box::new(io::Error::other("refused"))), "refused"),
+            (Status::from_error(Box::new(Outer(io::Error::other("reset")))), "transport error: reset"),
+            (Status::aborted(""), "the operation was aborted"),
+        ];
+        for (status, expected) in cases {
+            let error = UpstreamError::from(status);
+            assert_eq!(Chain(&error).to_string(), format!("could not reach upstream: {expected}"));
         }
     }
 }

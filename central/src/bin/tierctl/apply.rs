@@ -73,6 +73,9 @@ pub(crate) async fn run(
 
 /// Every document in a folder, by kind, then file name.
 pub(crate) fn read(dir: &Path) -> Result<Vec<v1::NewPolicy>, Failure> {
+    // What is below it may be missing, but not the folder itself.
+    let unread = format!("read the folder `{}`", dir.display());
+    drop(fs::read_dir(dir).map_err(Failure::local::<std::io::Error>(unread))?);
     let mut documents = Vec::new();
     for kind in KINDS {
         if kind == TRUST {

@@ -69,9 +69,12 @@ impl<'a> Screen<'a> {
         self.colour && self.terminals.out
     }
 
-    /// One line on standard error, for people; what a remote computer said is made harmless.
+    /// One line on standard error, for people; what a remote computer said is made harmless. The lines of a text that has
+    /// several, as where a TOML file is wrong, follow each other in it.
     pub(crate) fn note(&mut self, text: &str) -> io::Result<()> {
-        writeln!(self.err, "tierctl: {}", harmless(text))
+        let lines: Vec<_> =
+            text.lines().map(str::trim).filter(|line| !line.is_empty()).map(harmless).collect();
+        writeln!(self.err, "tierctl: {}", lines.join(" "))
     }
 
     /// Says why and returns the exit code of that. Nothing can be done when even that cannot be written.

@@ -320,6 +320,12 @@ async fn contexts_are_set_chosen_and_shown() {
         let ran = run_with(&Fake::default(), Caller::default(), &args).await;
         (ran.exit, ran.out + &ran.err)
     };
+    std::fs::write(&file, "[[context]]\nname = \"a\"\nport = 1\n").unwrap();
+    let (exit, said) = run("context show --config FILE").await;
+    assert!(exit == 1 && said.lines().count() == 1 && !said.contains('\u{fffd}'), "{said}");
+    assert!(said.contains("line 3, column 1") && said.contains("unknown field `port`"), "{said}");
+    std::fs::remove_file(&file).unwrap();
+
     let set = "--identity /op/id.pem --roots /op/roots.pem --config FILE";
     assert_eq!(
         run("context show --config FILE").await,
@@ -400,6 +406,12 @@ async fn the_sample_of_policy_is_what_central_takes() {
 #[tokio::test]
 async fn a_folder_or_file_that_is_no_policy_never_reaches_central() {
     let dir = tempfile::tempdir().unwrap();
+    let absent = dir.path().join("polices");
+    let ran = run_with(&Fake::default(), Caller::default(), &format!("apply -f {}", absent.display())).await;
+    assert_eq!((ran.exit, ran.asked.len()), (1, 0), "{ran:?}");
+    let said = format!("tierctl: could not read the folder `{}`: ", absent.display());
+    assert!(ran.err.starts_with(&said), "{}", ran.err);
+
     let level = dir.path().join("level");
     std::fs::create_dir(&level).unwrap();
     let apply = format!("apply -f {}", dir.path().display());
