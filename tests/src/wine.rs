@@ -91,10 +91,18 @@ impl Wine {
 
     /// Keeps its services running from now on.
     fn wake(&mut self) {
-        let mut cmd = Command::new(WINE);
-        cmd.arg("cmd").env_clear().envs(self.environment());
+        let mut cmd = self.command();
+        cmd.arg("cmd");
         cmd.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         self.awake = Some(cmd.spawn().unwrap());
+    }
+
+    /// What starts a program of Windows, its first argument; the process is that program.
+    #[must_use]
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(WINE);
+        command.current_dir(self.prefix.path()).env_clear().envs(self.environment());
+        command
     }
 
     fn server(&self, arguments: &[&str]) -> Command {

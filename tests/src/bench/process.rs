@@ -40,6 +40,12 @@ impl Seen {
         kib(&self.status(), "RssAnon:")
     }
 
+    /// Its share of resident memory, KiB: a page that so many processes have mapped counts as that part of one.
+    #[must_use]
+    pub fn proportional_kib(self) -> u64 {
+        kib(&fs::read_to_string(format!("/proc/{}/smaps_rollup", self.0)).expect("it runs"), "Pss:")
+    }
+
     /// Resident memory by what is mapped, KiB, the largest first: a file by its name, what is no file's by what
     /// the kernel calls it; pages of a file that the process has written to stand with the file.
     #[must_use]

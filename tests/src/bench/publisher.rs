@@ -7,7 +7,7 @@ use tierway_common::{
     blobs::Blobs,
     clock::Clock,
     daemon::{stop::Stop, tasks::Wake},
-    rules::expr::Expr,
+    rules::expr::{Expr, OsTest},
     schema::{CatalogueInfo, CatalogueKind},
     store::{Store, memory::MemoryStore},
     transport::{
@@ -35,11 +35,19 @@ use tokio::net::TcpListener;
 
 use super::{
     site::{self, Site},
-    updates,
+    updates::{self, windows},
 };
 
 /// Bytes of reports that are kept.
 const OUTBOX_BYTES: u64 = 64 << 20;
+
+/// One that is published.
+#[derive(Debug)]
+struct Catalogue {
+    root: Root,
+    kind: CatalogueKind,
+    fits: Expr,
+}
 
 /// Publishes to those who ask at its address.
 #[derive(Debug)]
@@ -49,7 +57,7 @@ pub struct Publisher {
     trees: Blobs,
     mirror: Mirror,
     repository: Repository,
-    catalogues: BTreeMap<String, (Root, CatalogueKind)>,
+    catalogues: BTreeMap<String, Catalogue>,
     clock: Clock,
     stop: Stop,
 }
@@ -110,30 +118,50 @@ impl Publisher {
         let all = documents.values().cloned().collect();
         let pool = CatalogueKind::Pool(updates::CATALOGUE.parse().expect("an id"));
         let policy = format!("policy-{}", site::tenant());
-        self.keep(updates::CATALOGUE, documents, CatalogueKind::Updates);
-        self.keep(&format!("{}-pool", updates::CATALOGUE), BTreeMap::new(), pool);
-        self.keep(&policy, BTreeMap::new(), CatalogueKind::Policy);
+        let debian = || of_family("debian");
+        self.keep(updates::CATALOGUE, documents, CatalogueKind::Updates, debian());
+        self.keep(&format!("{}-pool", updates::CATALOGUE), BTreeMap::new(), pool, debian());
+        self.keep(&policy, BTreeMap::new(), CatalogueKind::Policy, Expr::Const(true));
         self.publish(site);
         all
+    }
+
+    /// Publishes so many updates for Windows besides, in the catalogue [`windows::CATALOGUE`].
+    pub fn publish_windows(&mut self, site: &Site, count: usize) {
+        let documents: BTreeMap<String, Bytes> =
+            (0..count).map(|number| windows::document(number, 0)).collect();
+        assert_eq!(documents.len(), count, "keys differ");
+        self.keep(windows::CATALOGUE, documents, CatalogueKind::Updates, of_family("windows"));
+        self.publish(site);
     }
 
     /// Root of the tree of a catalogue that is published.
     #[must_use]
     pub fn root(&self, catalogue: &str) -> Digest {
-        self.catalogues[catalogue].0.digest
+        self.catalogues[catalogue].root.digest
     }
 
-    fn keep(&mut self, catalogue: &str, documents: BTreeMap<String, Bytes>, kind: CatalogueKind) {
+    fn keep(&mut self, catalogue: &str, documents: BTreeMap<String, Bytes>, kind: CatalogueKind, fits: Expr) {
         let mut nodes: Vec<Bytes> = Vec::new();
         let root = tree::build(documents, &mut nodes).expect("a tree");
         self.trees.put_many(&nodes).expect("kept");
-        self.catalogues.insert(catalogue.to_owned(), (root, kind));
+        self.catalogues.insert(catalogue.to_owned(), Catalogue { root, kind, fits });
     }
 
-    /// Publishes these documents in place of others under the same keys.
+    /// Publishes these documents in place of others of [`updates::CATALOGUE`] under the same keys.
     pub fn publish_changes(&mut self, site: &Site, changes: impl Iterator<Item = (String, Bytes)>) {
+        self.publish_changes_in(site, updates::CATALOGUE, changes);
+    }
+
+    /// The same of another catalogue that is published.
+    pub fn publish_changes_in(
+        &mut self,
+        site: &Site,
+        catalogue: &str,
+        changes: impl Iterator<Item = (String, Bytes)>,
+    ) {
         let changes = changes.map(|(key, document)| (key, Some(document))).collect();
-        let (root, _) = self.catalogues.get_mut(updates::CATALOGUE).expect("published");
+        let Catalogue { root, .. } = self.catalogues.get_mut(catalogue).expect("published");
         let mut nodes: Vec<Bytes> = Vec::new();
         *root = tree::update(&root.digest, &changes, &self.trees, &mut nodes).expect("a tree");
         self.trees.put_many(&nodes).expect("kept");
@@ -141,9 +169,8 @@ impl Publisher {
     }
 
     fn publish(&mut self, site: &Site) {
-        let targets = self.catalogues.iter().map(|(name, (root, kind))| {
-            let info =
-                CatalogueInfo { kind: kind.clone(), fits: Expr::Const(true), documents: root.documents };
+        let targets = self.catalogues.iter().map(|(name, Catalogue { root, kind, fits })| {
+            let info = CatalogueInfo { kind: kind.clone(), fits: fits.clone(), documents: root.documents };
             let length = self.trees.len(&root.digest).expect("kept");
             let custom = Some(serde_json::to_value(info).expect("JSON"));
             (name.clone(), Target { length, sha256: root.digest, custom })
@@ -164,4 +191,8 @@ impl Publisher {
         let head = Head { timestamp_version, timestamp, ..Head::default() };
         self.mirror.set_head(head).expect("kept");
     }
+}
+
+fn of_family(family: &str) -> Expr {
+    Expr::Os(OsTest { family: Some(family.to_owned()), ..OsTest::default() })
 }

@@ -1,5 +1,7 @@
 //! Update documents that look like Debian's, made from their number alone.
 
+pub mod windows;
+
 use bytes::Bytes;
 use serde_json::json;
 use tierway_common::{id::UpdateId, schema::Update, trust::digest::Digest};
