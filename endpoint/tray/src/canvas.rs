@@ -5,10 +5,12 @@ use egui_software_backend::{BufferMutRef, ColorFieldOrder, EguiSoftwareRender};
 
 /// Where systems have a font for scripts that the built-in ones lack; the first that is there is used. Files that hold
 /// more than one have a face that serves at index 0.
-const OTHER_SCRIPTS: [&str; 3] = [
+const OTHER_SCRIPTS: [&str; 5] = [
     "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc",
     "/usr/share/fonts/truetype/wqy/wqy-microhei.ttc",
     "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf",
+    r"C:\Windows\Fonts\msyh.ttc",
+    r"C:\Windows\Fonts\segoeui.ttf",
 ];
 /// A font of the system that is larger is not loaded.
 const FONT_BYTES_MAX: u64 = 64 << 20;

@@ -1,5 +1,8 @@
 //! `tierway-tray`: what is due on this computer, as an icon and a window.
 
+// Without a console, which Windows would open beside the window.
+#![cfg_attr(windows, windows_subsystem = "windows")]
+
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
@@ -18,7 +21,8 @@ struct Arguments {
     #[arg(long)]
     background: bool,
     /// Address of the session's message bus, instead of the one that the session names.
-    #[arg(long)]
+    #[cfg_attr(unix, arg(long))]
+    #[cfg_attr(windows, arg(skip))]
     bus: Option<String>,
 }
 

@@ -51,7 +51,7 @@ async fn watch(
     failures: &mut u32,
 ) -> Result<(), String> {
     let refused = |status: Status| status.message().to_owned();
-    let client = local::connect(socket).await.map_err(|error| Chain(&error).to_string())?;
+    let client = local::connect_as_person(socket).await.map_err(|error| Chain(&error).to_string())?;
     let mut shows = client.clone().watch(v1::LocalWatchRequest {}).await.map_err(refused)?.into_inner();
     *failures = 0;
     loop {

@@ -57,7 +57,7 @@ pub struct Options {
     pub socket: PathBuf,
     /// With the icon alone at first; closing the window does not end it.
     pub background: bool,
-    /// Address of the session's message bus.
+    /// Address of the session's message bus, where icons are shown by one.
     pub bus: Option<String>,
 }
 
