@@ -24,11 +24,14 @@ enum Source {
 }
 
 #[derive(Clone)]
-struct Teller(Arc<dyn Fn() -> Timestamp + Send + Sync>);
+struct Teller {
+    now: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    awake: Arc<dyn Fn() -> Duration + Send + Sync>,
+}
 
 impl fmt::Debug for Teller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Teller({})", (self.0)())
+        write!(f, "Teller({})", (self.now)())
     }
 }
 
@@ -48,10 +51,13 @@ impl Clock {
         Self(Source::Manual(Arc::new(AtomicI64::new(start.as_millisecond()))))
     }
 
-    /// A clock that says what `told` says.
+    /// A clock that says what `now` says, of a machine that is awake for as long as `awake` says.
     #[must_use]
-    pub fn told(told: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
-        Self(Source::Told(Teller(Arc::new(told))))
+    pub fn told(
+        now: impl Fn() -> Timestamp + Send + Sync + 'static,
+        awake: impl Fn() -> Duration + Send + Sync + 'static,
+    ) -> Self {
+        Self(Source::Told(Teller { now: Arc::new(now), awake: Arc::new(awake) }))
     }
 
     /// Now, to the millisecond when manual.
@@ -63,12 +69,12 @@ impl Clock {
             Source::Manual(at) => {
                 Timestamp::from_millisecond(at.load(Ordering::SeqCst)).unwrap_or(Timestamp::UNIX_EPOCH)
             }
-            Source::Told(teller) => (teller.0)(),
+            Source::Told(teller) => (teller.now)(),
         }
     }
 
     /// How long the machine has been awake, from some moment on: nobody sets it and it stands still in sleep. A
-    /// manual clock sleeps never, and is awake for as long as it is moved forward; so is one that is told.
+    /// manual clock sleeps never, and is awake for as long as it is moved forward.
     #[must_use]
     pub fn awake(&self) -> Duration {
         match &self.0 {
@@ -76,9 +82,7 @@ impl Clock {
             Source::Manual(at) => {
                 Duration::from_millis(u64::try_from(at.load(Ordering::SeqCst)).unwrap_or(0))
             }
-            Source::Told(teller) => {
-                Duration::from_millis(u64::try_from((teller.0)().as_millisecond()).unwrap_or(0))
-            }
+            Source::Told(teller) => (teller.awake)(),
         }
     }
 

@@ -11,14 +11,14 @@
 //! grant  JSON of GrantBody, then 64 bytes: Ed25519 by central over "tierway lease grant v1\0" and the JSON
 //! ```
 //!
-//! A lease ends by itself. The endpoint counts its length from the moment in which it asked, by its own clock,
-//! central from the moment in which it granted, by its own: so the endpoint is always through first, however
-//! their clocks differ.
+//! A lease ends by itself. The endpoint counts its length from the moment in which it asked, by its own clock and by
+//! the time that it has been awake since, whichever is over first; central from the moment in which it granted, by its own
+//! clock: so the endpoint is always through first, however their clocks differ, and also when its own is set back.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -213,11 +213,14 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Whether the endpoint may be down for `length` from `now` on.
+    /// When it ends by a clock that says `now` and may have been set meanwhile, on a machine that has been `awake` for so
+    /// long since it asked; `None` when it has ended, or was asked for later than now.
     #[must_use]
-    pub fn covers(&self, now: Timestamp, length: Duration) -> bool {
-        let end = jiff::SignedDuration::try_from(length).ok().and_then(|length| now.checked_add(length).ok());
-        self.from <= now && end.is_some_and(|end| end <= self.until)
+    pub fn until(&self, now: Timestamp, awake: Duration) -> Option<Timestamp> {
+        let length = self.until.duration_since(self.from);
+        let left = length.checked_sub(SignedDuration::try_from(awake).ok()?)?;
+        let until = self.until.min(now.checked_add(left).ok()?);
+        (self.from <= now && now < until).then_some(until)
     }
 }
 
@@ -256,7 +259,7 @@ pub fn verify_grant(bytes: &[u8], ask: &Ask, key: &PublicKey, now: Timestamp) ->
     {
         return Err(LeaseError::Other);
     }
-    let length = jiff::SignedDuration::from_secs(seconds.into());
+    let length = SignedDuration::from_secs(seconds.into());
     let until = ask.body.at.checked_add(length).unwrap_or(Timestamp::MAX);
     if until <= now {
         return Err(LeaseError::Expired { until });
@@ -406,11 +409,24 @@ mod tests {
         assert_eq!((lease.from, lease.until), (now(), now() + 1.hours()));
         let late = verify_grant(&granted, &asked, &central.public(), now() + 1.hours()).unwrap_err();
         assert!(matches!(late, LeaseError::Expired { until } if until == now() + 1.hours()), "{late}");
-        for (at, minutes, covered) in [(0, 60, true), (0, 61, false), (30, 30, true), (30, 31, false)] {
-            let length = Duration::from_secs(minutes * 60);
-            assert_eq!(lease.covers(now() + at.minutes(), length), covered, "{at} {minutes}");
+        let until = |at: i64, awake: u64| lease.until(now() + at.minutes(), Duration::from_secs(awake * 60));
+        for at in 0..60 {
+            assert_eq!(until(at, at.unsigned_abs()), Some(lease.until));
         }
-        assert!(!lease.covers(now() - 1.seconds(), Duration::ZERO), "the clock was set back");
+        assert_eq!(until(60, 60), None);
+        // It slept.
+        assert_eq!((until(59, 1), until(60, 1)), (Some(lease.until), None));
+    }
+
+    #[test]
+    fn a_lease_is_no_longer_for_a_clock_that_is_set_back() {
+        let lease = Lease { window: "night".parse().unwrap(), from: now(), until: now() + 1.hours() };
+        let until = |at: i64, awake: u64| lease.until(now() + at.minutes(), Duration::from_secs(awake * 60));
+        // After 50 minutes it is set back by 40: ten are left, and none after them.
+        assert_eq!(until(10, 50), Some(now() + 20.minutes()));
+        assert_eq!(until(19, 59), Some(now() + 20.minutes()));
+        assert_eq!((until(20, 60), until(20, 90)), (None, None));
+        assert_eq!(until(-1, 1), None, "before it was asked for");
     }
 
     #[test]

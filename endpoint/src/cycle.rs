@@ -152,7 +152,8 @@ pub struct Cycle<E = SystemEngine> {
     reachable: bool,
     /// Why payloads of updates could not be fetched.
     unfetched: BTreeMap<UpdateId, String>,
-    leases: BTreeMap<WindowId, Lease>,
+    /// Each with how long the machine had been awake when it was asked for.
+    leases: BTreeMap<WindowId, (Lease, Duration)>,
     /// With which central signs leases.
     lease_key: Option<PublicKey>,
     /// Decisions that hold, for updates that are needed.

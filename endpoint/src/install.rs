@@ -11,6 +11,7 @@ pub mod windows;
 
 use std::{collections::BTreeMap, future::Future, path::PathBuf, sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use tierway_common::{
     clock::Clock,
     facts::Facts,
@@ -244,13 +245,16 @@ pub async fn execute<E: Engine, P: Pool + Sync, F: PayloadFetcher + Sync>(
         .filter(|(_, reason)| !matches!(reason, Reason::Superseded(_)))
         .filter_map(|(id, _)| updates.get(id).map(Arc::as_ref))
         .collect();
+    let (began, awake) = (means.clock.now(), means.clock.awake());
     for step in &plan.steps {
         let id = &step.update;
         if !(means.go_on)() {
             break;
         }
-        // Those before it may have taken longer than was expected.
-        let Some(limit) = step.limit_at(means.clock.now()) else {
+        // Those before it may have taken longer than was expected, whether or not the clock was set back meanwhile.
+        let took = means.clock.awake().saturating_sub(awake);
+        let now = means.clock.now().max(began.checked_add(took).unwrap_or(Timestamp::MAX));
+        let Some(limit) = step.limit_at(now) else {
             tracing::info!(update = %id, "does not fit into the window any more, and is carried over");
             continue;
         };

@@ -223,8 +223,8 @@ impl<E: Engine + Send + Sync> Cycle<E> {
 
     /// Decides what to do now, and writes down what is new in it.
     pub(super) fn decide(&mut self, clock: &Clock) -> Result<Vec<StateEntry>, CycleError> {
-        let now = clock.now();
-        self.count_down(clock.awake());
+        let (now, awake) = (clock.now(), clock.awake());
+        self.count_down(awake);
         let class = machine_class();
         let stale = self.catalogues.fresh(now).err().map(|error| Chain(&error).to_string());
         let limits: BTreeMap<&UpdateId, Limit> = (self.found.updates.keys())
@@ -252,9 +252,10 @@ impl<E: Engine + Send + Sync> Cycle<E> {
             .collect();
         let leases = self
             .leases
-            .values()
-            .filter(|lease| lease.from <= now && now < lease.until)
-            .map(|lease| (lease.window.clone(), lease.until))
+            .iter()
+            .filter_map(|(window, (lease, asked))| {
+                Some((window.clone(), lease.until(now, awake.saturating_sub(*asked))?))
+            })
             .collect();
         let present = Now {
             at: now,
@@ -361,12 +362,13 @@ impl<E: Engine + Send + Sync> Cycle<E> {
         let central = self.lease_key.as_ref().ok_or("central publishes no key for leases")?;
         let want = Want::Acquire { seconds: seconds_to_ask(need.length) };
         let text = |error: &dyn std::error::Error| Chain(error).to_string();
+        let awake = clock.awake();
         let ask = Ask::new(key, &self.tenant, &self.endpoint, &need.window, want, clock.now())
             .map_err(|error| text(&error))?;
         match self.upstream.lease(&ask, central, || clock.now()).await.map_err(|error| text(&error))? {
             LeaseAnswer::Granted(lease) => {
                 info!(window = %lease.window, until = %lease.until, "may be down");
-                self.leases.insert(lease.window.clone(), lease);
+                self.leases.insert(lease.window.clone(), (lease, awake));
                 Ok(true)
             }
             LeaseAnswer::Later(_) | LeaseAnswer::Released => Ok(false),
@@ -378,8 +380,8 @@ impl<E: Engine + Send + Sync> Cycle<E> {
         let needed = self.plan.steps.iter().any(|step| step.lease_until.is_some())
             || self.plan.lease.is_some()
             || !matches!(self.reboot, Reboot::No(_));
-        let now = clock.now();
-        self.leases.retain(|_, lease| now < lease.until);
+        let (now, awake) = (clock.now(), clock.awake());
+        self.leases.retain(|_, (lease, asked)| lease.until(now, awake.saturating_sub(*asked)).is_some());
         if needed {
             return;
         }
@@ -496,7 +498,9 @@ mod tests {
             let until = at + SignedDuration::from_secs(seconds_to_ask(length).into());
             let lease = Lease { window: "night".parse().unwrap(), from: at, until };
             let later = at + SignedDuration::from_secs(60);
-            assert_eq!(lease.covers(later, length.unsigned_abs()), covered, "{length}");
+            let fits =
+                lease.until(later, Duration::from_secs(60)).is_some_and(|until| later + length <= until);
+            assert_eq!(fits, covered, "{length}");
         }
     }
 }

@@ -156,7 +156,7 @@ impl World {
                     let passed = i64::try_from(began.elapsed().as_millis()).unwrap_or(i64::MAX);
                     start + SignedDuration::from_millis(passed + own.load(Ordering::Relaxed))
                 };
-                (Clock::told(told), ahead)
+                (Clock::told(told, move || began.elapsed()), ahead)
             })
             .collect();
         let of_central = sabotage.filter(|sabotage| {

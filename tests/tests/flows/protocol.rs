@@ -7,6 +7,8 @@ use tokio::runtime::Builder;
 
 /// So many seeds every time; more by the environment.
 const SEEDS: u64 = 20;
+/// At these two were down at once, since the clock of the one that held the lease had been set back.
+const FAILED_ONCE: [u64; 4] = [406, 889, 5093, 5774];
 /// Within so many each sabotage must be noticed.
 const NOTICED_WITHIN: u64 = 1_000;
 
@@ -19,7 +21,8 @@ fn run(options: Options) -> Outcome {
 fn whatever_goes_wrong_every_promise_of_the_protocol_holds() {
     let Seeds { from, count, lines } = Seeds::or_as_wanted(SEEDS);
     let (began, mut failed) = (Instant::now(), Vec::new());
-    for seed in from..from + count {
+    let once = FAILED_ONCE.into_iter().filter(|_| count == SEEDS);
+    for seed in (from..from + count).chain(once) {
         let outcome = run(Options { seed, sabotage: None, lines });
         outcome.lines.iter().for_each(|line| println!("{line}"));
         if outcome.broken.is_some() || count == 1 {
