@@ -4,7 +4,7 @@
 //! step that it is done. From what it asked of the system, and what of that was synced when, follow the contents that a
 //! disk may have after a cut ([`disk`]); each such image is put into a fresh folder and opened by the real type, which
 //! must have everything that was said to be done, nothing half, and must go on. What was forgotten on purpose
-//! ([`disk::Sabotage`]) must be found.
+//! ([`disk::Sabotage`]) must be found. Of some images the opening is traced as well, and cut in its turn.
 //!
 //! Both run in processes of their own: a database that opens what no disk should hold may end its process.
 
@@ -21,8 +21,8 @@ use std::{
 };
 
 use self::{
-    disk::{Law, Recording, Sabotage},
-    work::Writer,
+    disk::{Image, Law, Recording, Sabotage},
+    work::{Work, Writer},
 };
 use crate::{
     programs::{self, Ended},
@@ -32,6 +32,8 @@ use crate::{
 
 /// What the program that is traced is asked for, in its environment.
 const ASKED: &str = "TIERWAY_POWER_ASKED";
+/// How often one opening is cut.
+const CUTS_OF_AN_OPENING: u64 = 4;
 
 /// One run of one writer, and how many cuts it is put through.
 #[derive(Clone, Debug)]
@@ -44,6 +46,8 @@ pub struct Run {
     pub steps: usize,
     /// Cuts by each law.
     pub images: usize,
+    /// Of how many of these the opening is cut as well.
+    pub reopened: usize,
     /// The test that calls [`program`], by its path in this executable.
     pub program: String,
 }
@@ -57,6 +61,8 @@ pub enum Found {
         operations: usize,
         /// Cuts.
         images: usize,
+        /// Cuts of the opening after a cut.
+        again: usize,
     },
     /// One was not.
     Violated(String),
@@ -65,7 +71,9 @@ pub enum Found {
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Held { operations, images } => write!(f, "{images} cuts of {operations} operations held"),
+            Self::Held { operations, images, again } => {
+                write!(f, "{images} cuts of {operations} operations held, and {again} while they were opened")
+            }
             Self::Violated(what) => f.write_str(what),
         }
     }
@@ -88,14 +96,7 @@ impl Run {
     pub fn record(self) -> Option<Recorded> {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("files")).unwrap();
-        let calls = format!("trace={}", trace::CALLS);
-        let bytes_max = trace::ARGUMENT_BYTES_MAX.to_string();
-        let trace = dir.path().join("trace");
-        let strace =
-            ["-f", "--seccomp-bpf", "-xx", "-s", &bytes_max, "-e", &calls, "-e", "signal=none", "-o"];
-        let mut command = Command::new("strace");
-        command.args(strace).arg(&trace);
-        let Some(ended) = self.ask(command, "do", dir.path()) else {
+        let Some(ended) = self.ask(traced(&dir.path().join("trace")), "do", dir.path()) else {
             skip("power cuts", "the program `strace` is not here");
             return None;
         };
@@ -108,13 +109,27 @@ impl Run {
     }
 
     /// Starts this executable again, by way of `command`; `None` when that is not there.
-    fn ask(&self, mut command: Command, what: &str, dir: &Path) -> Option<Ended> {
-        let own = std::env::current_exe().unwrap();
-        command.arg(own).args(["--exact", &self.program, "--ignored", "--nocapture", "--test-threads", "1"]);
+    fn ask(&self, command: Command, what: &str, dir: &Path) -> Option<Ended> {
         let (writer, dir) = (self.writer.name(), dir.display());
-        command.env(ASKED, format!("{what} {writer} {} {} {dir}", self.seed, self.steps));
-        programs::run_to_its_end(&mut command)
+        ask(command, &self.program, &format!("{what} {writer} {} {} {dir}", self.seed, self.steps))
     }
+}
+
+/// A command that traces another, into the file `trace`.
+fn traced(trace: &Path) -> Command {
+    let calls = format!("trace={}", trace::CALLS);
+    let bytes_max = trace::ARGUMENT_BYTES_MAX.to_string();
+    let strace = ["-f", "--seccomp-bpf", "-xx", "-s", &bytes_max, "-e", &calls, "-e", "signal=none", "-o"];
+    let mut command = Command::new("strace");
+    command.args(strace).arg(trace);
+    command
+}
+
+/// Has this executable, or rather its test `program`, do what it is asked.
+fn ask(mut command: Command, program: &str, asked: &str) -> Option<Ended> {
+    let own = std::env::current_exe().unwrap();
+    command.arg(own).args(["--exact", program, "--ignored", "--nocapture", "--test-threads", "1"]);
+    programs::run_to_its_end(command.env(ASKED, asked))
 }
 
 impl Recorded {
@@ -125,13 +140,15 @@ impl Recorded {
     /// When this executable cannot be started again.
     #[must_use]
     pub fn cut(&self, law: Law, sabotage: Option<Sabotage>) -> Found {
-        let what = format!("cut:{law:?}:{sabotage:?}:{}", self.run.images);
+        let Run { images, reopened, .. } = self.run;
+        let what = format!("cut:{law:?}:{sabotage:?}:{images}:{reopened}:{}", self.run.program);
         let dir = self.dir.path();
         let ended = self.run.ask(Command::new("/usr/bin/env"), &what, dir).unwrap();
         let said = fs::read_to_string(dir.join("said")).unwrap_or_default();
-        if let Some(operations) = said.strip_prefix("held ") {
-            let operations = operations.trim().parse().unwrap();
-            return Found::Held { operations, images: self.run.images };
+        if let Some(held) = said.strip_prefix("held ") {
+            let (operations, again) = held.split_once(' ').unwrap();
+            let (operations, again) = (operations.parse().unwrap(), again.parse().unwrap());
+            return Found::Held { operations, images, again };
         }
         let Run { writer, seed, .. } = self.run;
         let writer = writer.name();
@@ -167,50 +184,121 @@ pub fn program() -> bool {
     let dir = PathBuf::from(next());
     let writer = Writer::ALL.into_iter().find(|known| known.name() == writer).unwrap();
     let work = writer.work(seed, steps, &dir);
-    let (files, told) = (dir.join("files"), dir.join("told"));
-    if what == "do" {
-        let mut told = File::create(&told).unwrap();
-        work.run(&files, &mut || told.write_all(b"done\n").unwrap());
-        return true;
-    }
-    let mut parts = what.split(':').skip(1);
-    let mut next = || parts.next().unwrap();
-    let law = [Law::Journal, Law::Folders].into_iter().find(named(next())).unwrap();
-    let sabotages = [Sabotage::FilesNotSynced, Sabotage::FoldersNotSynced, Sabotage::RenamedBeforeSynced];
-    let sabotage = sabotages.into_iter().map(Some).find(named(next())).flatten();
-    let images = next().parse().unwrap();
-    let calls = trace::parse(&fs::read_to_string(dir.join("trace")).unwrap());
-    let mut recording = Recording::of(&calls, &files, &told);
-    assert_eq!(recording.told(), steps, "not every step is in the trace");
-    if let Some(sabotage) = sabotage {
-        recording = recording.with(sabotage);
-    }
-    let say = |what: &str| fs::write(dir.join("said"), what).unwrap();
-    if sabotage.is_none() {
-        assert_eq!(recording.end(), disk::Image::read(&files), "the recording is not what happened");
-    }
-    // What is opened there has its syncs for nothing.
-    let memory = Path::new("/dev/shm");
-    let images_dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
-    let images_dir = images_dir.unwrap();
-    let image_dir = images_dir.path().join("image");
-    for number in 0..images {
-        let image = recording.image(law, &mut Random::of(seed, &[law as u64, number]));
-        if image_dir.exists() {
-            fs::remove_dir_all(&image_dir).unwrap();
+    match what.split(':').collect::<Vec<_>>()[..] {
+        ["do"] => {
+            let mut told = File::create(dir.join("told")).unwrap();
+            work.run(&dir.join("files"), &mut || told.write_all(b"done\n").unwrap());
         }
-        fs::create_dir(&image_dir).unwrap();
-        image.write(&image_dir);
-        say(&format!("image {number}"));
-        if let Err(wrong) = work.check(&image_dir, image.told) {
-            fs::create_dir(dir.join("image")).unwrap();
-            image.write(&dir.join("image"));
-            say(&format!("image {number}: {wrong}"));
-            return true;
+        ["reopen", told] => work.reopen(&dir.join("reopened/files"), told.parse().unwrap()).unwrap(),
+        ["cut", law, sabotage, images, reopened, ..] => {
+            let law = [Law::Journal, Law::Folders].into_iter().find(named(law)).unwrap();
+            let sabotages =
+                [Sabotage::FilesNotSynced, Sabotage::FoldersNotSynced, Sabotage::RenamedBeforeSynced];
+            let sabotage = sabotages.into_iter().map(Some).find(named(sabotage)).flatten();
+            let program = what.splitn(6, ':').last().unwrap();
+            let cuts = Cuts { work: work.as_ref(), law, sabotage, dir: &dir, seed, program, asked: &asked };
+            cuts.all(steps, images.parse().unwrap(), reopened.parse().unwrap());
         }
+        _ => panic!("asked for `{what}`"),
     }
-    say(&format!("held {}", recording.len()));
     true
+}
+
+/// Cuts of what one program recorded.
+struct Cuts<'a> {
+    work: &'a dyn Work,
+    law: Law,
+    sabotage: Option<Sabotage>,
+    dir: &'a Path,
+    seed: u64,
+    program: &'a str,
+    asked: &'a str,
+}
+
+impl Cuts<'_> {
+    /// Cuts it so often, and says what was found in the file `said`.
+    fn all(&self, steps: usize, images: u64, reopened: u64) {
+        let (files, told) = (self.dir.join("files"), self.dir.join("told"));
+        let calls = trace::parse(&fs::read_to_string(self.dir.join("trace")).unwrap());
+        let mut recording = Recording::of(&calls, &files, &told);
+        assert_eq!(recording.told(), steps, "not every step is in the trace");
+        match self.sabotage {
+            Some(sabotage) => recording = recording.with(sabotage),
+            None => assert!(recording.end() == Image::read(&files), "the recording is not what happened"),
+        }
+        // What is opened there has its syncs for nothing.
+        let memory = Path::new("/dev/shm");
+        let images_dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+        let images_dir = images_dir.unwrap();
+        let mut again = 0;
+        for number in 0..images {
+            let image = recording.image(self.law, &mut Random::of(self.seed, &[self.law as u64, number]));
+            let name = format!("image {number}");
+            if !self.holds(&name, &image, image.told, images_dir.path()) {
+                return;
+            }
+            if number < reopened {
+                let opening = self.opening(&image);
+                let cuts = if opening.is_empty() { 0 } else { CUTS_OF_AN_OPENING };
+                for cut in 0..cuts {
+                    let mut random = Random::of(self.seed, &[self.law as u64, number, cut]);
+                    let name = format!("cut {cut} of the opening of {name}");
+                    if !self.holds(
+                        &name,
+                        &opening.image(self.law, &mut random),
+                        image.told,
+                        images_dir.path(),
+                    ) {
+                        return;
+                    }
+                    again += 1;
+                }
+            }
+        }
+        self.say(&format!("held {} {again}", recording.len()));
+    }
+
+    fn say(&self, what: &str) {
+        fs::write(self.dir.join("said"), what).unwrap();
+    }
+
+    /// Whether what was told is kept by an image; says what is wrong with it, and keeps it.
+    fn holds(&self, name: &str, image: &Image, told: usize, images_dir: &Path) -> bool {
+        let folder = images_dir.join("image");
+        fresh(&folder);
+        image.write(&folder);
+        self.say(name);
+        let Err(wrong) = self.work.check(&folder, told) else { return true };
+        fresh(&self.dir.join("image"));
+        image.write(&self.dir.join("image"));
+        self.say(&format!("{name}: {wrong}"));
+        false
+    }
+
+    /// What the writer does to open an image.
+    fn opening(&self, image: &Image) -> Recording {
+        let dir = self.dir.join("reopened");
+        fresh(&dir);
+        let (files, trace) = (dir.join("files"), dir.join("trace"));
+        fs::create_dir(&files).unwrap();
+        image.write(&files);
+        let asked = self.asked.split_once(' ').unwrap().1;
+        let asked = format!("reopen:{} {asked}", image.told);
+        let ended = ask(traced(&trace), self.program, &asked).unwrap();
+        assert_eq!(ended.code, Some(0), "{}{}", ended.output, ended.errors);
+        let calls = trace::parse(&fs::read_to_string(trace).unwrap());
+        let recording = Recording::onto(image, &calls, &files, Path::new(""));
+        assert!(recording.end() == Image::read(&files), "the recording is not what happened");
+        recording
+    }
+}
+
+/// Makes an empty folder of it.
+fn fresh(folder: &Path) {
+    if folder.exists() {
+        fs::remove_dir_all(folder).unwrap();
+    }
+    fs::create_dir(folder).unwrap();
 }
 
 fn named<T: fmt::Debug>(name: &str) -> impl Fn(&T) -> bool {

@@ -84,15 +84,17 @@ struct Op {
     what: What,
 }
 
-/// All that happened, beginning with an empty folder.
+/// All that happened, beginning with an empty folder or with what a cut left.
 #[derive(Clone, Debug)]
 pub struct Recording {
     ops: Vec<Op>,
     folders: BTreeSet<Inode>,
+    /// Where what happened begins: before it is what was there.
+    began: usize,
 }
 
 /// What a disk may hold after a cut.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Image {
     /// By path below the folder: the content, `None` of a folder.
     pub entries: BTreeMap<PathBuf, Option<Vec<u8>>>,
@@ -107,7 +109,13 @@ impl Recording {
     ///
     /// When a file below `root` is changed by a call that is not understood here.
     pub(super) fn of(calls: &[Call], root: &Path, told: &Path) -> Self {
+        Self::onto(&Image::default(), calls, root, told)
+    }
+
+    /// The same of a folder in which `there` was, all of it on the disk.
+    pub(super) fn onto(there: &Image, calls: &[Call], root: &Path, told: &Path) -> Self {
         let mut live = Live::new(root, told);
+        let began = live.begin(there);
         let mut calls: Vec<_> = calls.iter().filter(|call| call.result >= 0).collect();
         // The number is free for another thread's file before the line says that it was closed.
         calls.sort_by_key(|call| if call.name == "close" { call.begin } else { call.end });
@@ -115,19 +123,19 @@ impl Recording {
             live.take(call);
         }
         let (ops, folders) = live.end();
-        Self { ops, folders }
+        Self { ops, folders, began }
     }
 
     /// Number of things that happened.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.ops.len()
+        self.ops.len() - self.began
     }
 
     /// Whether nothing happened.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.ops.is_empty()
+        self.len() == 0
     }
 
     /// How often the program told that something is done.
@@ -142,7 +150,7 @@ impl Recording {
         let folders = &self.folders;
         match sabotage {
             Sabotage::FilesNotSynced => {
-                self.ops.retain(|op| !matches!(op.what, What::Sync { inode } if !folders.contains(&inode)))
+                self.ops.retain(|op| !matches!(op.what, What::Sync { inode } if !folders.contains(&inode)));
             }
             Sabotage::FoldersNotSynced => {
                 self.ops.retain(|op| !matches!(op.what, What::Sync { inode } if folders.contains(&inode)));
@@ -166,7 +174,7 @@ impl Recording {
     /// What the disk may hold when the power is cut at a moment that `random` takes.
     #[must_use]
     pub fn image(&self, law: Law, random: &mut Random) -> Image {
-        let op = &self.ops[random.index(self.ops.len())];
+        let op = &self.ops[self.began + random.index(self.len())];
         let at = if random.percent(50) { op.begin } else { op.end + 1 };
         self.image_at(at, law, random)
     }

@@ -8,6 +8,10 @@ pub(super) const CALLS: &str = "open,openat,creat,close,dup,dup2,dup3,fcntl,lsee
     fsync,fdatasync,sync,syncfs,sync_file_range,mmap,msync,sendfile,splice,copy_file_range,io_uring_setup,io_submit";
 /// Bytes of one argument that are written down; no call of a recording has a longer one.
 pub(super) const ARGUMENT_BYTES_MAX: usize = 8 << 20;
+/// Characters that stand for a byte of a string.
+const ESCAPE_CHARS: usize = 4;
+/// Bytes that are looked at for being all the same.
+const EQUAL_BYTES: usize = 4096;
 
 /// One call. Times are lines of the trace: a call takes effect somewhere between its two.
 #[derive(Clone, Debug)]
@@ -69,19 +73,24 @@ fn head(text: &str) -> String {
 
 /// Splits at the commas outside of quotes and brackets.
 fn split(arguments: &str) -> Vec<String> {
-    let (mut depth, mut quoted, mut from) = (0_u32, false, 0);
+    let (mut depth, mut from, mut at) = (0_u32, 0, 0);
     let mut found = Vec::new();
-    for (at, byte) in arguments.bytes().enumerate() {
+    while let Some(byte) = arguments.as_bytes().get(at) {
         match byte {
-            b'"' => quoted = !quoted,
-            b'[' | b'{' | b'(' if !quoted => depth += 1,
-            b']' | b'}' | b')' if !quoted => depth -= 1,
-            b',' if !quoted && depth == 0 => {
+            // A string may have millions of characters: to its end at once.
+            b'"' => {
+                at +=
+                    1 + arguments[at + 1..].find('"').unwrap_or_else(|| panic!("no end: {}", head(arguments)))
+            }
+            b'[' | b'{' | b'(' => depth += 1,
+            b']' | b'}' | b')' => depth -= 1,
+            b',' if depth == 0 => {
                 found.push(arguments[from..at].trim().to_owned());
                 from = at + 1;
             }
             _ => {}
         }
+        at += 1;
     }
     found.push(arguments[from..].trim().to_owned());
     found
@@ -100,9 +109,16 @@ impl Call {
 
     /// The bytes of an argument, those of all its strings where it has several.
     pub(super) fn bytes(&self, index: usize) -> Vec<u8> {
-        let text = self.text(index);
-        assert!(!text.contains("\"..."), "an argument of {} is cut off in the trace", self.name);
-        text.split('"').skip(1).step_by(2).flat_map(unescaped).collect()
+        let (mut bytes, mut quoted) = (Vec::new(), false);
+        for part in self.text(index).split('"') {
+            if quoted {
+                unescape(part, &mut bytes);
+            } else {
+                assert!(!part.starts_with("..."), "an argument of {} is cut off in the trace", self.name);
+            }
+            quoted = !quoted;
+        }
+        bytes
     }
 
     /// An argument that is a path.
@@ -111,10 +127,30 @@ impl Call {
     }
 }
 
-/// Of `\x41\x42`.
-fn unescaped(text: &str) -> Vec<u8> {
-    let digits: String = text.split("\\x").collect();
-    hex::decode(&digits).unwrap_or_else(|_| panic!("no hexadecimal string: {}", head(text)))
+/// Adds the bytes of `\x41\x42`.
+fn unescape(text: &str, bytes: &mut Vec<u8>) {
+    let mut left = text.as_bytes();
+    while !left.is_empty() {
+        let part = left.split_off(..left.len().min(ESCAPE_CHARS * EQUAL_BYTES)).unwrap_or_default();
+        let (first, count) = (&part[..part.len().min(ESCAPE_CHARS)], part.len() / ESCAPE_CHARS);
+        // A segment that a database makes empty is one byte, millions of times.
+        if first.repeat(count) == part {
+            bytes.resize(bytes.len() + count, byte(first));
+        } else {
+            bytes.extend(part.chunks(ESCAPE_CHARS).map(byte));
+        }
+    }
+}
+
+fn byte(escape: &[u8]) -> u8 {
+    let digit = |at: usize| char::from(escape[at]).to_digit(16);
+    match escape {
+        [b'\\', b'x', _, _] => {
+            digit(2).zip(digit(3)).and_then(|(high, low)| u8::try_from(high << 4 | low).ok())
+        }
+        _ => None,
+    }
+    .unwrap_or_else(|| panic!("no hexadecimal string: {}", escape.escape_ascii()))
 }
 
 #[cfg(test)]

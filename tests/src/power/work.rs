@@ -7,6 +7,7 @@
 mod blobs;
 mod files;
 mod ledger;
+mod mirror;
 mod outbox;
 mod spool;
 mod store;
@@ -23,6 +24,10 @@ pub(super) trait Work {
     /// Does all steps in `folder`, which is empty, and calls `tell` after each.
     fn run(&self, folder: &Path, tell: &mut dyn FnMut());
 
+    /// Opens what a cut left in `folder` after so many steps were told, as a start does, and does the next again where that
+    /// may be done twice.
+    fn reopen(&self, folder: &Path, told: usize) -> Result<(), String>;
+
     /// Opens what a cut left in `folder` after so many steps were told; what is wrong with it, if anything.
     fn check(&self, folder: &Path, told: usize) -> Result<(), String>;
 }
@@ -38,6 +43,8 @@ pub enum Writer {
     Spool,
     /// Payloads and nodes of all tiers.
     Blobs,
+    /// What a relay mirrors of what is published.
+    Mirror,
     /// What central remembers.
     Store,
     /// The reports of a site on their way up.
@@ -46,8 +53,8 @@ pub enum Writer {
 
 impl Writer {
     /// From the least to the most that lies beneath.
-    pub const ALL: [Self; 6] =
-        [Self::Files, Self::Ledger, Self::Spool, Self::Blobs, Self::Store, Self::Outbox];
+    pub const ALL: [Self; 7] =
+        [Self::Files, Self::Ledger, Self::Spool, Self::Blobs, Self::Mirror, Self::Store, Self::Outbox];
 
     /// As it is named on the command line.
     #[must_use]
@@ -57,6 +64,7 @@ impl Writer {
             Self::Ledger => "ledger",
             Self::Spool => "spool",
             Self::Blobs => "blobs",
+            Self::Mirror => "mirror",
             Self::Store => "store",
             Self::Outbox => "outbox",
         }
@@ -70,6 +78,7 @@ impl Writer {
             Self::Ledger => Box::new(ledger::Steps::new(random, steps)),
             Self::Spool => Box::new(spool::Steps::new(random, steps, key(beside))),
             Self::Blobs => Box::new(blobs::Steps::new(random, steps)),
+            Self::Mirror => Box::new(mirror::Steps::new(random, steps, beside)),
             Self::Store => Box::new(store::Steps::new(random, steps)),
             Self::Outbox => Box::new(outbox::Steps::new(random, steps, &key(beside))),
         }

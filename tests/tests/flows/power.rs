@@ -1,6 +1,6 @@
 //! The power is cut at any moment: what was said to be done is there, and nothing half.
 //!
-//! `TIERWAY_POWER_SEED`, `_STEPS`, `_IMAGES` and `_WRITER` make it another run, a longer one, or one of one writer.
+//! `TIERWAY_POWER_SEED`, `_STEPS`, `_IMAGES`, `_REOPENED` and `_WRITER` make it another run, a longer one, or one of one writer.
 
 use tierway_tests::power::{
     self, Found, Run,
@@ -18,18 +18,22 @@ fn number(name: &str, otherwise: usize) -> usize {
 
 fn run(writer: Writer) -> Run {
     // A database is opened in some milliseconds, a file in none.
-    let (steps, images) = match writer {
-        Writer::Files => (40, 150),
-        Writer::Ledger | Writer::Spool => (50, 60),
-        Writer::Blobs => (40, 25),
+    let (steps, images, reopened) = match writer {
+        Writer::Files => (40, 150, 4),
+        Writer::Ledger => (50, 60, 4),
+        // It writes nothing when it is opened.
+        Writer::Spool => (50, 60, 0),
+        Writer::Mirror => (25, 40, 2),
+        Writer::Blobs => (40, 25, 4),
         // Each start of a database writes a segment of 8 MiB.
-        Writer::Store | Writer::Outbox => (40, 8),
+        Writer::Store | Writer::Outbox => (40, 8, 3),
     };
     Run {
         writer,
         seed: number("SEED", 1) as u64,
         steps: number("STEPS", steps),
         images: number("IMAGES", images),
+        reopened: number("REOPENED", reopened),
         program: "power::is_the_program_whose_power_is_cut".to_owned(),
     }
 }
@@ -73,6 +77,11 @@ fn no_report_of_an_endpoint_is_lost_or_numbered_twice_by_a_power_cut() {
 #[test]
 fn no_blob_is_lost_or_half_after_a_power_cut() {
     check(Writer::Blobs);
+}
+
+#[test]
+fn a_relay_has_all_that_it_serves_after_a_power_cut() {
+    check(Writer::Mirror);
 }
 
 #[test]

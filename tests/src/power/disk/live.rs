@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{super::trace::Call, Inode, Op, ROOT, What};
+use super::{super::trace::Call, Image, Inode, Op, ROOT, What};
+
+/// Lines before the first of the trace: what was there came in the one, and was synced in the other.
+const BEGIN_LINES: usize = 2;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Opened {
@@ -46,6 +49,33 @@ impl<'a> Live<'a> {
             next: ROOT + 1,
             ops: Vec::new(),
         }
+    }
+
+    /// Has in the folder what is `there`, on the disk; how many operations stand for that.
+    pub(super) fn begin(&mut self, there: &Image) -> usize {
+        let op = |line, what| Op { begin: line, end: line, what };
+        for (path, content) in &there.entries {
+            let folder = path
+                .parent()
+                .into_iter()
+                .flatten()
+                .fold(ROOT, |folder, name| self.names[&folder][name.to_str().unwrap()]);
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            let inode = self.next;
+            self.next += 1;
+            self.names.get_mut(&folder).unwrap().insert(name.clone(), inode);
+            self.ops.push(op(0, What::Name { folder, name, is: Some(inode) }));
+            match content {
+                None => _ = self.names.insert(inode, BTreeMap::new()),
+                Some(bytes) => {
+                    self.lengths.insert(inode, bytes.len());
+                    let bytes = bytes.clone();
+                    self.ops.push(op(0, What::Write { inode, offset: 0, bytes }));
+                }
+            }
+        }
+        self.ops.push(op(1, What::SyncAll));
+        self.ops.len()
     }
 
     /// What happened, and which of it were folders.
@@ -111,7 +141,7 @@ impl<'a> Live<'a> {
     }
 
     fn push(&mut self, call: &Call, what: What) {
-        self.ops.push(Op { begin: call.begin, end: call.end, what });
+        self.ops.push(Op { begin: call.begin + BEGIN_LINES, end: call.end + BEGIN_LINES, what });
     }
 
     fn opened(&self, call: &Call) -> Option<Opened> {

@@ -28,18 +28,27 @@ impl Steps {
     }
 }
 
+fn play(folder: &Path, (name, content): &Step) -> Result<(), String> {
+    let folder = folder.join("trust/default");
+    wrong(files::create_folders(&folder), "making the folder")?;
+    let path = folder.join(name);
+    let done = match content {
+        Some(bytes) => durable::write(&path, bytes, Readable::ByOwner),
+        None => durable::remove(&path),
+    };
+    wrong(done, name)
+}
+
 impl Work for Steps {
     fn run(&self, folder: &Path, tell: &mut dyn FnMut()) {
-        let folder = folder.join("trust/default");
-        files::create_folders(&folder).unwrap();
-        for (name, content) in &self.0 {
-            let path = folder.join(name);
-            match content {
-                Some(bytes) => durable::write(&path, bytes, Readable::ByOwner).unwrap(),
-                None => durable::remove(&path).unwrap(),
-            }
+        for step in &self.0 {
+            play(folder, step).unwrap();
             tell();
         }
+    }
+
+    fn reopen(&self, folder: &Path, told: usize) -> Result<(), String> {
+        self.0.get(told).map_or(Ok(()), |step| play(folder, step))
     }
 
     fn check(&self, folder: &Path, told: usize) -> Result<(), String> {

@@ -54,6 +54,10 @@ impl Work for Steps {
         }
     }
 
+    fn reopen(&self, folder: &Path, _told: usize) -> Result<(), String> {
+        wrong(Ledger::open(&folder.join("state/ledger")), "opening it").map(drop)
+    }
+
     fn check(&self, folder: &Path, told: usize) -> Result<(), String> {
         let folder = folder.join("state/ledger");
         let (mut ledger, problems) = wrong(Ledger::open(&folder), "opening it")?;
