@@ -188,7 +188,8 @@ fn dpkg_agrees(a: &str, b: &str, ours: Ordering) {
         Ordering::Equal => "eq",
         Ordering::Greater => "gt",
     };
-    let said = Command::new(DPKG).args(["--compare-versions", a, relation, b]).output().unwrap();
+    // What begins with a hyphen is no option.
+    let said = Command::new(DPKG).args(["--compare-versions", "--", a, relation, b]).output().unwrap();
     assert!(said.status.success(), "dpkg does not hold that `{a}` {relation} `{b}`");
 }
 
@@ -200,5 +201,6 @@ fn seeds() -> Vec<Vec<u8>> {
         "1.2.3-alpha.1+build\n1.2.3-alpha.beta\n1.2.3",
         "10.0.19045.1234\n10.0\n10.0.22621.0",
         "1.a\na\n1.0.",
+        "-+o-+o+o++\n~..\n...",
     ])
 }
