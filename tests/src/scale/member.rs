@@ -36,7 +36,7 @@ use super::{
     figures::{Figures, Kind},
     held::Holding,
     inventory::{Installed, List, System},
-    published::Published,
+    published::{Published, Rules},
 };
 
 /// Bytes of one submission, as the endpoint's own.
@@ -106,7 +106,10 @@ pub struct Member {
     installed: Installed,
     used: Sequences,
     waiting: VecDeque<(Stream, u64, Bytes)>,
+    /// The rules that were evaluated over the facts as they are.
+    observed: Option<Rules>,
     told_all: bool,
+    told_facts: bool,
     /// Of the facts that are reported, on their way or there.
     inventory: Option<Digest>,
     resync: bool,
@@ -150,7 +153,9 @@ impl Member {
             installed,
             used: Sequences::default(),
             waiting: VecDeque::new(),
+            observed: None,
             told_all: false,
+            told_facts: false,
             inventory: None,
             resync: false,
         })
@@ -214,7 +219,7 @@ impl Member {
     fn forget_told(&mut self, around: &Around) -> bool {
         let asked = std::mem::take(&mut self.resync);
         if asked {
-            (self.told_all, self.inventory) = (false, None);
+            (self.told_all, self.told_facts) = (false, false);
             around.figures.count("endpoints asked for everything again", 1);
         }
         asked
@@ -249,10 +254,10 @@ impl Member {
 
     async fn scan(&mut self, around: &Around, daily: bool) -> Result<(), Failure> {
         let began = around.clock.now();
-        let mut facts = self.facts();
-        let (verdicts, approved) = self.site.published.evaluate(&facts).await?;
-        let mut changed = self.holding.observe(&verdicts, began);
-        for (update, since) in &approved {
+        let (rules, approved) = self.site.published.decided().await;
+        // As the real endpoint: what is known by the same rules of the same facts is not found anew.
+        let mut changed = self.observe(rules, began).await?;
+        for (update, since) in &*approved {
             if self.holding.offer(update, began) {
                 let after = around.clock.now().duration_since(*since);
                 // On the road nobody hears of it: they find it when they come.
@@ -268,13 +273,21 @@ impl Member {
                 changed.push(update);
             }
             // As after every installation: what came of it is seen, not supposed.
-            facts = self.facts();
-            let (verdicts, _) = self.site.published.evaluate(&facts).await?;
-            changed.extend(self.holding.observe(&verdicts, around.clock.now()));
+            changed.extend(self.observe(rules, around.clock.now()).await?);
         }
         changed.sort();
         changed.dedup();
-        self.seal_all(&facts, &changed, daily, began, around.clock.now())
+        self.seal_all(&changed, daily, began, around.clock.now())
+    }
+
+    /// Evaluates the rules over its facts, unless both are what they were; the updates that stand elsewhere than before.
+    async fn observe(&mut self, rules: Rules, now: Timestamp) -> Result<Vec<UpdateId>, Failure> {
+        if self.observed == Some(rules) {
+            return Ok(Vec::new());
+        }
+        let verdicts = self.site.published.evaluate(&self.facts()).await?;
+        self.observed = Some(rules);
+        Ok(self.holding.observe(&verdicts, now))
     }
 
     async fn install(&mut self, around: &Around, update: &UpdateId) -> Result<(), Failure> {
@@ -297,6 +310,7 @@ impl Member {
         };
         if !bad {
             self.installed.insert(place, step);
+            (self.observed, self.told_facts) = (None, false);
         }
         let took = 1 + u32::try_from(self.number % 60).unwrap_or(0);
         self.holding.attempted(update, !bad, took, around.clock.now());
@@ -307,16 +321,15 @@ impl Member {
     /// Puts on their way, numbered and signed: facts that changed, a summary, transitions.
     fn seal_all(
         &mut self,
-        facts: &Facts,
         changed: &[UpdateId],
         daily: bool,
         began: Timestamp,
         now: Timestamp,
     ) -> Result<(), Failure> {
-        let digest = facts.digest();
-        if self.inventory != Some(digest) {
-            self.inventory = Some(digest);
-            let report = Report::Inventory { at: now, facts: facts.clone() };
+        if !std::mem::replace(&mut self.told_facts, true) {
+            let facts = self.facts();
+            self.inventory = Some(facts.digest());
+            let report = Report::Inventory { at: now, facts };
             self.waiting.retain(|(stream, ..)| *stream != Stream::Inventory);
             self.seal(Stream::Inventory, true, &report, now)?;
         }

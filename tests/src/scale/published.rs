@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use jiff::Timestamp;
@@ -15,7 +16,7 @@ use tierway_common::{
     schema::{Approval, Decision, Group, Payload},
     trust::digest::Digest,
 };
-use tierway_endpoint::{catalogues::Catalogues, policy};
+use tierway_endpoint::{catalogues::Catalogues, policy, rules::Roots};
 use tierway_proto::upstream::Upstream;
 use tokio::sync::Mutex;
 
@@ -37,6 +38,8 @@ pub struct Wanted {
 
 /// What is decided for everybody, by update.
 pub type Approved = BTreeMap<UpdateId, Timestamp>;
+/// Which rules there are: a number that grows with each change of them.
+pub type Rules = u64;
 
 /// One site and system.
 #[derive(Debug)]
@@ -57,7 +60,11 @@ struct Inner {
     known: BTreeSet<Digest>,
     /// Which nodes came with which version, oldest first.
     steps: Vec<(u64, Vec<Digest>)>,
-    approved: Approved,
+    approved: Arc<Approved>,
+    /// Of which catalogues the rules are, by their roots,
+    roots: Roots,
+    /// and which they are.
+    rules: Rules,
     payloads: BTreeMap<UpdateId, Vec<Payload>>,
 }
 
@@ -81,7 +88,9 @@ impl Published {
             metadata: Vec::new(),
             known: BTreeSet::new(),
             steps: Vec::new(),
-            approved: Approved::new(),
+            approved: Arc::default(),
+            roots: Roots::new(),
+            rules: 0,
             payloads: BTreeMap::new(),
         };
         let (dir, trust_dir) = (dir.to_owned(), trust_dir.to_owned());
@@ -113,7 +122,10 @@ impl Published {
 
     async fn read(&self, inner: &mut Inner) -> Result<(), Failure> {
         const WHAT: &str = "read what is published";
-        inner.catalogues.rules(&self.os).map_err(failed(WHAT))?;
+        let roots = inner.catalogues.rules(&self.os).map_err(failed(WHAT))?.roots().clone();
+        if inner.roots != roots {
+            (inner.roots, inner.rules) = (roots, inner.rules + 1);
+        }
         let lookup = inner.catalogues.lookup();
         let groups = lookup.policy("group/").await.map_err(failed(WHAT))?;
         let groups: Vec<Group> = groups.iter().filter_map(|(_, json)| read(json)).collect();
@@ -126,13 +138,14 @@ impl Published {
                 approvals.entry(approval.update.clone()).or_default().push(approval);
             }
         }
-        inner.approved.clear();
+        let mut approved = Approved::new();
         for (update, approvals) in approvals {
             let effective = policy::effective(&memberships, &approvals);
             if let Some(effective) = effective.filter(|effective| effective.decision == Decision::Approve) {
-                inner.approved.insert(update, effective.at);
+                approved.insert(update, effective.at);
             }
         }
+        inner.approved = approved.into();
         let all = [self.dir.join("trees"), self.dir.join("paths")];
         let all: BTreeSet<Digest> = all.iter().flat_map(|dir| blobs(dir)).collect();
         let fresh = all.difference(&inner.known).copied().collect();
@@ -152,16 +165,21 @@ impl Published {
         Ok(())
     }
 
-    /// Where each update stands on a computer with these facts, and which of them are approved.
+    /// Which rules there are, and which updates are approved.
+    pub async fn decided(&self) -> (Rules, Arc<Approved>) {
+        let inner = self.inner.lock().await;
+        (inner.rules, inner.approved.clone())
+    }
+
+    /// Where each update stands on a computer with these facts.
     ///
     /// # Errors
     ///
     /// [`Failure`] before anything was brought over.
-    pub async fn evaluate(&self, facts: &Facts) -> Result<(BTreeMap<UpdateId, Verdict>, Approved), Failure> {
+    pub async fn evaluate(&self, facts: &Facts) -> Result<BTreeMap<UpdateId, Verdict>, Failure> {
         let mut inner = self.inner.lock().await;
         let rules = inner.catalogues.rules(&self.os).map_err(failed("take up the rules"))?;
-        let verdicts = rules.compiled.verdicts(&rules.compiled.scan(facts), facts).collect();
-        Ok((verdicts, inner.approved.clone()))
+        Ok(rules.compiled.verdicts(&rules.compiled.scan(facts), facts).collect())
     }
 
     /// What an update must fetch.
