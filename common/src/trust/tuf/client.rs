@@ -167,7 +167,7 @@ fn accept<T: Role>(root: &Root, bytes: &[u8]) -> Result<Metadata<T>, MetadataErr
 
 pub(super) fn check_expiry<T>(file: &str, metadata: &Metadata<T>, now: Timestamp) -> Result<(), TufError> {
     if metadata.is_expired(now) {
-        return Err(TufError::Expired { file: file.to_owned(), since: metadata.expires });
+        return Err(TufError::Expired { file: file.to_owned(), since: metadata.expires, now });
     }
     Ok(())
 }

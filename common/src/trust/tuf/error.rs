@@ -88,12 +88,16 @@ pub enum TufError {
         found: u64,
     },
     /// No longer valid: withheld updates, or a clock that is ahead.
-    #[error("freeze: `{file}` expired at {since}")]
+    #[error(
+        "freeze: `{file}` expired at {since}, and the clock of this computer says {now}: is it ahead, or is what is newer withheld?"
+    )]
     Expired {
         /// Which file.
         file: String,
         /// When.
         since: Timestamp,
+        /// By the clock that it was looked at by.
+        now: Timestamp,
     },
     /// Trusted metadata on disk is damaged, so that a rollback could not be noticed.
     #[error("the trusted metadata `{file}` is unreadable")]
