@@ -105,6 +105,16 @@ impl Wine {
         command
     }
 
+    /// The same with its arguments, on a desktop with a taskbar that is shown on an X display of 640 times 520 pixels.
+    #[must_use]
+    pub fn on_display(&self, display: &str, program: &[&str]) -> Command {
+        let mut command = self.command();
+        // The first desktop was made without a display, and stays so.
+        command.args(["explorer", "/desktop=shell,640x520"]).args(program).env("DISPLAY", display);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
     fn server(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(SERVER);
         command.args(arguments).env("WINEPREFIX", self.prefix.path());
@@ -215,7 +225,7 @@ pub fn sample_package(folder: &Path, version: &str, content: &str) -> PathBuf {
 /// What `deploy/msi/build` says of an MSI that it did not sign.
 const UNSIGNED: &str = "msi/build: not signed: no --certificate was given\n";
 
-/// The MSI of this version of `endpoint` or `relay`, made of `program` and not signed.
+/// The MSI of this version of `endpoint` or `relay`, made of `program`, of the endpoint also of the tray beside it, and not signed.
 ///
 /// # Panics
 ///
@@ -227,11 +237,14 @@ pub fn msi(tier: &str, folder: &Path, program: &Path, version: &str) -> PathBuf 
     PathBuf::from(made.output.trim())
 }
 
-/// Runs `deploy/msi/build` with these arguments beside the program and the folder.
+/// Runs `deploy/msi/build` with these arguments beside the programs and the folder.
 pub fn build_msi(tier: &str, folder: &Path, program: &Path, arguments: &[&str]) -> Ended {
     let build = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/msi/build");
+    let tray = program.with_file_name("tierway-tray.exe").display().to_string();
     let (program, folder) = (program.display().to_string(), folder.display().to_string());
-    let arguments = [&[tier, "--exe", &program, "--to", &folder], arguments].concat();
+    let tray = ["--tray", &tray];
+    let tray: &[&str] = if tier == "endpoint" { &tray } else { &[] };
+    let arguments = [&[tier, "--exe", &program, "--to", &folder], tray, arguments].concat();
     programs::run_if_there(build, &arguments).unwrap()
 }
 

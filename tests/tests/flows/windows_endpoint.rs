@@ -1,18 +1,40 @@
 //! A Windows that is enrolled by its MSI, patched by an administrator's own MSI, upgraded and left clean: under
 //! Wine, at a real relay over mutual TLS.
 
+#[path = "../../../endpoint/tray/tests/desktop/display.rs"]
+#[expect(
+    dead_code,
+    clippy::disallowed_methods,
+    reason = "shared with the tests of the tray, which start a display"
+)]
+mod display;
+
 use tierway_common::facts::Facts;
 use tierway_proto::v1;
 use tierway_tests::{
     fleet::{Fleet, until},
+    skip::skip,
     tierctl::Tierctl,
     wine::{Wine, gives_way, msi, program, said, sample_package},
 };
 
+use self::display::{Colour, Display, Program, Seen};
+
 /// Where the MSI puts the program.
 const PROGRAM: &str = r"C:\Program Files\Tierway\tierway-endpoint.exe";
+const TRAY: &str = r"C:\Program Files\Tierway\tierway-tray.exe";
+/// Where each session looks for what it starts.
+const RUN: &str = r"HKLM\Software\Microsoft\Windows\CurrentVersion\Run";
 const STATE: &str = "ProgramData/Tierway/endpoint";
 const APP: &str = "Program Files/Sample App/content.txt";
+
+/// The head of the window when something is due and the person decides when, and when nothing is: see `tierway_tray::page::colour`.
+const DUE: Colour = [0x1d, 0x4e, 0x89];
+const CALM: Colour = [0x1f, 0x7a, 0x4d];
+/// Columns and rows where the taskbar has its only icon.
+const ICON: (std::ops::Range<u16>, std::ops::Range<u16>) = (620..640, 500..520);
+/// Of a head, and no few of something else.
+const HEAD_PIXELS: usize = 10_000;
 
 /// A rule that asks WMI.
 const ASKS_WMI: &str = r#"{
@@ -31,7 +53,9 @@ fn facts(fleet: &Fleet) -> Facts {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_windows_is_enrolled_patched_upgraded_and_left_clean() {
-    let Some(program) = program("an endpoint on Windows") else { return };
+    let what = "an endpoint on Windows";
+    let Some(program) = program(what) else { return };
+    let Some(display) = Display::start() else { return skip(what, "`Xvfb` is not installed") };
     let fleet = Fleet::start().await;
     let relay = fleet.relay("osaka").await;
     let tierctl = Tierctl::of(&fleet);
@@ -101,9 +125,36 @@ async fn a_windows_is_enrolled_patched_upgraded_and_left_clean() {
     said(&tierctl.ends(&["why", &id, &patch]), &["needs", ">= 1.1.0"]);
     assert_eq!(std::fs::read_to_string(wine.drive(APP)).unwrap(), "one");
 
-    // Approved, it is downloaded, verified, installed by Windows Installer, and found installed.
+    // Approved where people are asked, it waits for the person, who sees so in a window.
+    tierctl.prints(&[
+        "level",
+        "set",
+        "asked",
+        "--experience",
+        "consent",
+        "--grace",
+        "1d",
+        "--department",
+        "IT department",
+    ]);
+    tierctl.prints(&["group", "set", "asked", "--endpoint", &id, "--level", "asked"]);
     fleet.approve(&[&patch]).await;
     relay.caught_up(&fleet).await;
+    let waits = check();
+    assert_eq!(std::fs::read_to_string(wine.drive(APP)).unwrap(), "one", "{waits:?}");
+    let started = wine.registry(RUN, "Tierway").unwrap();
+    assert!(started.contains(&format!("\"{TRAY}\" --background")), "{started}");
+    let _icon = Program::start(wine.on_display(&display.name, &[TRAY, "--background"]));
+    let icon =
+        |seen: &Seen| ICON.0.clone().filter(|x| ICON.1.clone().any(|y| seen.at(*x, y) == DUE)).count() > 8;
+    display.until("the icon in the taskbar says that something is due", icon).await;
+    let _window = Program::start(wine.on_display(&display.name, &[TRAY]));
+    let due = |seen: &Seen| seen.pixels_of(DUE) > HEAD_PIXELS && seen.colours() > 40;
+    display.until("a person on Windows sees what is due", due).await;
+
+    // Agreed, it is downloaded, verified, installed by Windows Installer, and found installed.
+    let agreed = wine.run(&[PROGRAM, "user", "install-now"]);
+    assert_eq!(agreed.code, Some(0), "{agreed:?}");
     let done = check();
     assert_eq!(std::fs::read_to_string(wine.drive(APP)).unwrap(), "two", "{done:?}");
     relay.forwarded().await;
@@ -134,10 +185,15 @@ async fn a_windows_is_enrolled_patched_upgraded_and_left_clean() {
     })
     .await;
 
-    // An upgrade without properties keeps identity and state, a downgrade is refused.
+    // An upgrade without properties keeps identity and state, and closes the window, whose file would be in use; a downgrade
+    // is refused.
+    display.until("nothing is due any more", |seen| seen.pixels_of(CALM) > HEAD_PIXELS).await;
     let second = msi("endpoint", &folder, &program, "1.1.0");
     gives_way(&second);
     assert_eq!(wine.msiexec("/i", &second, &[]).code, Some(0));
+    display.until("the window is closed", |seen| seen.pixels_of(CALM) == 0).await;
+    assert!(wine.drive("Program Files/Tierway/tierway-tray.exe").exists());
+    assert!(wine.registry(RUN, "Tierway").is_some());
     said(&wine.run(&["sc", "query", "TierwayEndpoint"]), &["RUNNING"]);
     assert_eq!(std::fs::read(wine.drive(STATE).join("identity/identity.pem")).unwrap(), enrolled);
     until("the upgraded endpoint answers", async || {
@@ -152,10 +208,11 @@ async fn a_windows_is_enrolled_patched_upgraded_and_left_clean() {
     // The service manager lets go of a service when its process has ended.
     until("the service is gone", async || wine.run(&["sc", "query", "TierwayEndpoint"]).code != Some(0))
         .await;
-    for left in [STATE, "Program Files/Tierway/tierway-endpoint.exe"] {
+    for left in [STATE, "Program Files/Tierway"] {
         assert!(!wine.drive(left).exists(), "`{left}` was left");
     }
     let source = r"HKLM\SYSTEM\CurrentControlSet\Services\EventLog\Application\Tierway";
     assert_eq!(wine.registry(source, "TypesSupported"), None);
+    assert_eq!(wine.registry(RUN, "Tierway"), None);
     assert_eq!(std::fs::read_to_string(wine.drive(APP)).unwrap(), "two");
 }

@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "in a test a failure should end it where it is")]
 #![expect(clippy::disallowed_methods, reason = "tests start a display, a message bus and the program itself")]
 
+mod area;
+#[expect(dead_code, reason = "shared with the flows")]
 mod display;
 #[path = "../../../tests/local/machine.rs"]
 #[expect(dead_code, reason = "shared with the tests of the endpoint")]
@@ -22,8 +24,9 @@ use tierway_endpoint::{
 use tierway_proto::v1;
 use tierway_tray::{canvas::Canvas, page, view};
 
-use display::{Display, Program};
-use machine::{Machine, due};
+use area::Bus;
+use display::{Colour, Display, Program};
+use machine::{Machine, due, skip};
 
 /// Where the page of what is due at `machine` has each text, in pixels of the window, and its colour in the head.
 async fn drawn(machine: &Machine) -> Vec<(String, egui::Rect)> {
@@ -45,6 +48,20 @@ async fn middle_of(machine: &Machine, label: &str) -> (i16, i16) {
     (pixel(rect.center().x), pixel(rect.center().y))
 }
 
+/// `None`, said, where there is no Xvfb.
+fn display(what: &str) -> Option<Display> {
+    let display = Display::start();
+    if display.is_none() {
+        skip(what, "`Xvfb` is not installed");
+    }
+    display
+}
+
+fn colour(tone: view::Tone) -> Colour {
+    let [red, green, blue, _] = page::colour(tone).to_array();
+    [red, green, blue]
+}
+
 fn tray(machine: &Machine, display: &Display) -> Command {
     let mut program = Command::new(env!("CARGO_BIN_EXE_tierway-tray"));
     program.arg("--config").arg(machine.config()).env("DISPLAY", &display.name).env_remove("WAYLAND_DISPLAY");
@@ -63,13 +80,13 @@ fn urgent(now: Timestamp) -> Countdown {
 
 #[tokio::test]
 async fn a_person_reads_what_is_due_in_a_window_and_its_buttons_are_wishes() {
-    let Some(display) = Display::start("a window on a desktop") else { return };
+    let Some(display) = display("a window on a desktop") else { return };
     let now = Clock::system().now();
     let machine = Machine::new(due(now));
     let _program = Program::start(tray(&machine, &display));
 
     // The head in the colour of what is due; below it text.
-    let blue = page::colour(view::Tone::Due);
+    let blue = colour(view::Tone::Due);
     display.until("it shows what is due", |seen| seen.at(300, 6) == blue && seen.colours() > 20).await;
 
     for (label, is) in [
@@ -92,7 +109,7 @@ async fn a_person_reads_what_is_due_in_a_window_and_its_buttons_are_wishes() {
         changed.countdown = Some(Countdown { postponable: false, ..urgent(now) });
         *due = Arc::new(changed);
     });
-    let red = page::colour(view::Tone::Urgent);
+    let red = colour(view::Tone::Urgent);
     display.until("it warns", |seen| seen.at(300, 6) == red && seen.colours() > 20).await;
     let texts: Vec<String> = drawn(&machine).await.into_iter().map(|(text, _)| text).collect();
     assert!(texts.iter().any(|text| text == "Reboot now"), "{texts:?}");
@@ -104,8 +121,8 @@ async fn a_person_reads_what_is_due_in_a_window_and_its_buttons_are_wishes() {
 
 #[tokio::test]
 async fn in_the_background_there_is_an_icon_and_what_is_urgent_opens_the_window() {
-    let Some(display) = Display::start("a window that opens by itself") else { return };
-    let Some(bus) = display::Bus::start("an icon in the notification area") else { return };
+    let Some(display) = display("a window that opens by itself") else { return };
+    let Some(bus) = Bus::start("an icon in the notification area") else { return };
     let area = bus.notification_area().await;
     let now = Clock::system().now();
     let machine = Machine::new(Due::default());
@@ -120,13 +137,13 @@ async fn in_the_background_there_is_an_icon_and_what_is_urgent_opens_the_window(
     assert!(!display.seen().shows_anything());
     // Pressed, it opens.
     area.press(&item).await;
-    let green = page::colour(view::Tone::Calm);
+    let green = colour(view::Tone::Calm);
     display.until("the window opens", |seen| seen.at(300, 6) == green).await;
 
     display.close();
     display.until("the window is closed", |seen| !seen.shows_anything()).await;
     machine.due.send_replace(Arc::new(Due { countdown: Some(urgent(now)), ..due(now) }));
-    let red = page::colour(view::Tone::Urgent);
+    let red = colour(view::Tone::Urgent);
     display.until("a countdown opens the window", |seen| seen.at(300, 6) == red).await;
     let alarmed = tierway_tray::picture::picture(view::Tone::Urgent, 22);
     area.until(&item, "the icon is red", |pixels| pixels == alarmed).await;
