@@ -1,6 +1,8 @@
 //! The three tiers, started and stopped as a test needs them.
 
 use std::{
+    error::Error,
+    io,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -16,7 +18,7 @@ use tierway_central::{
 };
 use tierway_common::{
     clock::Clock,
-    daemon::stop::Stop,
+    daemon::{chain::Chain, stop::Stop},
     enrollment::Token,
     transport::{
         dial::{self, Route},
@@ -170,7 +172,8 @@ impl Fleet {
         let file: central_config::File = tierway_common::daemon::config::load(&path).unwrap();
         let config = central_config::Config::new(file, "localhost").unwrap();
         let stop = Stop::new();
-        let running = central_server::start(config, self.clock.clone(), stop.clone()).await.unwrap();
+        let start = async || central_server::start(config.clone(), self.clock.clone(), stop.clone()).await;
+        let running = listening(start).await;
         self.address = running.address;
         self.central = Some(Node { running, stop });
     }
@@ -305,8 +308,8 @@ impl Relay {
     pub async fn start(&mut self) {
         self.config.listen = self.address;
         let stop = Stop::new();
-        let running =
-            relay_server::start(self.config.clone(), self.clock.clone(), stop.clone()).await.unwrap();
+        let start = async || relay_server::start(self.config.clone(), self.clock.clone(), stop.clone()).await;
+        let running = listening(start).await;
         self.address = running.address;
         self.node = Some(Node { running, stop });
     }
@@ -377,6 +380,28 @@ impl Endpoint {
     pub fn status(&self) -> Arc<v1::LocalStatus> {
         self.node.as_ref().unwrap().running.status.borrow().clone()
     }
+}
+
+/// Starts what listens where it did before; the system may have lent its port to somebody's connection meanwhile.
+async fn listening<T, E: Error + 'static>(start: impl AsyncFn() -> Result<T, E>) -> T {
+    let mut started = None;
+    until("its port is free again", async || match start().await {
+        Ok(running) => {
+            started = Some(running);
+            true
+        }
+        Err(error) => {
+            assert!(is_taken(&error), "{}", Chain(&error));
+            false
+        }
+    })
+    .await;
+    started.unwrap()
+}
+
+fn is_taken(error: &(dyn Error + 'static)) -> bool {
+    let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    kind == Some(io::ErrorKind::AddrInUse) || error.source().is_some_and(is_taken)
 }
 
 /// Waits until `holds`, and fails the test when that takes too long.
