@@ -124,14 +124,24 @@ fn one_endpoint<'a>(
     found: &[&'a Arc<EndpointRecord>],
     asked: &str,
 ) -> Result<&'a Arc<EndpointRecord>, AskError> {
+    one(found, ["endpoint", "endpoints"], asked, |one| format!("{} ({})", one.name, one.id))
+}
+
+/// What was found if it is one; `what` is its kind, of one and of several.
+fn one<'a, T>(
+    found: &[&'a Arc<T>],
+    what: [&'static str; 2],
+    asked: &str,
+    called: impl Fn(&T) -> String,
+) -> Result<&'a Arc<T>, AskError> {
     match found {
-        [endpoint] => Ok(endpoint),
-        [] => Err(AskError::NotFound { what: "endpoint", name: asked.to_owned() }),
+        [one] => Ok(one),
+        [] => Err(AskError::NotFound { what: what[0], name: asked.to_owned() }),
         several => Err(AskError::Ambiguous {
-            what: "endpoints",
+            what: what[1],
             name: asked.to_owned(),
             count: several.len(),
-            candidates: candidates(several.iter().map(|one| format!("{} ({})", one.name, one.id))),
+            candidates: candidates(several.iter().map(|one| called(one))),
         }),
     }
 }
@@ -166,16 +176,7 @@ pub fn relay_exactly<'a>(model: &'a Model, name_or_id: &str) -> Result<&'a Arc<R
     if found.is_empty() {
         found = named().collect();
     }
-    match found[..] {
-        [relay] => Ok(relay),
-        [] => Err(AskError::NotFound { what: "relay", name: name_or_id.to_owned() }),
-        ref several => Err(AskError::Ambiguous {
-            what: "relays",
-            name: name_or_id.to_owned(),
-            count: several.len(),
-            candidates: candidates(several.iter().map(|one| format!("{} ({})", one.name, one.id))),
-        }),
-    }
+    one(&found, ["relay", "relays"], name_or_id, |one| format!("{} ({})", one.name, one.id))
 }
 
 /// An endpoint by its id, by its name, or by a part of its name that no other active endpoint has.

@@ -133,7 +133,7 @@ pub struct Forecast {
     pub never: Vec<(EndpointId, String)>,
 }
 
-/// What an installation is taken to last, and its limit, on machines of `class`.
+/// What an installation is taken to last on machines of `class`, and what a window must have room for.
 #[must_use]
 pub fn durations(timing: Option<&Timing>, class: &str) -> (SignedDuration, SignedDuration) {
     let of = |class: &str| timing?.classes.get(class);

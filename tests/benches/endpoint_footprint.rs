@@ -117,7 +117,7 @@ async fn measure(program: &Path, of_windows: Option<&Path>, amount: Amount) {
     let on_windows = steps::take(&windows, amount, change).await;
     assert_eq!(on_windows.needed, on_linux.needed, "as much is needed on both");
     println!("\nand for Windows under Wine: {}", of_windows.display());
-    steps::beside(&on_linux, &on_windows, &empty).print();
+    steps::beside(&on_linux, &on_windows, empty).print();
     size("the program for Windows", of_windows);
     size("its MSI", &wine::msi("endpoint", dir.path(), of_windows, "1.0.0"));
 }

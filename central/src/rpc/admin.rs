@@ -29,14 +29,16 @@ use crate::{
     download::Progress,
     enroll::NewToken,
     fleet::{
-        self,
+        self, AskError,
         endpoints::{self, EndpointFilter, Place},
         patches::{self, PatchFilter, Standing},
         status::{self, Filter},
         times::{self, By},
         why,
     },
-    leases, plan,
+    leases,
+    model::Model,
+    plan,
     server::Central,
     sources::payloads::Which,
     store::tables::AutoApprovalRecord,
@@ -70,6 +72,20 @@ impl AdminService {
         let audit_sequence = blocking(&self.central, work).await?;
         Ok(Response::new(v1::Change { audit_sequence }))
     }
+
+    /// Shuts out the one whose id is found.
+    async fn revoke(
+        &self,
+        actor: String,
+        reason: String,
+        find: impl FnOnce(&Model) -> Result<String, AskError> + Send + 'static,
+    ) -> Result<Response<v1::Change>, Status> {
+        self.change(move |central| {
+            let id = find(&central.state.model()).map_err(|error| error.to_status())?;
+            central.enrollment.revoke(&id, &reason, &actor).map_err(|error| error.to_status())
+        })
+        .await
+    }
 }
 
 pub(super) fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, Status> {
@@ -100,7 +116,7 @@ fn text(text: &str) -> Option<String> {
 
 /// Where a page of endpoints begins; at the first when nothing is said.
 fn place(after: &str) -> Result<Option<Place>, Status> {
-    text(after).map(|after| after.parse()).transpose().map_err(|error: fleet::AskError| error.to_status())
+    text(after).map(|after| after.parse()).transpose().map_err(|error: AskError| error.to_status())
 }
 
 fn filter(
@@ -186,7 +202,7 @@ impl admin_server::Admin for AdminService {
                 let model = central.state.model();
                 model.policy().settings(&model.groups_of(&record))
             };
-            Ok::<_, fleet::AskError>((endpoints::row(&central.state, record)?, patches, settings))
+            Ok::<_, AskError>((endpoints::row(&central.state, record)?, patches, settings))
         })
         .await?;
         Ok(Response::new(convert::endpoint_detail(row, patches, &settings)))
@@ -209,16 +225,8 @@ impl admin_server::Admin for AdminService {
     ) -> Result<Response<v1::Change>, Status> {
         let actor = self.gate.operator(request.extensions())?;
         let v1::RevokeEndpointRequest { name_or_id, reason } = request.into_inner();
-        self.change(move |central| {
-            let model = central.state.model();
-            let id = fleet::endpoint_exactly(&model, &name_or_id)
-                .map_err(|error| error.to_status())?
-                .id
-                .to_string();
-            drop(model);
-            central.enrollment.revoke(&id, &reason, &actor).map_err(|error| error.to_status())
-        })
-        .await
+        let find = move |model: &Model| Ok(fleet::endpoint_exactly(model, &name_or_id)?.id.to_string());
+        self.revoke(actor, reason, find).await
     }
 
     async fn create_token(
@@ -328,7 +336,7 @@ impl admin_server::Admin for AdminService {
             let (document, json) = patches::document(&central.state, &central.trees, &record)?;
             let row = patches::row(&central.state.model(), central.payloads.blobs(), record);
             let timing = convert::timing(&central.state.model(), row.record.number);
-            Ok::<_, fleet::AskError>((row, document, json, timing))
+            Ok::<_, AskError>((row, document, json, timing))
         })
         .await?;
         Ok(Response::new(v1::PatchDetail {
@@ -376,7 +384,7 @@ impl admin_server::Admin for AdminService {
         let page = blocking(&self.central, move |central| {
             let update = fleet::update(&central.state.model(), &patch)?.clone();
             let page = endpoints::with_patch(&central.state, &update, state, after.as_ref(), limit)?;
-            Ok::<_, fleet::AskError>(page)
+            Ok::<_, AskError>(page)
         })
         .await?;
         let rows = page.rows.into_iter();
@@ -457,14 +465,8 @@ impl admin_server::Admin for AdminService {
     ) -> Result<Response<v1::Change>, Status> {
         let actor = self.gate.operator(request.extensions())?;
         let v1::RevokeRelayRequest { name_or_id, reason } = request.into_inner();
-        self.change(move |central| {
-            let model = central.state.model();
-            let id =
-                fleet::relay_exactly(&model, &name_or_id).map_err(|error| error.to_status())?.id.to_string();
-            drop(model);
-            central.enrollment.revoke(&id, &reason, &actor).map_err(|error| error.to_status())
-        })
-        .await
+        let find = move |model: &Model| Ok(fleet::relay_exactly(model, &name_or_id)?.id.to_string());
+        self.revoke(actor, reason, find).await
     }
 
     async fn list_groups(
@@ -477,7 +479,7 @@ impl admin_server::Admin for AdminService {
         let after = parse_optional::<GroupId>(after.as_ref())?;
         let limit = fleet::limit(limit);
         let answer = blocking(&self.central, move |central| {
-            Ok::<_, fleet::AskError>(convert::groups(&central.state.model(), name.as_ref(), after, limit))
+            Ok::<_, AskError>(convert::groups(&central.state.model(), name.as_ref(), after, limit))
         })
         .await?;
         Ok(Response::new(answer))
@@ -733,7 +735,7 @@ fn streamed(
 }
 
 /// How a group's members are chosen, for messages.
-fn named_members(model: &crate::model::Model, group: &tierway_common::schema::Group) -> Vec<String> {
+fn named_members(model: &Model, group: &tierway_common::schema::Group) -> Vec<String> {
     if group.members != Members::Assigned {
         return Vec::new();
     }

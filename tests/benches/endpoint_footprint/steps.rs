@@ -118,7 +118,7 @@ impl Taken {
 }
 
 /// The same steps on both systems, and what a program takes there that does nothing.
-pub(crate) fn beside(linux: &Taken, windows: &Taken, empty: &Step) -> Table {
+pub(crate) fn beside(linux: &Taken, windows: &Taken, empty: Step) -> Table {
     let columns = ["step", "CPU ms", "peak", "at rest", "anonymous", "share"];
     let columns = [&columns[..], &["Wine: CPU ms", "peak", "at rest", "anonymous", "share"]].concat();
     let mut table = Table::new("On Linux and under Wine, memory in KiB", &columns);
@@ -128,12 +128,8 @@ pub(crate) fn beside(linux: &Taken, windows: &Taken, empty: &Step) -> Table {
     for (linux, windows) in linux.rows.iter().zip(&windows.rows) {
         add(linux.what, linux.figures(), windows.figures());
     }
-    let Step { cpu, peak, resident, anonymous, proportional } = empty;
-    let taken = [format!("{:.1}", cpu.as_secs_f64() * 1e3)].into_iter();
-    let taken = taken.chain([peak, resident, anonymous, proportional].map(|kib| kib.to_string()));
-    let mut taken = taken;
-    let empty = std::array::from_fn(|_| taken.next().unwrap_or_default());
-    add("a program that does nothing", std::array::from_fn(|_| "-".to_owned()), empty);
+    let empty = Row::of("a program that does nothing", empty, 1);
+    add(empty.what, std::array::from_fn(|_| "-".to_owned()), empty.figures());
     table
 }
 

@@ -40,6 +40,17 @@ pub fn id(number: usize) -> UpdateId {
     format!("{CATALOGUE}/{}_{version}", source(source_number)).parse().expect("an id")
 }
 
+/// Which updates this one replaces, and which replaces it, by number.
+fn replaced(number: usize) -> (Vec<usize>, Option<usize>) {
+    let first = number % SOURCES;
+    let newest = first + (UPDATES - 1 - first) / SOURCES * SOURCES;
+    if number == newest {
+        ((first..newest).step_by(SOURCES).collect(), None)
+    } else {
+        (Vec::new(), Some(newest))
+    }
+}
+
 /// The document of an update, and its key in the tree. Another `revision` is the same update after its
 /// packages were built again.
 #[must_use]
@@ -64,9 +75,7 @@ pub fn document(number: usize, revision: usize) -> (String, Bytes) {
             "control": {"Depends": "libc6 (>= 2.36)", "Source": source(source_number)},
         })
     };
-    let newest = source_number + (UPDATES - 1 - source_number) / SOURCES * SOURCES;
-    let older = (source_number..newest).step_by(SOURCES).filter(|_| number == newest).map(self::id);
-    let newer = [newest].into_iter().filter(|newest| number < *newest).map(self::id);
+    let (older, newer) = replaced(number);
     let document = json!({
         "id": id,
         "title": format!("{name}: security update"),
@@ -80,8 +89,8 @@ pub fn document(number: usize, revision: usize) -> (String, Bytes) {
             {"any": binaries.iter().map(package).collect::<Vec<_>>()},
         ]},
         "installed": {"all": binaries.iter().map(current).collect::<Vec<_>>()},
-        "supersedes": older.collect::<Vec<_>>(),
-        "superseded_by": newer.collect::<Vec<_>>(),
+        "supersedes": older.into_iter().map(self::id).collect::<Vec<_>>(),
+        "superseded_by": newer.into_iter().map(self::id).collect::<Vec<_>>(),
         "install": {"deb": {"packages": binaries.iter().map(built).collect::<Vec<_>>()}},
     });
     let update: Update = serde_json::from_value(document).expect("a document");

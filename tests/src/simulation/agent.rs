@@ -151,7 +151,8 @@ pub struct Agent {
     counted: Timestamp,
     phase: Phase,
     fetched: BTreeSet<UpdateId>,
-    leases: BTreeMap<WindowId, Lease>,
+    /// Each with when it was asked for, by a clock that nobody sets.
+    leases: BTreeMap<WindowId, (Lease, Duration)>,
     attempted: BTreeSet<UpdateId>,
     steps: VecDeque<Step>,
     running: Option<Running>,
@@ -352,9 +353,10 @@ impl Agent {
         let findings: Vec<Finding<'_>> = self.verdicts.iter().filter_map(finding).collect();
         let mut leases: BTreeMap<WindowId, Timestamp> = self
             .leases
-            .values()
-            .filter(|lease| lease.from <= now && now < lease.until)
-            .map(|lease| (lease.window.clone(), lease.until))
+            .iter()
+            .filter_map(|(window, (lease, asked))| {
+                Some((window.clone(), lease.until(now, around.truth.awake().saturating_sub(*asked))?))
+            })
             .collect();
         let mut tries = Limits::default();
         match around.sabotage {

@@ -247,7 +247,8 @@ impl Machine {
     }
 
     /// Who is there at `at`: a working day from half past eight to half past five with a break, some forget to log out
-    /// at night, on some mornings a program asks not to be disturbed; at servers an administrator on few mornings, and on none while a forecast is compared.
+    /// at night, on some mornings a program asks not to be disturbed; at servers an administrator on few mornings, and on
+    /// none while a forecast is compared.
     #[must_use]
     pub fn people(&self, at: Timestamp) -> People {
         let local = self.zone.to_datetime(at);

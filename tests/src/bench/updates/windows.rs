@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde_json::json;
 use tierway_common::{schema::Update, trust::digest::Digest};
 
-use super::{INSTALLED, SOURCES, UPDATES, draw, source};
+use super::{INSTALLED, SOURCES, draw, replaced, source};
 
 /// Their catalogue.
 pub const CATALOGUE: &str = "windows-11";
@@ -64,9 +64,7 @@ pub fn document(number: usize, revision: usize) -> (String, Bytes) {
             "url": format!("https://download.example.com/updates/{}/{name}-{version}-x64.msi", &name[..1]),
         })
     };
-    let newest = source_number + (UPDATES - 1 - source_number) / SOURCES * SOURCES;
-    let older = (source_number..newest).step_by(SOURCES).filter(|_| number == newest).map(id);
-    let newer = [newest].into_iter().filter(|newest| number < *newest).map(id);
+    let (older, newer) = replaced(number);
     let document = json!({
         "id": id(number),
         "title": format!("{name}: security update"),
@@ -80,8 +78,8 @@ pub fn document(number: usize, revision: usize) -> (String, Bytes) {
             {"any": products.iter().map(there).collect::<Vec<_>>()},
         ]},
         "installed": {"all": products.iter().map(current).collect::<Vec<_>>()},
-        "supersedes": older.collect::<Vec<_>>(),
-        "superseded_by": newer.collect::<Vec<_>>(),
+        "supersedes": older.into_iter().map(id).collect::<Vec<_>>(),
+        "superseded_by": newer.into_iter().map(id).collect::<Vec<_>>(),
         "install": {"windows": {
             "handler": {"msi": {
                 "product_code": code(&digits(&name)),

@@ -20,11 +20,12 @@ impl Agent {
             _ => return false,
         };
         let seconds = u32::try_from(need.length.as_secs().clamp(1, 6 * 3600)).unwrap();
+        let asked = around.truth.awake();
         let answer = self.ask(around, &need.window, Want::Acquire { seconds }).await;
         match answer {
             Some(LeaseAnswer::Granted(lease)) => {
                 around.tally.leases += 1;
-                self.leases.insert(lease.window.clone(), lease);
+                self.leases.insert(lease.window.clone(), (lease, asked));
                 true
             }
             Some(LeaseAnswer::Later(_) | LeaseAnswer::Released) | None => {
@@ -48,11 +49,11 @@ impl Agent {
     }
 
     pub(super) async fn release(&mut self, around: &mut Around<'_>) {
-        let now = around.clock.now();
+        let (now, awake) = (around.clock.now(), around.truth.awake());
         let needed = self.plan.steps.iter().any(|step| step.lease_until.is_some())
             || self.plan.lease.is_some()
             || !matches!(self.reboot, Reboot::No(_));
-        self.leases.retain(|_, lease| now < lease.until);
+        self.leases.retain(|_, (lease, asked)| lease.until(now, awake.saturating_sub(*asked)).is_some());
         if needed {
             return;
         }
