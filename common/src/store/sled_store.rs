@@ -5,15 +5,20 @@
 //! the log file through a handle of its own before anyone hears of success; all batches that wait at that
 //! moment share the one fsync. Half-written snapshots are deleted before opening. A new database is made
 //! in a temporary directory and renamed. Segments are so large that sled puts no page into a file of its own, which
-//! it never syncs; a database of smaller ones, from an earlier version, is copied when it is opened. A failed write
-//! or sync ends the store: nothing is read from it or written to it until it is opened anew. A panic inside sled
-//! ends the process.
+//! it never syncs. A failed write or sync ends the store: nothing is read from it or written to it until it is opened
+//! anew. A panic inside sled ends the process.
+//!
+//! sled takes long to write over what was replaced, and after large batches never does. So when the log has grown by
+//! more than it had ([`UNUSED_BYTES`]), the committer copies the rows into a database of the next number, which takes the
+//! place of this one; meanwhile reads go on, and commits wait. Nothing is written to a copy before it lies whole under
+//! its number, so whenever a crash comes, that of the highest number has everything. One of smaller segments, from an
+//! earlier version, is copied when it is opened.
 //!
 //! ```text
 //! <dir>/lock      held while the store is open
-//! <dir>/sled/     the database
+//! <dir>/sled/     the database that was made first, or
+//! <dir>/sled.N/   the Nth copy; of several that of the highest number, others are removed at the next open
 //! <dir>/sled.new/ a database being made; removed at the next open
-//! <dir>/sled.old/ one that was copied; removed at the next open, or taken back if the copy is not in its place
 //! ```
 
 mod place;
@@ -24,21 +29,36 @@ use std::{
     io, mem,
     path::{Path, PathBuf},
     sync::{
-        Arc, Condvar, Mutex, PoisonError, RwLock,
+        Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicU64, Ordering},
         mpsc,
     },
     thread::{self, JoinHandle},
 };
 
+use tracing::{debug, warn};
+
 pub use self::place::CACHE_BYTES;
+use self::place::Database;
 use super::{Batch, Row, Store, StoreError};
-use crate::files::{self, Lock};
+use crate::{
+    daemon::chain::Chain,
+    files::{self, Lock},
+};
 
 /// Batches that wait for the committer: as many as there are threads that may block on storage at once.
 const QUEUE_BATCHES_MAX: usize = 1024;
 /// Batches that share one fsync: 1,000 small ones take about 2.5 ms, and a waiting reader not much longer.
 const GROUP_BATCHES_MAX: usize = 1024;
+
+/// The log may have twice as many bytes as it had when its rows were copied last, and these besides: three segments. A
+/// database of few rows that change often is copied after so many bytes of changes, one of many after as many as it has.
+pub const UNUSED_BYTES: u64 = 3 * place::SEGMENT_BYTES as u64;
+
+/// At more bytes of its log a database is copied, of which the log had `made_bytes` when it was made.
+fn bytes_max(made_bytes: u64) -> u64 {
+    made_bytes.saturating_mul(2).saturating_add(UNUSED_BYTES)
+}
 
 /// A store in a directory of its own, open in one process at a time.
 pub struct SledStore {
@@ -51,10 +71,9 @@ pub struct SledStore {
 
 struct Shared {
     dir: PathBuf,
-    db: ::sled::Db,
-    log: File,
-    /// Held for writing while one batch is applied, so that a scan is of one moment.
-    rows: RwLock<()>,
+    bytes_max: fn(u64) -> u64,
+    /// Held for writing while one batch is applied, so that a scan is of one moment, and while a copy takes its place.
+    rows: RwLock<Database>,
     /// Batches applied so far; grows under `rows`.
     applied: AtomicU64,
     durable: Mutex<Durable>,
@@ -96,6 +115,16 @@ impl SledStore {
     /// [`StoreError::Busy`] when it is open already, in this or another process; [`StoreError::Io`] and
     /// [`StoreError::Backend`] when the disk fails or the database is damaged.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        Self::open_within(dir, bytes_max)
+    }
+
+    /// Opens it so that its rows are copied whenever the log has more bytes than `bytes_max` says for what it had when
+    /// they were copied last.
+    ///
+    /// # Errors
+    ///
+    /// As [`SledStore::open`].
+    pub fn open_within(dir: &Path, bytes_max: fn(u64) -> u64) -> Result<Self, StoreError> {
         files::create_folders(dir).map_err(io_error("create", dir))?;
         let lock_path = dir.join("lock");
         let lock = File::options()
@@ -110,16 +139,10 @@ impl SledStore {
             Err(TryLockError::Error(source)) => return Err(io_error("lock", &lock_path)(source)),
         };
 
-        let path = dir.join("sled");
-        let db = place::open(dir, &path)?;
-        let log_path = path.join("db");
-        let log = File::options().write(true).open(&log_path).map_err(io_error("open", &log_path))?;
-
         let shared = Arc::new(Shared {
             dir: dir.to_path_buf(),
-            db,
-            log,
-            rows: RwLock::default(),
+            bytes_max,
+            rows: RwLock::new(place::open(dir)?),
             applied: AtomicU64::new(0),
             durable: Mutex::default(),
             advanced: Condvar::new(),
@@ -205,8 +228,8 @@ impl Shared {
     /// Reads at one moment, and returns once all that was there at that moment is on disk.
     fn read<T>(&self, read: impl FnOnce(&::sled::Db) -> ::sled::Result<T>) -> Result<T, StoreError> {
         let (result, applied) = {
-            let _rows = self.rows.read().unwrap_or_else(PoisonError::into_inner);
-            let result = abort_on_panic(|| read(&self.db));
+            let rows = self.rows();
+            let result = abort_on_panic(|| read(&rows.db));
             (result, self.applied.load(Ordering::SeqCst))
         };
         let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
@@ -219,8 +242,13 @@ impl Shared {
         }
     }
 
+    fn rows(&self) -> RwLockReadGuard<'_, Database> {
+        self.rows.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The committer: ends when the store is dropped.
     fn run(&self, tickets: &mpsc::Receiver<Ticket>) {
+        let mut bytes_max = (self.bytes_max)(self.rows().made_bytes);
         while let Ok(first) = tickets.recv() {
             let mut group = vec![first];
             while group.len() < GROUP_BATCHES_MAX
@@ -232,6 +260,40 @@ impl Shared {
             for (ticket, result) in group.into_iter().zip(results) {
                 // Whoever asked may have gone; the batch is durable all the same.
                 let _gone = ticket.reply.send(result);
+            }
+            let bytes = self.rows().bytes();
+            if bytes > bytes_max {
+                bytes_max = self.replace(bytes);
+            }
+        }
+    }
+
+    /// Has a copy of the database, whose log has `bytes`, take its place, unless the disk has no room for it. Returns at
+    /// how many bytes to try again.
+    fn replace(&self, bytes: u64) -> u64 {
+        if self.durable.lock().unwrap_or_else(PoisonError::into_inner).failed.is_some() {
+            return bytes;
+        }
+        // Only this thread writes: what is copied stays what there is.
+        let copied = abort_on_panic(|| place::copy(&self.dir, &self.rows()));
+        match copied {
+            Ok(copy) => {
+                let bytes_max = (self.bytes_max)(copy.made_bytes);
+                debug!(dir = %self.dir.display(), bytes, bytes_max, "the store was copied");
+                let before =
+                    mem::replace(&mut *self.rows.write().unwrap_or_else(PoisonError::into_inner), copy);
+                before.remove();
+                bytes_max
+            }
+            Err(place::NotCopied::Here(error)) => {
+                let dir = self.dir.display();
+                warn!(%dir, bytes, error = %Chain(&error), "could not copy the store, to free what its log has unused");
+                bytes.saturating_add(UNUSED_BYTES)
+            }
+            // It may be there when the store is opened anew, without what would be written until then.
+            Err(place::NotCopied::Perhaps(error)) => {
+                self.fail(Box::new(error), 0);
+                bytes
             }
         }
     }
@@ -256,12 +318,8 @@ impl Shared {
         }
         // A conflict, too, is heard of only when what it conflicts with is on disk.
         if wrote {
-            let synced = match self.db.flush() {
-                Ok(_) => self.log.sync_all(),
-                Err(error) => return self.fail(Box::new(error), group.len()),
-            };
-            if let Err(error) = synced {
-                return self.fail(Box::new(error), group.len());
+            if let Err(error) = self.rows().sync() {
+                return self.fail(error, group.len());
             }
             let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
             durable.upto = self.applied.load(Ordering::SeqCst);
@@ -274,7 +332,7 @@ impl Shared {
     fn apply(&self, batch: &Batch) -> ::sled::Result<Applied> {
         // Only this thread writes, so what is read here holds until the batch is applied.
         for expect in &batch.expects {
-            if !expect.holds(self.db.get(expect.key())?.as_deref()) {
+            if !expect.holds(self.rows().db.get(expect.key())?.as_deref()) {
                 return Ok(Applied::Conflict(expect.key().to_vec()));
             }
         }
@@ -288,8 +346,8 @@ impl Shared {
         for (key, value) in &batch.puts {
             writes.insert(key.as_slice(), value.as_slice());
         }
-        let _rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
-        self.db.apply_batch(writes)?;
+        let rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
+        rows.db.apply_batch(writes)?;
         self.applied.fetch_add(1, Ordering::SeqCst);
         Ok(Applied::Wrote)
     }
@@ -387,7 +445,7 @@ mod tests {
     fn no_page_has_a_file_of_its_own_which_nobody_would_sync() {
         let dir = tempfile::tempdir().unwrap();
         let store = SledStore::open(dir.path()).unwrap();
-        let files = || fs::read_dir(dir.path().join("sled/blobs")).unwrap().count();
+        let files = || fs::read_dir(store.shared.rows().path.join("blobs")).unwrap().count();
         // Next to each other, in both directions, changed, and taken out so that pages are joined.
         for round in 0..3_u8 {
             for n in 0..60_u8 {

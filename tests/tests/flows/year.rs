@@ -3,18 +3,25 @@
 //! `TIERWAY_YEAR_STEP` is how many days pass between two looks: 1 is the whole year, day by day.
 
 use tierway_central::{audit, publish::log::PUBLICATIONS_MAX};
+use tierway_common::store::sled_store::UNUSED_BYTES;
 use tierway_endpoint::ledger::{HISTORY_MAX, journal::JOURNAL_BYTES_MAX};
 use tierway_tests::year::{self, Options, PAYLOAD_QUOTAS};
 
 /// Until everything has been forgotten once, and five months more.
 const DAYS: i64 = year::SETTLED_DAYS + 150;
 
+/// The rows of a store fill two segments of 8 MiB at most. Its log may have twice these and what is unused; besides it, for a
+/// moment, a copy.
+const STORE_BYTES_MAX: u64 = 3 * (16 << 20) + UNUSED_BYTES;
+
 /// What grows until a limit of its own that a year does not reach, and the most that it may have: a record of the log of
 /// decisions has less than 2,000 bytes here, a publication less than 100; a journal is folded when it is long, and then lies
 /// beside its snapshot for a moment; the trees of the last 128 publications that changed something stay, and 64 versions of
 /// the metadata.
-const LIMITED: [(&str, u64); 7] = [
+const LIMITED: [(&str, u64); 9] = [
     ("central audit, records", audit::RECORDS_MAX),
+    ("central store, file", STORE_BYTES_MAX),
+    ("relay store, file", STORE_BYTES_MAX),
     ("central store: audit", audit::RECORDS_MAX * 2_000),
     ("central store: publication", PUBLICATIONS_MAX as u64 * 100),
     ("central store: metadata", 300_000),

@@ -1,4 +1,4 @@
-//! The store: batches of rows that come, change and go, many enough that its log is written over.
+//! The store: batches of rows that come, change and go, and are copied whenever the log has got longer.
 
 use std::path::Path;
 
@@ -7,6 +7,8 @@ use tierway_common::store::{Batch, Row, Store, memory::MemoryStore, sled_store::
 use super::{Random, Work, bytes, wrong};
 
 const KEYS: u64 = 120;
+/// It is copied at least once in so many.
+const COPIED_STEPS: usize = 15;
 /// More than there are.
 const ROWS_MAX: usize = 100_000;
 
@@ -14,7 +16,7 @@ const ROWS_MAX: usize = 100_000;
 pub(super) struct Steps(Vec<Option<Batch>>);
 
 fn open(folder: &Path) -> SledStore {
-    SledStore::open(&folder.join("data/store")).unwrap()
+    SledStore::open_within(&folder.join("data/store"), |made_bytes| made_bytes).unwrap()
 }
 
 fn rows(store: &dyn Store) -> Result<Vec<Row>, String> {
@@ -23,8 +25,9 @@ fn rows(store: &dyn Store) -> Result<Vec<Row>, String> {
 
 impl Steps {
     pub(super) fn new(random: &mut Random, steps: usize) -> Self {
-        let mut step = || {
-            if random.percent(2) {
+        let step = |at: usize| {
+            // A database that is opened begins a segment.
+            if at % COPIED_STEPS == COPIED_STEPS - 1 || random.percent(2) {
                 return None;
             }
             let mut batch = Batch::new();
@@ -44,7 +47,7 @@ impl Steps {
             }
             Some(batch)
         };
-        Self((0..steps).map(|_| step()).collect())
+        Self((0..steps).map(step).collect())
     }
 }
 
@@ -61,6 +64,9 @@ impl Work for Steps {
             }
             tell();
         }
+        drop(store);
+        let first = folder.join("data/store/sled");
+        assert!(self.0.len() <= COPIED_STEPS || !first.exists(), "the store was never copied");
     }
 
     fn reopen(&self, folder: &Path, told: usize) -> Result<(), String> {
