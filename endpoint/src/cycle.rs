@@ -156,7 +156,7 @@ pub struct Cycle<E = SystemEngine> {
     leases: BTreeMap<WindowId, (Lease, Duration)>,
     /// With which central signs leases.
     lease_key: Option<PublicKey>,
-    /// Decisions that hold, for updates that are needed.
+    /// Decisions that hold, for updates that are needed, could not be decided or wait for a reboot.
     decisions: BTreeMap<UpdateId, Effective>,
     /// What is agreed about the installation of those that are approved.
     terms: Terms,

@@ -17,7 +17,7 @@ use tierway_common::{
     lease::{Ask, LEASE_LENGTH_MAX, Want},
     rules::Verdict,
     schema::{
-        Approval, Assignment, Decision, Group, StateEntry, Update,
+        Approval, Assignment, Decision, Group, State, StateEntry, Update,
         policy::{LeaseKey, ServiceLevel, TrustPolicy},
     },
     trust::keys::SigningKey,
@@ -99,12 +99,21 @@ impl<E: Engine + Send + Sync> Cycle<E> {
         let groups: Vec<Group> = documents(lookup.policy("group/").await?).collect();
         let (memberships, found) = policy::memberships(assignment.as_ref(), &self.site, &groups, facts);
         problems.extend(found.iter().map(ToString::to_string));
+        // What could not be decided or waits for a reboot is shown with what was decided about it.
+        let open: BTreeSet<&UpdateId> = verdicts
+            .iter()
+            .filter(|(id, verdict)| match verdict {
+                Verdict::Needed | Verdict::Unknown { .. } => true,
+                _ => self.ledger.book().record(id).is_some_and(|found| found.state == State::RebootPending),
+            })
+            .map(|(id, _)| id)
+            .collect();
         let mut approvals: BTreeMap<UpdateId, Vec<Approval>> = BTreeMap::new();
         for membership in &memberships {
             for approval in
                 documents::<Approval>(lookup.policy(&format!("approval/{}/", membership.group)).await?)
             {
-                if verdicts.get(&approval.update) == Some(&Verdict::Needed) {
+                if open.contains(&approval.update) {
                     approvals.entry(approval.update.clone()).or_default().push(approval);
                 }
             }
@@ -127,7 +136,7 @@ impl<E: Engine + Send + Sync> Cycle<E> {
         let (here, found) = Here::new(&published, &memberships, computer);
         problems.extend(found.iter().map(ToString::to_string));
         self.decisions = decisions;
-        for (update, _) in verdicts.iter().filter(|(_, verdict)| **verdict == Verdict::Needed) {
+        for update in open {
             if !self.decisions.contains_key(update) {
                 let detected = self.ledger.book().record(update).and_then(|record| record.detected);
                 let decision = here.automatic(detected.unwrap_or(now));
@@ -135,7 +144,9 @@ impl<E: Engine + Send + Sync> Cycle<E> {
             }
         }
         self.here = here;
-        let approved = self.decisions.iter().filter(|(_, decided)| decided.decision == Decision::Approve);
+        let approved = self.decisions.iter().filter(|(update, decided)| {
+            decided.decision == Decision::Approve && verdicts.get(*update) == Some(&Verdict::Needed)
+        });
         let approved: Vec<UpdateId> = approved.map(|(update, _)| update.clone()).collect();
         self.terms = Terms::read(lookup, &memberships, &approved).await?;
         self.lease_key = one::<LeaseKey>(lookup, "lease-key").await?.map(|key| key.key);
@@ -401,8 +412,10 @@ impl<E: Engine + Send + Sync> Cycle<E> {
 
     /// An update that a newer one replaces here is not told as needed beside it, unless it alone is approved.
     fn leave_superseded_out(&self, verdicts: &mut BTreeMap<UpdateId, Verdict>) {
-        let approved =
-            |update: &UpdateId| self.decisions.get(update).is_some_and(|d| d.decision == Decision::Approve);
+        let approved = |update: &UpdateId| {
+            verdicts.get(update) == Some(&Verdict::Needed)
+                && self.decisions.get(update).is_some_and(|d| d.decision == Decision::Approve)
+        };
         let matters =
             |update: &UpdateId| matches!(verdicts.get(update), Some(Verdict::Needed | Verdict::Installed));
         let superseded: Vec<UpdateId> = verdicts

@@ -131,6 +131,24 @@ async fn central_says_what_decides_where_it_was_read_and_what_would_change_it() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_update_that_cannot_be_decided_is_shown_as_approved_when_it_is() {
+    let (fleet, endpoint) = fleet().await;
+    for approved in [false, true] {
+        if approved {
+            fleet.approve(&["lacking", "odd"]).await;
+            endpoint.check().await;
+        }
+        let status = endpoint.status();
+        let shown: Vec<_> =
+            status.patches.iter().map(|row| (row.patch.as_str(), row.state.as_str(), row.approved)).collect();
+        let odd = ("debian-12/odd_2.0", "unknown", approved);
+        assert!(shown.contains(&odd), "{shown:?}");
+    }
+    let why = endpoint.why("odd").await.unwrap();
+    assert!(why.approval.starts_with("approved for group `everyone`"), "{}", why.approval);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_computer_itself_gives_the_same_answer_over_its_socket() {
     let (_fleet, endpoint) = fleet().await;
     let mut local = local::connect(&endpoint.config.local_socket).await.unwrap();
