@@ -103,7 +103,7 @@ pub struct ExplainedUpdate {
     /// Whether it is installed; `None` where `applicable` is not true, as then it is not asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub installed: Option<Explained>,
-    /// What would change the verdict, each sentence enough by itself.
+    /// What would change the verdict, each sentence enough by itself; see [`would_change()`].
     pub would_change: Vec<String>,
 }
 

@@ -1,10 +1,19 @@
 //! What would have to change for a rule to have another value.
 
+use std::collections::BTreeSet;
+
 use super::{Explained, Node, Value};
 use crate::{facts::domain_of, rules::atom::UNDECIDABLE};
 
 /// Most ways that are told: people look for the nearest, not for all.
 pub const WAYS_MAX: usize = 8;
+
+/// Most ways of a node that are looked at; the largest updates of Debian have some hundred packages, each a way. Of a
+/// node with more, those beyond are not even counted.
+const WAYS_SEEN_MAX: usize = 1_000;
+
+/// Most steps of all ways that come of joining one of each part; with more of them only the nearest of each part is joined.
+const STEPS_JOINED_MAX: usize = 2_000;
 
 /// Most steps of one way that are told; a kernel's update replaces some sixty packages at once.
 pub const STEPS_MAX: usize = 6;
@@ -17,7 +26,8 @@ struct Way {
 }
 
 /// What would turn the rule round, nearest first, each sentence enough by itself: `libssl3 at
-/// 3.0.17-1~deb12u3 or newer`. Of a rule whose value is unknown, the facts that must become known.
+/// 3.0.17-1~deb12u3 or newer`; the last, `one of 44 more`, counts those left out. Of a rule whose value is unknown, the
+/// facts that must become known.
 ///
 /// To be asked of the whole explanation, before it is pruned. Empty when nothing would.
 #[must_use]
@@ -86,21 +96,47 @@ fn ways(node: &Explained, wanted: bool) -> Vec<Way> {
             nearest(&mut found);
             found
         }
-        // … or all must be so: of each the nearest way.
+        // … or all must be so: of each one way, any with any.
         Node::All | Node::Any => {
-            let mut all = Way { steps: Vec::new(), far: Distance::Near };
+            let mut all = vec![Way { steps: Vec::new(), far: Distance::Near }];
             for child in &node.children {
-                let Some(way) = ways(child, wanted).into_iter().next() else { return Vec::new() };
-                all.far = all.far.max(way.far);
-                for step in way.steps {
-                    if !all.steps.contains(&step) {
-                        all.steps.push(step);
-                    }
+                let mut of_child = ways(child, wanted);
+                if all.len() * steps(&of_child) + of_child.len() * steps(&all) > STEPS_JOINED_MAX {
+                    all.truncate(1);
+                    of_child.truncate(1);
                 }
+                if let [next] = &of_child[..] {
+                    all.iter_mut().for_each(|way| way.add(next));
+                    continue;
+                }
+                let joined = all.iter().flat_map(|way| {
+                    of_child.iter().map(|next| {
+                        let mut both = way.clone();
+                        both.add(next);
+                        both
+                    })
+                });
+                all = joined.collect();
+                nearest(&mut all);
             }
-            vec![all]
+            all
         }
     }
+}
+
+impl Way {
+    fn add(&mut self, next: &Self) {
+        self.far = self.far.max(next.far);
+        for step in &next.steps {
+            if !self.steps.contains(step) {
+                self.steps.push(step.clone());
+            }
+        }
+    }
+}
+
+fn steps(ways: &[Way]) -> usize {
+    ways.iter().map(|way| way.steps.len()).sum()
 }
 
 /// Whether no fact answers the node.
@@ -108,35 +144,29 @@ fn is_undecidable(node: &Explained) -> bool {
     node.key.as_deref().is_some_and(|key| domain_of(key) == UNDECIDABLE)
 }
 
-/// Sorts by distance, keeps each once and at most [`WAYS_MAX`], and another system only where there is no
+/// Sorts by distance, keeps each once and at most [`WAYS_SEEN_MAX`], and another system only where there is no
 /// other way.
 fn nearest(ways: &mut Vec<Way>) {
     ways.sort_by_key(|way| (way.far, way.steps.len()));
     if ways.first().is_some_and(|way| way.far < Distance::System) {
         ways.retain(|way| way.far < Distance::System);
     }
-    let mut kept: Vec<Way> = Vec::new();
-    for way in ways.drain(..) {
-        if kept.len() < WAYS_MAX && !kept.contains(&way) {
-            kept.push(way);
-        }
-    }
-    *ways = kept;
+    let mut seen = BTreeSet::new();
+    ways.retain(|way| seen.len() < WAYS_SEEN_MAX && seen.insert(way.steps.clone()));
 }
 
 fn sentences(mut found: Vec<Way>) -> Vec<String> {
     nearest(&mut found);
-    found
-        .into_iter()
-        .map(|way| {
-            let told = way.steps.len().min(STEPS_MAX);
-            let text = way.steps[..told].join(" and ");
-            match way.steps.len() - told {
-                0 => text,
-                more => format!("{text} and {more} more"),
-            }
-        })
-        .collect()
+    let left_out = found.len().saturating_sub(WAYS_MAX);
+    let told = found.into_iter().take(WAYS_MAX).map(|way| {
+        let told = way.steps.len().min(STEPS_MAX);
+        let text = way.steps[..told].join(" and ");
+        match way.steps.len() - told {
+            0 => text,
+            more => format!("{text} and {more} more"),
+        }
+    });
+    told.chain((left_out > 0).then(|| format!("one of {left_out} more"))).collect()
 }
 
 /// The facts whose being unknown makes the rule unknown, each once.
