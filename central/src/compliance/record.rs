@@ -2,7 +2,7 @@
 //!
 //! Layout: version (2) · number of details (varint), each length (varint) and UTF-8 · number of
 //! entries (varint), each: twice the distance to the update number before (the first from 0), plus 1
-//! when there is progress (varint) · head (bits 0–2 state code, 3 estimated, 4 detected, 5 authorised,
+//! when there is progress (varint) · head (bits 0–2 state code, 3 estimated, 4 detected, 5 authorized,
 //! 6 applied, 7 detail) · since (u32 seconds, little-endian) · the times that the head names as their
 //! distance to `since` (zigzag varint) · detail index (varint) · with progress: a second head (bits 0
 //! offered, 1 downloaded, 2 verified, 3 until, 4 took, 5 waiting), the times it names as before, how

@@ -37,6 +37,8 @@ pub enum Standing {
     Unapproved,
     /// It failed on some endpoint.
     Failed,
+    /// Of some endpoint it cannot be said whether it needs it.
+    Unknown,
 }
 
 impl Standing {
@@ -51,9 +53,10 @@ impl Standing {
             "approved" => Ok(Self::Approved),
             "unapproved" => Ok(Self::Unapproved),
             "failed" => Ok(Self::Failed),
+            "unknown" => Ok(Self::Unknown),
             _ => Err(AskError::Invalid {
                 what: "state",
-                rule: "needed, approved, unapproved or failed",
+                rule: "needed, approved, unapproved, failed or unknown",
                 found: text.to_owned(),
             }),
         }
@@ -159,6 +162,7 @@ fn stands(model: &Model, update: &UpdateRecord, standing: Standing) -> bool {
     match standing {
         Standing::Needed => some(UpdateState::Needed),
         Standing::Failed => some(UpdateState::Failed),
+        Standing::Unknown => some(UpdateState::Unknown),
         Standing::Approved => decided.any(|approval| approval.decision == Decision::Approve),
         Standing::Unapproved => some(UpdateState::Needed) && decided.next().is_none(),
     }

@@ -1,7 +1,7 @@
 //! The ledger of times: how long updates take from "found needed" to "verified", step by step (U4).
 //!
 //! Each update on each endpoint counts, whatever became of it: what is still lacking counts as open, so that a share
-//! of patched computers is one of all that needed it. Endpoints report; central settles when something was authorised.
+//! of patched computers is one of all that needed it. Endpoints report; central settles when something was authorized.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -79,8 +79,8 @@ impl Span {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Authorized => "detected to authorised",
-            Self::Offered => "authorised to offered",
+            Self::Authorized => "detected to authorized",
+            Self::Offered => "authorized to offered",
             Self::Downloaded => "offered to downloaded",
             Self::Applied => "downloaded to applied",
             Self::Verified => "applied to verified",

@@ -533,8 +533,8 @@ fn the_ledger_of_times_tells_every_span_from_detected_to_verified() {
         let lines: Vec<_> =
             report.lines.iter().map(|line| (line.key.as_str(), line.span.as_str(), line.p50 / 60)).collect();
         let spans = [
-            ("detected to authorised", 60),
-            ("authorised to offered", 30),
+            ("detected to authorized", 60),
+            ("authorized to offered", 30),
             ("offered to downloaded", 2),
             ("downloaded to applied", 88),
             ("applied to verified", 5),

@@ -424,7 +424,7 @@ pub struct UpdateRecord {
     pub title: String,
     /// How bad.
     pub severity: Severity,
-    /// As in the document.
+    /// As in the document: the vendor's date, or else when central first saw it.
     pub released: Timestamp,
     /// When it came into the catalogue here.
     pub seen: Timestamp,
@@ -482,7 +482,7 @@ pub struct AutoApprovalRecord {
     /// Only updates whose name matches: `*` any text, `?` any character.
     #[serde(default)]
     pub matching: Option<String>,
-    /// Only updates released at least so long ago.
+    /// Only updates known at least so long, by [`UpdateRecord::released`].
     #[serde(default)]
     pub age_at_least_seconds: u64,
     /// Ring after ring by this plan.

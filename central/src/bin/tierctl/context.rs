@@ -14,6 +14,7 @@ use tierway_common::{
 use tierway_proto::joining;
 
 use crate::{
+    confirm::{ConfirmArgs, confirm},
     contexts::{ConnectionArgs, Contexts, Entry},
     environment::Environment,
     failure::{Exit, Failure},
@@ -39,6 +40,13 @@ pub(crate) enum ContextCommand {
     Join(JoinArgs),
     /// Adds or replaces one
     Set(SetArgs),
+    /// Forgets one, and the keys that `context join` made for it
+    Delete {
+        /// Name of the context
+        name: String,
+        #[command(flatten)]
+        confirm: ConfirmArgs,
+    },
     /// Shows one
     Show {
         /// Name of the context [default: the current one]
@@ -180,6 +188,22 @@ pub(crate) async fn run(
             contexts.save(&file)?;
             Sheet::new([("name", Value::text(&name)), ("file", Value::text(file.display().to_string()))])
                 .write_outcome(screen, &format!("wrote context `{name}` to `{}`", file.display()))?;
+        }
+        ContextCommand::Delete { name, confirm: asked } => {
+            let identity = contexts.find(&name, &file)?.resolve(&file).identity.identity;
+            let folder = file.parent().unwrap_or(Path::new("")).join(&name);
+            let joined = std::path::absolute(&folder).is_ok_and(|folder| identity.starts_with(folder));
+            let keys =
+                if joined { format!(" and its keys in `{}`", folder.display()) } else { String::new() };
+            confirm(screen, asked, &format!("delete context `{name}`{keys}"), &name)?;
+            contexts.remove(&name);
+            contexts.save(&file)?;
+            if joined {
+                joining::leave(&folder)
+                    .map_err(Failure::local(format!("remove the keys in `{}`", folder.display())))?;
+            }
+            Sheet::new([("name", Value::text(&name)), ("keys_deleted", Value::Flag(joined))])
+                .write_outcome(screen, &format!("deleted context `{name}`{keys}"))?;
         }
         ContextCommand::Show { name } => {
             let asked = name.or_else(|| connection.context.clone());

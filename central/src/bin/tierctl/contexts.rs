@@ -140,6 +140,12 @@ impl Contexts {
         }
     }
 
+    /// Takes out the entry of that name; when it was current, none is.
+    pub(crate) fn remove(&mut self, name: &str) {
+        self.contexts.retain(|entry| entry.name != name);
+        self.current.take_if(|current| current == name);
+    }
+
     /// Replaces the file: a reader sees the old one or the new one.
     pub(crate) fn save(&self, file: &Path) -> Result<(), Failure> {
         let what = || format!("write the contexts `{}`", file.display());

@@ -152,7 +152,7 @@ const ENDPOINTS: Shape<v1::Endpoint> = Shape {
         Column::wide("groups", |row| Value::Names(row.groups.clone())),
         Column::wide("agent_version", |row| Value::text(&row.agent_version)),
         Column::wide("enrolled_at", |row| Value::Time(row.enrolled_at)),
-        Column::wide("revoked", |row| Value::Flag(row.revoked)),
+        Column::new("revoked", |row| Value::Flag(row.revoked)),
         Column::wide("id", |row| Value::text(&row.id)),
     ],
     tint: |row| match row {
@@ -355,6 +355,9 @@ async fn steps(
     if let Some(exactly) = found.iter().find(|row| row.patch == patch) {
         found = vec![exactly];
     }
+    if found.is_empty() {
+        return Err(not_there(central, &answer, &name, patch).await);
+    }
     let [row] = found[..] else {
         let count = found.len();
         return Err(Failure::Plain(format!("{count} patches of `{name}` have `{patch}` in their id")));
@@ -378,6 +381,23 @@ async fn steps(
     .write(screen)?;
     section(screen, "", &standing::STEPS, steps)?;
     Ok(Exit::Ok)
+}
+
+/// Why an endpoint has no patch of that name: central has none either, or it is not for this computer.
+async fn not_there(central: &mut Central, detail: &v1::EndpointDetail, name: &str, patch: &str) -> Failure {
+    let request = v1::GetPatchRequest { name_or_id: patch.to_owned() };
+    let found = match central.get_patch(request).await {
+        Ok(found) => found.into_inner().patch.unwrap_or_default(),
+        Err(status) => return Failure::call(format!("show patch `{patch}` on endpoint `{name}`"))(status),
+    };
+    let id = &found.id;
+    Failure::Plain(if detail.facts_digest.is_empty() {
+        format!("whether patch `{id}` is for endpoint `{name}` is unknown: it has not reported its facts yet")
+    } else if !found.superseded_by.is_empty() {
+        format!("patch `{id}` is not followed any more: replaced by `{}`", found.superseded_by.join("`, `"))
+    } else {
+        format!("patch `{id}` is not applicable on endpoint `{name}`; see `tierctl why {name} {id}`")
+    })
 }
 
 async fn check_now(

@@ -83,10 +83,12 @@ enum PatchState {
     Needed,
     /// Approved for some group
     Approved,
-    /// Neither approved nor declined
+    /// Some endpoint needs it, and nothing was decided
     Unapproved,
     /// Some endpoint failed to install it
     Failed,
+    /// Of some endpoint it cannot be said whether it needs it
+    Unknown,
 }
 
 impl PatchState {
@@ -96,6 +98,7 @@ impl PatchState {
             Self::Approved => "approved",
             Self::Unapproved => "unapproved",
             Self::Failed => "failed",
+            Self::Unknown => "unknown",
         }
     }
 }
@@ -182,7 +185,7 @@ const PATCHES: Shape<v1::Patch> = Shape {
         Column::wide("declined", |row| Value::Names(row.declined.clone())),
         Column::new("payloads", |row| Value::text(&row.payloads)),
         Column::new("size", |row| Value::Bytes(row.payload_bytes)),
-        Column::new("released", |row| Value::Time(row.released)),
+        Column::new("known_since", |row| Value::Time(row.known_since)),
         Column::wide("superseded_by", |row| Value::Names(row.superseded_by.clone())),
         Column::data("catalogue", |row| Value::text(&row.catalogue)),
         Column::wide("title", |row| Value::text(&row.title)),
@@ -287,7 +290,7 @@ async fn show(screen: &mut Screen<'_>, central: &mut Central, name: String) -> R
         title,
         severity,
         catalogue,
-        released,
+        known_since,
         endpoints_needed,
         endpoints_installed,
         endpoints_failed,
@@ -305,7 +308,7 @@ async fn show(screen: &mut Screen<'_>, central: &mut Central, name: String) -> R
         ("title", Value::Text(title)),
         ("catalogue", Value::Text(catalogue)),
         ("severity", Value::Text(severity)),
-        ("released", Value::Time(released)),
+        ("known_since", Value::Time(known_since)),
         ("references", Value::Names(references)),
         ("supersedes", Value::Names(supersedes)),
         ("superseded_by", Value::Names(superseded_by)),

@@ -61,7 +61,7 @@ pub(crate) struct SetArgs {
     /// Only updates whose name matches, such as `openssl_*`
     #[arg(long, value_name = "GLOB")]
     matching: Option<String>,
-    /// Only updates released this long ago
+    /// Only updates that are known this long: by the vendor's date, or else since central first saw them
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
     age: Duration,
     /// Ring after ring by this plan

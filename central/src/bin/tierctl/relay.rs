@@ -69,7 +69,7 @@ const RELAYS: Shape<v1::Relay> = Shape {
         Column::new("seen", |row| Value::Count(row.endpoints_seen.into())),
         Column::wide("agent_version", |row| Value::text(&row.agent_version)),
         Column::wide("enrolled_at", |row| Value::Time(row.enrolled_at)),
-        Column::wide("revoked", |row| Value::Flag(row.revoked)),
+        Column::new("revoked", |row| Value::Flag(row.revoked)),
         Column::wide("id", |row| Value::text(&row.id)),
     ],
     tint: |row| if row.revoked { Tint::Faint } else { Tint::Plain },

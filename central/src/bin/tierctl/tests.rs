@@ -29,6 +29,7 @@ use tierway_proto::v1::{self, admin_server::AdminServer};
 use self::fake::{Fake, NOW_MS};
 use crate::{
     cli,
+    contexts::Contexts,
     environment::Environment,
     failure::Failure,
     screen::{Screen, Terminals},
@@ -350,6 +351,42 @@ async fn contexts_are_set_chosen_and_shown() {
     let (exit, said) = run("context use c --config FILE").await;
     assert_eq!(exit, 2);
     assert!(said.ends_with("known: a, b\n"), "{said}");
+}
+
+#[tokio::test]
+async fn a_context_is_deleted_with_the_keys_that_joining_made_and_with_no_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("contexts.toml");
+    let run = async |args: &str| {
+        let args = args.replace("DIR", dir.path().to_str().unwrap());
+        let ran = run_with(&Fake::default(), Caller::default(), &args).await;
+        (ran.exit, ran.out + &ran.err)
+    };
+    for name in ["joined", "other"] {
+        let identity = dir.path().join(name).join("identity");
+        std::fs::create_dir_all(&identity).unwrap();
+        std::fs::write(identity.join("identity.pem"), "key").unwrap();
+    }
+    let set = |name: &str, keys: &str| {
+        format!(
+            "context set {name} --server a:1 --config DIR/contexts.toml --identity DIR/{keys}/identity/identity.pem --roots DIR/roots.pem"
+        )
+    };
+    assert_eq!(run(&set("joined", "joined")).await.0, 0);
+    assert_eq!(run(&set("set", "other")).await.0, 0);
+    let (exit, said) = run("context delete joined --config DIR/contexts.toml").await;
+    assert!(exit == 2 && said.contains("--yes") && dir.path().join("joined/identity").exists(), "{said}");
+    let (exit, said) = run("context delete joined --yes --config DIR/contexts.toml").await;
+    assert!(exit == 0 && said.starts_with("deleted context `joined` and its keys in `"), "{said}");
+    assert!(!dir.path().join("joined/identity").exists());
+    assert_eq!(
+        run("context delete set --yes --config DIR/contexts.toml").await,
+        (0, "deleted context `set`\n".into())
+    );
+    assert!(dir.path().join("other/identity/identity.pem").exists());
+    let contexts: Contexts = toml::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    assert_eq!(contexts, Contexts::default());
+    assert_eq!(run("context delete set --yes --config DIR/contexts.toml").await.0, 2);
 }
 
 #[tokio::test]

@@ -249,7 +249,7 @@ pub(super) fn patch(row: PatchRow) -> v1::Patch {
         title: record.title.clone(),
         severity: record.severity.as_str().to_owned(),
         catalogue: record.id.catalogue().to_owned(),
-        released: millis(Some(record.released)),
+        known_since: millis(Some(record.released)),
         endpoints_needed: needed,
         endpoints_installed: installed,
         endpoints_failed: failed,

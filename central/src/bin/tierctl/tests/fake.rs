@@ -176,7 +176,7 @@ fn patch() -> v1::Patch {
         title: "openssl, security update".into(),
         severity: "critical".into(),
         catalogue: "debian-12".into(),
-        released: NOW_MS - 3_000 * MINUTE,
+        known_since: NOW_MS - 3_000 * MINUTE,
         endpoints_needed: 4,
         endpoints_installed: 31,
         endpoints_failed: 1,
@@ -243,7 +243,9 @@ impl Admin for Fake {
         &self,
         r: Request<v1::GetEndpointRequest>,
     ) -> Result<Response<v1::EndpointDetail>, Status> {
-        self.note(r)?;
+        let v1::GetEndpointRequest { name_or_id } = self.note(r)?;
+        // Of which nothing is known yet.
+        let facts_digest = if name_or_id == "web-03" { "" } else { "ab12" };
         Ok(Response::new(v1::EndpointDetail {
             endpoint: Some(endpoint(1)),
             patches: vec![v1::EndpointPatch {
@@ -256,7 +258,7 @@ impl Admin for Fake {
                 detail: "\u{1b}[2Jdpkg is locked".into(),
                 standing: Some(standing()),
             }],
-            facts_digest: "ab12".into(),
+            facts_digest: facts_digest.into(),
             packages: 412,
             problems: vec!["could not read `/etc/os-release`".into()],
             certificate_expires: NOW_MS + 30 * 1440 * MINUTE,
@@ -347,9 +349,14 @@ impl Admin for Fake {
     }
 
     async fn get_patch(&self, r: Request<v1::GetPatchRequest>) -> Result<Response<v1::PatchDetail>, Status> {
-        self.note(r)?;
+        let v1::GetPatchRequest { name_or_id } = self.note(r)?;
+        let (id, superseded_by) = match name_or_id.as_str() {
+            "zlib" => ("debian-12/zlib_1.2.13", vec![]),
+            "zlib_1.2.12" => ("debian-12/zlib_1.2.12", vec!["debian-12/zlib_1.2.13".into()]),
+            _ => ("debian-12/openssl_3.0.17-1", vec![]),
+        };
         Ok(Response::new(v1::PatchDetail {
-            patch: Some(patch()),
+            patch: Some(v1::Patch { id: id.into(), superseded_by, ..patch() }),
             document_json: r#"{"id":"debian-12/openssl_3.0.17-1"}"#.into(),
             references: vec!["DSA-1".into(), "CVE-2026-1".into()],
             supersedes: vec!["debian-12/openssl_3.0.16-1".into()],
@@ -462,7 +469,7 @@ impl Admin for Fake {
         };
         let lines = keys
             .iter()
-            .flat_map(|key| [line(key, "detected to authorised", 1), line(key, "detected to applied", 6)]);
+            .flat_map(|key| [line(key, "detected to authorized", 1), line(key, "detected to applied", 6)]);
         let curves = keys.iter().map(|key| v1::TimeCurve {
             key: (*key).into(),
             patched: 1_200,
