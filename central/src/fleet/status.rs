@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use roaring::RoaringBitmap;
 use tierway_common::{
     id::{GroupId, SiteId},
-    schema::{Severity, State as UpdateState},
+    schema::{Severity, State as UpdateState, Waiting},
 };
 
 use super::{AskError, Counts, is_current};
@@ -100,7 +100,13 @@ pub fn status(model: &Model, filter: &Filter, now: Timestamp) -> Result<FleetSta
         let index = model.index();
         // Who proves an update is asked for by rollouts, and says nothing about where it stands.
         for (mark, who) in index.marks_of(update.number).filter(|(mark, _)| *mark != Mark::Mended) {
-            *marks.entry(mark).or_default() += who.intersection_len(&among);
+            *marks.entry(mark).or_default() += match mark {
+                // Said before the endpoint could know that it has been approved meanwhile.
+                Mark::Waits(Waiting::Approval | Waiting::Declined) => {
+                    ((who & &among) - model.approved_for(&update.id)).len()
+                }
+                _ => who.intersection_len(&among),
+            };
         }
         let how_many = |state| index.how_many(update.number, state, &among);
         status.counts.installed += how_many(UpdateState::Installed);

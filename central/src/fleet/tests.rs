@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use ring::rand::SystemRandom;
 use tierway_common::{
     facts::Facts,
-    schema::{Approval, Decision, Group, Members, Severity, Update},
+    schema::{Approval, Decision, Group, Members, Severity, Update, Waiting},
     trust::keys::SigningKey,
 };
 
@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     catalog::tests::{Bench, bench, blobs, facts, update},
+    compliance::index::Mark,
     inventory::facts as kept,
     model::Write,
     state::State,
@@ -272,6 +273,26 @@ fn update_of(model: &Model, name: &str) -> String {
 }
 
 #[test]
+fn what_was_said_to_wait_for_an_approval_does_not_once_it_is_approved() {
+    let bench = fleet();
+    // For web-1 a is approved, for nobody b.
+    for (name, update) in [("web-1", 0), ("db-1", 1)] {
+        let number = endpoint(&bench.state.model(), name).unwrap().number;
+        let old = bench.state.states(number).unwrap();
+        let mut new = old.clone();
+        let mut entry = new.get(update).unwrap().clone();
+        entry.progress.waiting = Some(Waiting::Approval);
+        new.set(entry).unwrap();
+        change(
+            &bench.state,
+            vec![Write::States { endpoint: number, old: Arc::new(old), new: Arc::new(new) }],
+        );
+    }
+    let found = status(&bench.state.model(), &Filter::default(), bench.clock.now()).unwrap();
+    assert_eq!(found.marks, [(Mark::Waits(Waiting::Approval), 1)]);
+}
+
+#[test]
 fn patches_are_listed_by_how_they_stand() {
     let bench = fleet();
     let dir = tempfile::tempdir().unwrap();
@@ -287,6 +308,7 @@ fn patches_are_listed_by_how_they_stand() {
         (Standing::Approved, vec!["a_2"]),
         (Standing::Unapproved, vec!["b_2"]),
         (Standing::Failed, vec!["a_2"]),
+        (Standing::Unknown, vec![]),
     ] {
         assert_eq!(names(PatchFilter { standing: Some(standing), ..all.clone() }), expected, "{standing:?}");
     }
