@@ -76,6 +76,19 @@ pub struct Applied {
     pub refused: usize,
 }
 
+impl std::ops::Add for Applied {
+    type Output = Self;
+
+    fn add(self, later: Self) -> Self {
+        Self {
+            new: self.new + later.new,
+            changed: self.changed + later.changed,
+            gone: self.gone + later.gone,
+            refused: self.refused + later.refused,
+        }
+    }
+}
+
 /// Takes catalogues over from sources.
 #[derive(Clone, Debug)]
 pub struct Catalog {

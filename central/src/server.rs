@@ -44,7 +44,7 @@ use tonic::service::Routes;
 use tracing::{info, warn};
 
 use crate::{
-    catalog::{Catalog, CatalogError},
+    catalog::{Applied, Catalog, CatalogError},
     config::Config,
     download::{Payloads, Progress},
     enroll::{Enrollment, NewIds},
@@ -133,8 +133,8 @@ pub struct Feed {
     pub config: SourceConfig,
     /// Reads it.
     pub source: Source,
-    /// One reader at a time, whoever asked for it.
-    pub reading: tokio::sync::Mutex<()>,
+    /// One reader at a time, whoever asked for it; what changed when it was read last.
+    pub reading: tokio::sync::Mutex<Applied>,
 }
 
 /// Everything that services and tasks share.

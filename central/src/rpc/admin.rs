@@ -617,6 +617,7 @@ impl admin_server::Admin for AdminService {
     ) -> Result<Response<ProgressStream>, Status> {
         self.gate.operator(request.extensions())?;
         let v1::SyncSourceRequest { name } = request.into_inner();
+        let all = name.is_none();
         let names: Vec<SourceId> = match name {
             Some(name) => {
                 let name = parse::<SourceId>(&name)?;
@@ -631,26 +632,41 @@ impl admin_server::Admin for AdminService {
             return Err(Status::failed_precondition("no source is configured"));
         }
         let central = self.central.clone();
-        let (progress, watched) = watch::channel(Progress::default());
         let total = names.len() as u64;
+        // Two steps of each source and the end: none is left out, as each says something else.
+        let (sender, receiver) = mpsc::channel(2 * names.len() + 1);
+        let told = sender.clone();
         let step = move |step: String, done| {
-            progress.send_replace(Progress { step, done, total, unit: "sources" });
+            let _ = told.try_send(Ok(convert::progress(Progress { step, done, total, unit: "sources" })));
         };
-        Ok(Response::new(streamed(watched, async move {
-            let mut first: Option<TaskError> = None;
-            for (done, name) in (0..).zip(names) {
-                step(format!("reading {name}"), done);
-                match central.read_source(&name).await {
-                    Ok(applied) => {
-                        let crate::catalog::Applied { new, changed, gone, refused: _ } = applied;
-                        let text = format!("{name}: {new} new, {changed} changed, {gone} gone");
-                        step(text, done + 1);
+        let work = tokio::spawn(async move {
+            let reading = async {
+                let mut first: Option<TaskError> = None;
+                for (done, name) in (0..).zip(names) {
+                    step(format!("reading {name}"), done);
+                    match central.read_source(&name).await {
+                        Ok(applied) => {
+                            let known =
+                                central.state.model().sources().get(&name).map(|source| source.updates);
+                            step(format!("{name}: {}", convert::read(applied, known)), done + 1);
+                        }
+                        Err(error) => drop(first.get_or_insert(error)),
                     }
-                    Err(error) => drop(first.get_or_insert(error)),
                 }
+                first.map_or(Ok(()), Err)
+            };
+            if all {
+                central.board.run("sources", central.state.clock(), reading).await
+            } else {
+                reading.await
             }
-            first.map_or(Ok(()), Err)
-        })))
+        });
+        tokio::spawn(async move {
+            if let Err(status) = ended(work.await) {
+                let _ = sender.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
     type DownloadPayloadsStream = ProgressStream;
@@ -663,7 +679,10 @@ impl admin_server::Admin for AdminService {
         let v1::DownloadPayloadsRequest {} = request.into_inner();
         let central = self.central.clone();
         let watched = central.downloading.subscribe();
-        Ok(Response::new(streamed(watched, async move { central.download_payloads().await.map(drop) })))
+        Ok(Response::new(streamed(watched, async move {
+            let work = central.download_payloads();
+            central.board.run("download", central.state.clock(), work).await.map(drop)
+        })))
     }
 
     async fn list_tasks(
@@ -713,9 +732,9 @@ fn streamed(
     tokio::spawn(async move {
         let mut work = tokio::spawn(work);
         watched.mark_unchanged();
-        let ended = loop {
+        let done = loop {
             tokio::select! {
-                ended = &mut work => break ended,
+                done = &mut work => break ended(done),
                 Ok(()) = watched.changed() => {
                     let now = convert::progress(watched.borrow_and_update().clone());
                     // A reader that is slow or gone misses some; the work goes on.
@@ -724,14 +743,19 @@ fn streamed(
                 }
             }
         };
-        let last = match ended {
-            Ok(Ok(())) => Ok(convert::progress(watched.borrow().clone())),
-            Ok(Err(error)) => Err(Status::unavailable(Chain(error.as_ref()).to_string())),
-            Err(_) => Err(Status::internal("central met a fault")),
-        };
+        let last = done.map(|()| convert::progress(watched.borrow().clone()));
         let _ = sender.send(last).await;
     });
     Box::pin(ReceiverStream::new(receiver))
+}
+
+/// How work ended that went on by itself.
+fn ended(work: Result<Result<(), TaskError>, tokio::task::JoinError>) -> Result<(), Status> {
+    match work {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(Status::unavailable(Chain(error.as_ref()).to_string())),
+        Err(_) => Err(Status::internal("central met a fault")),
+    }
 }
 
 /// How a group's members are chosen, for messages.

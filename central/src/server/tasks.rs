@@ -19,7 +19,10 @@ use tierway_common::{
     notices::Audience,
     transport::{identity::Role, tls::Identity},
 };
-use tokio::time::Instant;
+use tokio::{
+    sync::{Mutex, MutexGuard},
+    time::Instant,
+};
 use tracing::{info, warn};
 
 use super::{Central, Feed};
@@ -195,6 +198,15 @@ async fn blocking<T: Send + 'static>(
     Ok(disk::blocking(move || work(&central)).await?)
 }
 
+/// Waits until nobody else reads; what changed by the reading that was waited for.
+async fn turn(reading: &Mutex<Applied>) -> (Applied, MutexGuard<'_, Applied>) {
+    if let Ok(last) = reading.try_lock() {
+        return (Applied::default(), last);
+    }
+    let last = reading.lock().await;
+    (*last, last)
+}
+
 impl Central {
     /// Reads every source; one that fails does not keep the others from being read.
     async fn read_sources(self: &Arc<Self>) -> Result<(), TaskError> {
@@ -213,20 +225,22 @@ impl Central {
         first.map_or(Ok(()), Err)
     }
 
-    /// Reads one source and takes its catalogue over.
+    /// Reads one source and takes its catalogue over. What changed, also by a reading that was under way when it was
+    /// asked for.
     ///
     /// # Errors
     ///
     /// When it is not configured, could not be read, or could not be kept; what was there before stays.
     pub async fn read_source(self: &Arc<Self>, name: &SourceId) -> Result<Applied, TaskError> {
         let feed = self.feeds.get(name).ok_or_else(|| format!("there is no source `{name}`"))?;
-        let _reading = feed.reading.lock().await;
+        let (meanwhile, mut last) = turn(&feed.reading).await;
         let result = self.read_feed(feed).await;
+        *last = result.as_ref().copied().unwrap_or_default();
         if let Err(error) = &result {
             let (name, text) = (name.clone(), Chain(error.as_ref()).to_string());
             blocking(self, move |central| central.catalog.failed(&name, &text)).await??;
         }
-        result
+        result.map(|applied| meanwhile + applied)
     }
 
     async fn read_feed(self: &Arc<Self>, feed: &Feed) -> Result<Applied, TaskError> {
@@ -348,5 +362,27 @@ impl Central {
             Ok::<_, TaskError>(())
         })
         .await?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waited_for_a_reading_is_told_what_changed_by_it_and_nobody_else_is() {
+        let reading = Mutex::new(Applied::default());
+        let (meanwhile, mut last) = turn(&reading).await;
+        assert_eq!(meanwhile, Applied::default());
+        let mut waits = std::pin::pin!(turn(&reading));
+        assert!(waits.as_mut().now_or_never().is_none());
+        let found = Applied { new: 431, ..Applied::default() };
+        *last = found;
+        drop(last);
+        assert_eq!(waits.await.0, found);
+        assert_eq!(turn(&reading).await.0, Applied::default());
+        assert_eq!((found + found).new, 862);
     }
 }

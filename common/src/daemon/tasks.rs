@@ -78,6 +78,29 @@ impl Board {
         board.get(name).map(|(_, wake)| wake.wake()).is_some()
     }
 
+    /// Does by hand what the task of that name does: its status tells of this run as well.
+    ///
+    /// # Errors
+    ///
+    /// Those of the work.
+    pub async fn run<T>(
+        &self,
+        name: &'static str,
+        clock: &Clock,
+        work: impl Future<Output = Result<T, TaskError>>,
+    ) -> Result<T, TaskError> {
+        let begun = clock.now();
+        let result = work.await;
+        let took = clock.now().as_millisecond() - begun.as_millisecond();
+        self.with(name, |status| {
+            status.last_run = Some(begun);
+            status.last_duration = Duration::from_millis(u64::try_from(took).unwrap_or(0));
+            status.last_error = result.as_ref().err().map(|error| Chain(error.as_ref()).to_string());
+            status.runs += 1;
+        });
+        result
+    }
+
     fn with(&self, name: &'static str, change: impl FnOnce(&mut TaskStatus)) {
         let mut board = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut board.entry(name).or_default().0);
@@ -128,18 +151,9 @@ impl Tasks {
                     () = wake.woken() => {}
                     () = sleep(wait) => {}
                 }
-                let begun = clock.now();
-                let result = run().await;
-                if let Err(error) = &result {
+                if let Err(error) = board.run(name, &clock, run()).await {
                     warn!(error = %Chain(error.as_ref()), "a task failed and will run again");
                 }
-                let took = clock.now().as_millisecond() - begun.as_millisecond();
-                board.with(name, |status| {
-                    status.last_run = Some(begun);
-                    status.last_duration = Duration::from_millis(u64::try_from(took).unwrap_or(0));
-                    status.last_error = result.err().map(|error| Chain(error.as_ref()).to_string());
-                    status.runs += 1;
-                });
             }
         };
         self.running.spawn(body.instrument(info_span!("task", name)));

@@ -1,5 +1,6 @@
 //! From the vendor's archive to a computer, and what became of it back to whoever asks.
 
+use tierway_proto::v1;
 use tierway_tests::{
     archive::Package,
     fleet::Fleet,
@@ -73,4 +74,31 @@ async fn an_endpoint_patches_a_real_system_with_what_was_approved_and_nothing_el
     let times = row.times.unwrap();
     assert!(times.detected > 0 && times.authorized > 0 && times.applied > 0, "{times:?}");
     assert_eq!(fleet.state(&endpoint.id, "debian-12/unwanted_2.0").await.unwrap().state, "needed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_read_and_downloaded_by_hand_is_told_with_its_figures_and_among_the_tasks() {
+    let mut fleet = Fleet::start().await;
+    fleet.archive.update(&Package::new("hello", "2.0"));
+    fleet.archive.publish();
+    let mut admin = fleet.admin().await;
+    for new in [1, 0] {
+        let request = v1::SyncSourceRequest { name: None };
+        let mut progress = admin.sync_source(request).await.unwrap().into_inner();
+        let mut steps = Vec::new();
+        while let Some(step) = progress.message().await.unwrap() {
+            steps.push((step.step, step.done, step.total));
+        }
+        let [(begun, 0, 1), (read, 1, 1)] = &steps[..] else { panic!("{steps:?}") };
+        let told = format!(": {new} new, 0 changed, 0 gone, 1 in all");
+        assert!(begun.starts_with("reading ") && read.ends_with(&told), "{steps:?}");
+    }
+    let last_run = async || {
+        let tasks = fleet.admin().await.list_tasks(v1::ListTasksRequest {}).await.unwrap().into_inner().tasks;
+        tasks.into_iter().find(|task| task.name == "download").unwrap().last_run
+    };
+    assert_eq!(last_run().await, 0);
+    let mut progress = admin.download_payloads(v1::DownloadPayloadsRequest {}).await.unwrap().into_inner();
+    while progress.message().await.unwrap().is_some() {}
+    assert_ne!(last_run().await, 0);
 }

@@ -216,7 +216,14 @@ async fn sync(screen: &mut Screen<'_>, central: &mut Central, name: Option<Strin
         .await
         .map_err(Failure::call(what.clone()))?
         .into_inner();
-    let steps = progress::follow(screen, &what, stream).await?;
+    let mut steps = progress::follow(screen, &what, stream).await?;
+    // What came of each source, without what was going on before that.
+    let mut done = 0;
+    steps.retain(|step| {
+        let is_further = step.done > done;
+        done = step.done;
+        is_further
+    });
     listing::write_all(screen, &STEPS, &steps)?;
     Ok(Exit::Ok)
 }

@@ -15,6 +15,7 @@ use super::{millis, millis_of_seconds, named_members, patch_times};
 use crate::{
     audit,
     calls::{Whom, Wish},
+    catalog,
     download::Progress,
     fleet::{
         endpoints::{EndpointPatch, EndpointRow},
@@ -509,6 +510,13 @@ pub(super) fn download(settings: DownloadSettings, here: u64, all: u64) -> v1::D
         payload_bytes_present: here,
         payload_bytes_wanted: all,
     }
+}
+
+/// What came of reading a source that has given `known` updates in all.
+pub(super) fn read(applied: catalog::Applied, known: Option<u64>) -> String {
+    let catalog::Applied { new, changed, gone, refused: _ } = applied;
+    let known = known.unwrap_or_default();
+    format!("{new} new, {changed} changed, {gone} gone, {known} in all")
 }
 
 pub(super) fn progress(progress: Progress) -> v1::Progress {

@@ -624,6 +624,18 @@ impl Admin for Fake {
     type SyncSourceStream = Stream;
     async fn sync_source(&self, r: Request<v1::SyncSourceRequest>) -> Result<Response<Stream>, Status> {
         let request = self.note(r)?;
+        if request.name.is_none() {
+            let step = |step: &str, done| {
+                Ok(v1::Progress { step: step.into(), done, total: 2, unit: "sources".into() })
+            };
+            let steps = [
+                step("reading bookworm", 0),
+                step("bookworm: 431 new, 0 changed, 0 gone, 431 in all", 1),
+                step("reading trixie", 1),
+                step("trixie: 0 new, 2 changed, 1 gone, 96 in all", 2),
+            ];
+            return Ok(Response::new(Box::pin(tokio_stream::iter(steps))));
+        }
         let broken = request.name.as_deref() == Some("broken");
         Ok(progress(broken.then(|| Status::data_loss("`InRelease` has a bad signature"))))
     }
