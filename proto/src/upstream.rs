@@ -13,7 +13,7 @@ use tierway_common::{
     lease::{Ask, Lease, LeaseError, Want, verify_grant},
     trust::{digest::Digest, keys::PublicKey},
 };
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tonic::{
     Code, Status, Streaming,
     body::Body,
@@ -38,6 +38,11 @@ pub const ENROLLING_MAX: usize = 16;
 const REQUEST_BYTES_MAX: usize = 2 << 20;
 /// A unary call must be answered by then.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest wait of one call, in all, for a tier above that has too much to do: after it the call fails, and the next check is
+/// due as after any other failure.
+const LATER_MAX: Duration = Duration::from_secs(60);
+/// In how many seconds to come again, as HTTP has it.
+const LATER: &str = "retry-after";
 /// A blob stream must bring something this often…
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// …and on average at least this much a second, or it is called slow retrieval and given up.
@@ -176,9 +181,9 @@ impl Upstream {
     /// [`UpstreamError`].
     pub async fn metadata(&self, role: &str, version: Option<u64>) -> Result<Option<Bytes>, UpstreamError> {
         let request = v1::GetMetadataRequest { role: role.to_owned(), version };
-        let mut client = self.0.clone();
-        let v1::GetMetadataResponse { content } =
-            in_time("GetMetadata", client.get_metadata(request)).await?;
+        let v1::GetMetadataResponse { content } = self
+            .call("GetMetadata", request, async |client, request| client.get_metadata(request).await)
+            .await?;
         Ok(content.map(Bytes::from))
     }
 
@@ -188,8 +193,7 @@ impl Upstream {
     ///
     /// [`UpstreamError`].
     pub async fn check_in(&self, request: v1::CheckInRequest) -> Result<v1::CheckInResponse, UpstreamError> {
-        let mut client = self.0.clone();
-        in_time("CheckIn", client.check_in(request)).await
+        self.call("CheckIn", request, async |client, request| client.check_in(request).await).await
     }
 
     /// Hands over encoded envelopes; the outcomes are in their order.
@@ -199,9 +203,10 @@ impl Upstream {
     /// [`UpstreamError`]; nothing may be deleted then.
     pub async fn submit(&self, envelopes: Vec<Bytes>) -> Result<v1::SubmitReportsResponse, UpstreamError> {
         let sent = envelopes.len();
-        let mut client = self.0.clone();
-        let response =
-            in_time("SubmitReports", client.submit_reports(v1::SubmitReportsRequest { envelopes })).await?;
+        let request = v1::SubmitReportsRequest { envelopes };
+        let response = self
+            .call("SubmitReports", request, async |client, request| client.submit_reports(request).await)
+            .await?;
         if response.outcomes.len() != sent {
             return Err(UpstreamError::Protocol("it answered for another number of reports"));
         }
@@ -214,8 +219,8 @@ impl Upstream {
     ///
     /// [`UpstreamError`].
     pub async fn watch(&self, timestamp_version: u64) -> Result<Streaming<v1::Notice>, UpstreamError> {
-        let mut client = self.0.clone();
-        in_time("Watch", client.watch(v1::WatchRequest { timestamp_version })).await
+        let request = v1::WatchRequest { timestamp_version };
+        self.call("Watch", request, async |client, request| client.watch(request).await).await
     }
 
     /// See `upstream.proto`.
@@ -224,8 +229,7 @@ impl Upstream {
     ///
     /// [`UpstreamError`].
     pub async fn enroll(&self, request: v1::EnrollRequest) -> Result<v1::EnrollResponse, UpstreamError> {
-        let mut client = self.0.clone();
-        in_time("Enroll", client.enroll(request)).await
+        self.call("Enroll", request, async |client, request| client.enroll(request).await).await
     }
 
     /// See `upstream.proto`.
@@ -234,8 +238,7 @@ impl Upstream {
     ///
     /// [`UpstreamError`].
     pub async fn renew(&self, request: v1::RenewRequest) -> Result<v1::RenewResponse, UpstreamError> {
-        let mut client = self.0.clone();
-        in_time("Renew", client.renew(request)).await
+        self.call("Renew", request, async |client, request| client.renew(request).await).await
     }
 
     /// Passes on an encoded ask as it is: see `upstream.proto`.
@@ -244,8 +247,7 @@ impl Upstream {
     ///
     /// [`UpstreamError`].
     pub async fn pass_lease(&self, request: v1::LeaseRequest) -> Result<v1::LeaseResponse, UpstreamError> {
-        let mut client = self.0.clone();
-        in_time("Lease", client.lease(request)).await
+        self.call("Lease", request, async |client, request| client.lease(request).await).await
     }
 
     /// Asks for a lease, for more time, or gives one back. A grant is checked with `key`, the published lease
@@ -395,20 +397,41 @@ impl Upstream {
             .into_iter()
             .map(|(digest, offset)| v1::BlobRequest { digest: digest.as_bytes().to_vec(), offset })
             .collect();
+        let request = v1::FetchBlobsRequest { blobs };
         // A chunk and its framing; anything longer is an attack on memory.
-        let mut client = self.0.clone().max_decoding_message_size(CHUNK_BYTES + 1024);
-        in_time("FetchBlobs", client.fetch_blobs(v1::FetchBlobsRequest { blobs })).await
+        let client = Self(self.0.clone().max_decoding_message_size(CHUNK_BYTES + 1024));
+        client.call("FetchBlobs", request, async |client, request| client.fetch_blobs(request).await).await
+    }
+
+    /// Calls, and calls again as often as it is told to come later, for [`LATER_MAX`] at most.
+    async fn call<Q: Clone, A>(
+        &self,
+        call: &'static str,
+        request: Q,
+        ask: impl AsyncFn(&mut UpstreamClient<Carried>, Q) -> Result<tonic::Response<A>, Status>,
+    ) -> Result<A, UpstreamError> {
+        let mut client = self.0.clone();
+        let mut waited = Duration::ZERO;
+        loop {
+            let answer = timeout(CALL_TIMEOUT, ask(&mut client, request.clone())).await;
+            match answer.map_err(|_| UpstreamError::Slow { call })? {
+                Ok(answer) => return Ok(answer.into_inner()),
+                Err(status) => match later(&status).filter(|wait| waited + *wait <= LATER_MAX) {
+                    Some(wait) => {
+                        waited += wait;
+                        sleep(wait).await;
+                    }
+                    None => return Err(status.into()),
+                },
+            }
+        }
     }
 }
 
-async fn in_time<T>(
-    call: &'static str,
-    answer: impl Future<Output = Result<tonic::Response<T>, Status>>,
-) -> Result<T, UpstreamError> {
-    match timeout(CALL_TIMEOUT, answer).await {
-        Ok(answer) => Ok(answer?.into_inner()),
-        Err(_) => Err(UpstreamError::Slow { call }),
-    }
+/// How long a busy tier asks to be left alone, a second at least.
+fn later(status: &Status) -> Option<Duration> {
+    let said = status.metadata().get(LATER).filter(|_| status.code() == Code::ResourceExhausted)?;
+    said.to_str().ok()?.parse().ok().map(|seconds: u32| Duration::from_secs(seconds.max(1).into()))
 }
 
 fn check_chunk(chunk: &v1::BlobChunk, index: usize) -> Result<v1::BlobEnd, UpstreamError> {
@@ -446,7 +469,13 @@ impl Deadline {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
+    use std::{
+        io,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+    };
 
     use tierway_common::daemon::chain::Chain;
 
@@ -467,6 +496,50 @@ mod tests {
         for (status, expected) in cases {
             let error = UpstreamError::from(status);
             assert_eq!(Chain(&error).to_string(), format!("could not reach upstream: {expected}"));
+        }
+    }
+
+    /// A tier that answers the nth request with the nth status, and the last one from then on; how often it was asked.
+    fn answering(statuses: Vec<Status>) -> (Upstream, Arc<AtomicUsize>) {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&asked);
+        let service = tower::service_fn(move |_: http::Request<Body>| {
+            let at = counted.fetch_add(1, Ordering::Relaxed).min(statuses.len() - 1);
+            let response = statuses[at].clone().into_http::<Body>();
+            async move { Ok::<_, Status>(response) }
+        });
+        (Upstream::over(service), asked)
+    }
+
+    fn busy(seconds: Option<&str>) -> Status {
+        let mut status = Status::resource_exhausted("too much");
+        if let Some(seconds) = seconds {
+            status.metadata_mut().insert(LATER, seconds.parse().unwrap());
+        }
+        status
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_told_to_come_later_does_for_a_minute() {
+        let gone = || Status::not_found("gone");
+        for (statuses, asked_then, waited) in [
+            (vec![busy(Some("7")), busy(Some("20")), gone()], 3, 27),
+            (vec![busy(Some("25"))], 3, 50),
+            (vec![busy(Some("61"))], 1, 0),
+            (vec![busy(Some("0"))], 61, 60),
+            (vec![busy(Some("soon"))], 1, 0),
+            (vec![busy(None)], 1, 0),
+            (vec![gone()], 1, 0),
+        ] {
+            let case = format!("{statuses:?}");
+            let (upstream, asked) = answering(statuses);
+            let began = tokio::time::Instant::now();
+            upstream.metadata("timestamp", None).await.unwrap_err();
+            assert_eq!(
+                (asked.load(Ordering::Relaxed), began.elapsed().as_secs()),
+                (asked_then, waited),
+                "{case}"
+            );
         }
     }
 }

@@ -325,18 +325,18 @@ fn respond(
         let holder = identity.as_ref().map(|identity| &identity.holder);
         let _permit = match admission.request(holder, request.uri().path()) {
             Ok(permit) => permit,
-            Err(reason) => return Ok(later(reason)),
+            Err(reason) => return Ok(later(reason, &admission)),
         };
         match timeout(answer_timeout, answer.oneshot(request)).await {
             Ok(response) => response,
-            Err(_) => Ok(later("the request took too long")),
+            Err(_) => Ok(later("the request took too long", &admission)),
         }
     })
 }
 
 /// gRPC's RESOURCE_EXHAUSTED with a hint when to come again.
-fn later(reason: &'static str) -> Response<Body> {
+fn later(reason: &'static str, admission: &Admission) -> Response<Body> {
     let mut response = tonic::Status::resource_exhausted(reason).into_http::<Body>();
-    response.headers_mut().insert("retry-after", HeaderValue::from_static("5"));
+    response.headers_mut().insert("retry-after", HeaderValue::from(admission.later()));
     response
 }

@@ -6,13 +6,21 @@
 use std::{
     collections::HashMap,
     hash::Hash,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::Limits;
 use crate::transport::identity::Holder;
+
+/// Whoever is put off may come again in so many seconds…
+const LATER_SECONDS: u32 = 5;
+/// …and up to so many more, each a second after the one before him.
+const LATER_SPREAD_SECONDS: u32 = 10;
 
 /// What is open at one door: connections of those with a certificate, and requests that are being answered.
 #[derive(Debug)]
@@ -25,6 +33,8 @@ pub(super) struct Admission {
     requests_of_one_max: usize,
     by_method: Counted<String>,
     requests_of_method_max: usize,
+    /// How many were told to come later.
+    put_off: AtomicU32,
 }
 
 /// What a request holds until it is answered.
@@ -42,7 +52,13 @@ impl Admission {
             requests_of_one_max: limits.requests_of_one_max,
             by_method: Counted::default(),
             requests_of_method_max: limits.requests_of_method_max,
+            put_off: AtomicU32::new(0),
         }
+    }
+
+    /// In how many seconds the next who is put off may come again: not all in the same moment.
+    pub(super) fn later(&self) -> u32 {
+        LATER_SECONDS + self.put_off.fetch_add(1, Ordering::Relaxed) % LATER_SPREAD_SECONDS
     }
 
     /// A place for a connection of that holder of a certificate, unless he has as many as one may.
