@@ -356,7 +356,6 @@ pub fn door(central: &Arc<Central>) -> Door {
 /// [`StartError`], naming what does not open.
 pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, StartError> {
     let layout = Layout::new(&config.data_dir);
-    init::read(&layout.trust_root())?;
     let identity = Identity::load(&IdentityFiles::in_dir(&layout.identity()))?;
     let store: Arc<dyn Store> = Arc::new(SledStore::open(&layout.store())?);
     let mut tasks = Tasks::new(clock.clone(), stop.clone());

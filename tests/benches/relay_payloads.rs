@@ -1,28 +1,28 @@
-//! Payloads: what it costs a relay to serve them, beside nginx with TLS 1.3 and the same files.
+//! Payloads: what it costs a relay to serve them, beside nginx with TLS 1.3 and the same files, and beside squid,
+//! which has them in its cache and serves them without TLS.
 //!
-//! The relay is the whole relay, joined, with nobody above it. nginx runs one worker on the same core, over
+//! The relay is the whole relay, joined, with nobody above it. The others run one worker on the same core, over
 //! HTTP/1.1 with kept-alive connections. The load clients drop what comes.
 
 #![expect(clippy::expect_used, reason = "a benchmark stops at the first thing that is wrong")]
 
+#[path = "relay_payloads/peers.rs"]
+mod peers;
+
 use std::{
-    env, fs,
-    net::{SocketAddr, TcpListener, TcpStream},
+    env,
+    net::SocketAddr,
     path::Path,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use rustls::{ClientConfig, RootCertStore, version::TLS13};
-use rustls_pki_types::CertificateDer;
 use tierway_common::{
     blobs::Blobs,
     transport::{
-        SERVER_NAME,
         dial::{self, Route},
         identity::Role,
-        tls::{self, Identity},
+        tls::Identity,
     },
     trust::digest::Digest,
 };
@@ -30,10 +30,12 @@ use tierway_proto::upstream::Upstream;
 use tierway_tests::bench::{
     load::{Tier, Web},
     place,
-    process::{self, Server},
+    process::Server,
     site::{self, Site},
     table::{Table, median, micros},
 };
+
+use self::peers::Peer;
 
 const LARGE_BYTES: usize = 100_000_000;
 const SMALL_BYTES: usize = 20_000;
@@ -76,6 +78,7 @@ enum Unit {
     Blob,
 }
 
+#[derive(Clone)]
 struct Cost {
     cpu: Duration,
     wall: Duration,
@@ -124,12 +127,12 @@ impl Case {
         self.cost(server, began.elapsed(), before)
     }
 
-    async fn nginx(&self, server: &Server, config: &Arc<ClientConfig>) -> Cost {
+    async fn peer(&self, peer: &Peer) -> Cost {
         let mut webs = Vec::new();
         for _ in 0..self.clients {
-            webs.push(Web::connect(server.address, config.clone()).await);
+            webs.push(Web::connect(peer.server.address, peer.tls.clone()).await);
         }
-        let (before, began) = (server.cpu(), Instant::now());
+        let (before, began) = (peer.server.cpu(), Instant::now());
         let each = self.bytes_each as u64;
         let tasks: Vec<_> = webs
             .into_iter()
@@ -138,8 +141,7 @@ impl Case {
                 let requests = self.of(client);
                 tokio::spawn(async move {
                     for digest in requests.concat() {
-                        let hex = digest.to_string();
-                        assert_eq!(web.get(&format!("/{}/{hex}", &hex[..2])).await, each, "all of it");
+                        assert_eq!(web.get(&peers::path(&digest)).await, each, "all of it");
                     }
                     web
                 })
@@ -149,7 +151,7 @@ impl Case {
         for task in tasks {
             open.push(task.await.expect("it comes to its end"));
         }
-        self.cost(server, began.elapsed(), before)
+        self.cost(&peer.server, began.elapsed(), before)
     }
 }
 
@@ -165,71 +167,6 @@ fn noise(seed: u64, len: usize) -> Bytes {
     }
     bytes.truncate(len);
     bytes.into()
-}
-
-/// What nginx shows: a P-256 certificate signed by itself, with its key in front.
-struct Certificate {
-    pem: String,
-    der: CertificateDer<'static>,
-}
-
-impl Certificate {
-    fn new() -> Self {
-        let made = rcgen::generate_simple_self_signed([SERVER_NAME.to_owned()]).expect("a certificate");
-        let pem = made.signing_key.serialize_pem() + &made.cert.pem();
-        Self { pem, der: made.cert.der().clone() }
-    }
-
-    /// For those who know it.
-    fn client(&self) -> Arc<ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.der.clone()).expect("a certificate");
-        let mut config = ClientConfig::builder_with_provider(Arc::new(tls::provider()))
-            .with_protocol_versions(&[&TLS13])
-            .expect("TLS 1.3")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Arc::new(config)
-    }
-}
-
-/// nginx with one worker over the relay's folder of payloads; `None` where there is no nginx.
-fn nginx(dir: &Path, relay: &Path, certificate: &Certificate) -> Option<Server> {
-    let address = TcpListener::bind("127.0.0.1:0").and_then(|port| port.local_addr()).expect("a port");
-    let show = dir.display();
-    let pem = dir.join("nginx.pem");
-    fs::write(&pem, &certificate.pem).expect("written");
-    let config = format!(
-        "user root;\ndaemon off;\nworker_processes 1;\nworker_cpu_affinity 1;\npid {show}/pid;\nerror_log {show}/error.log;\n\
-         events {{ worker_connections 1024; }}\n\
-         http {{\n  access_log off;\n  sendfile on;\n  tcp_nopush on;\n  keepalive_requests 100000000;\n  keepalive_timeout 600;\n\
-         \x20 client_body_temp_path {show}/body;\n  proxy_temp_path {show}/proxy;\n  fastcgi_temp_path {show}/fastcgi;\n\
-         \x20 uwsgi_temp_path {show}/uwsgi;\n  scgi_temp_path {show}/scgi;\n\
-         \x20 server {{\n    listen {address} ssl;\n    ssl_certificate {0};\n    ssl_certificate_key {0};\n    ssl_protocols TLSv1.3;\n\
-         \x20   ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;\n    root {1};\n  }}\n}}\n",
-        pem.display(),
-        relay.join("payloads").display(),
-    );
-    let path = dir.join("nginx.conf");
-    fs::write(&path, config).expect("written");
-    let started = place::command("nginx").arg("-c").arg(&path).arg("-p").arg(dir).spawn();
-    let Ok(mut child) = started else {
-        assert!(env::var_os("TIERWAY_REQUIRE").is_none(), "nginx is required");
-        println!("skipped: the comparison with nginx, which is not installed");
-        return None;
-    };
-    let patience = Instant::now() + Duration::from_secs(10);
-    loop {
-        if let Some(worker) = process::first_child(child.id())
-            && TcpStream::connect(address).is_ok()
-        {
-            return Some(Server::of(child, worker, address));
-        }
-        assert!(child.try_wait().expect("a child").is_none(), "nginx did not start");
-        assert!(Instant::now() < patience, "nginx does not listen");
-        std::thread::yield_now();
-    }
 }
 
 fn measure() {
@@ -257,13 +194,11 @@ fn measure() {
     );
     runtime.block_on(memory(&relay_dir, &identities, large));
     let relay = Server::again("relay", &relay_dir);
-    let certificate = Certificate::new();
-    let nginx = nginx(dir.path(), &relay_dir, &certificate);
-    let web = certificate.client();
+    let peers = runtime.block_on(peers::all(&relay_dir.join("payloads"), &[&[large], &small[..]].concat()));
     let kept = site::blobs(&client_dir.join("payloads"));
     runtime.block_on(async {
         verify(relay.address, &identities[0], &small, large, &kept).await;
-        compare(&relay, nginx.as_ref(), (&identities, &web), &small, large).await;
+        compare(&relay, &identities, &peers, &small, large).await;
     });
 }
 
@@ -275,13 +210,7 @@ async fn verify(address: SocketAddr, identity: &Identity, small: &[Digest], larg
     upstream.payload(large, Some(LARGE_BYTES as u64), kept).await.expect("the blob");
 }
 
-async fn compare(
-    relay: &Server,
-    nginx: Option<&Server>,
-    (identities, web): (&[Identity], &Arc<ClientConfig>),
-    small: &[Digest],
-    large: Digest,
-) {
+async fn compare(relay: &Server, identities: &[Identity], peers: &[Peer], small: &[Digest], large: Digest) {
     let batches = |size: usize| small.chunks(size).map(<[_]>::to_vec).collect::<Vec<_>>();
     let cases = [
         Case {
@@ -318,47 +247,43 @@ async fn compare(
         },
     ];
     let mut table = Table::new(
-        "CPU of the server (medians; ratio: median of the rounds' ratios)",
-        &["load", "relay", "nginx", "ratio", "unit", "relay MB/s", "nginx MB/s"],
+        "CPU of the server (medians; ratio of the relay to it: median of the rounds' ratios)",
+        &["load", "server", "CPU", "unit", "ratio", "MB/s"],
     );
     for case in &cases {
-        let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-        let mut speeds = (Vec::new(), Vec::new());
         let figure = |cost: &Cost| match case.unit {
             Unit::Gigabyte => cost.cpu.as_secs_f64() / (cost.blobs as f64 * case.bytes_each as f64 / 1e9),
             Unit::Blob => micros(cost.cpu, cost.blobs),
         };
         let speed = |cost: &Cost| cost.blobs as f64 * case.bytes_each as f64 / 1e6 / cost.wall.as_secs_f64();
+        // Of the relay and of each peer, a round each.
+        let mut rounds = vec![Vec::new(); peers.len() + 1];
         for round in 0..=ROUNDS {
-            let our = case.relay(relay, identities).await;
-            let their = match nginx {
-                Some(nginx) => Some(case.nginx(nginx, web).await),
-                None => None,
-            };
-            if round == 0 {
-                continue;
+            let mut costs = vec![case.relay(relay, identities).await];
+            for peer in peers {
+                costs.push(case.peer(peer).await);
             }
-            ours.push(figure(&our));
-            speeds.0.push(speed(&our));
-            if let Some(their) = their {
-                theirs.push(figure(&their));
-                speeds.1.push(speed(&their));
-                ratios.push(figure(&our) / figure(&their));
+            if round > 0 {
+                rounds.iter_mut().zip(costs).for_each(|(of, cost)| of.push(cost));
             }
         }
         let (digits, unit) = match case.unit {
-            Unit::Gigabyte => (3, "CPU s/GB"),
-            Unit::Blob => (1, "CPU µs/blob"),
+            Unit::Gigabyte => (3, "s/GB"),
+            Unit::Blob => (1, "µs/blob"),
         };
-        table.row([
-            case.what.to_owned(),
-            format!("{:.digits$}", median(&ours)),
-            format!("{:.digits$}", median(&theirs)),
-            format!("{:.2}", median(&ratios)),
-            unit.to_owned(),
-            format!("{:.0}", median(&speeds.0)),
-            format!("{:.0}", median(&speeds.1)),
-        ]);
+        let names = ["relay"].into_iter().chain(peers.iter().map(|peer| peer.kind.name()));
+        for (name, costs) in names.zip(&rounds) {
+            let ratios: Vec<_> =
+                rounds[0].iter().zip(costs).map(|(ours, theirs)| figure(ours) / figure(theirs)).collect();
+            table.row([
+                case.what.to_owned(),
+                name.to_owned(),
+                format!("{:.digits$}", median(&costs.iter().map(figure).collect::<Vec<_>>())),
+                unit.to_owned(),
+                format!("{:.2}", median(&ratios)),
+                format!("{:.0}", median(&costs.iter().map(speed).collect::<Vec<_>>())),
+            ]);
+        }
     }
     table.print();
 }

@@ -4,9 +4,13 @@
 //! and taken in by another, so that making them is not counted. What is counted begins where the RPC hands over:
 //! the queue, the signatures, the commits, each durable before it is acknowledged. Submissions have at
 //! most 1 MiB, as relays send them, and several wait at a time. After each step central is
-//! ended as `kill -9` does, and started again. `-- ENDPOINTS` takes another number of them.
+//! ended as `kill -9` does, and started again. PostgreSQL then keeps the same states, in two layouts. `-- ENDPOINTS`
+//! takes another number of them.
 
 #![expect(clippy::expect_used, reason = "a benchmark stops at the first thing that is wrong")]
+
+#[path = "report_ingest/postgres.rs"]
+mod postgres;
 
 use std::{
     env, fs,
@@ -75,9 +79,9 @@ fn main() {
         env::args().skip(1).partition(|argument| argument.starts_with('-'));
     let full = flags.iter().any(|flag| flag == "--bench");
     match others.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        [] => measure(if full { ENDPOINTS } else { ENDPOINTS_SMALL }),
+        [] => measure(if full { ENDPOINTS } else { ENDPOINTS_SMALL }, full),
         [part @ ("prepare" | "take" | "open"), dir, rest] => part_of(part, Path::new(dir), rest),
-        [endpoints] => measure(endpoints.parse().expect("a number of endpoints")),
+        [endpoints] => measure(endpoints.parse().expect("a number of endpoints"), full),
         other => panic!("unexpected arguments {other:?}"),
     }
 }
@@ -136,6 +140,11 @@ fn patches(endpoint: u32) -> impl Iterator<Item = u32> {
     (0..STATES).map(move |place| place * (PATCHES / STATES) + (place * 7 + endpoint) % (PATCHES / STATES))
 }
 
+/// Those of them that change in the second step.
+fn changed(endpoint: u32) -> impl Iterator<Item = u32> {
+    patches(endpoint).skip((endpoint % 97) as usize).take(CHANGES as usize)
+}
+
 /// Enrols the endpoints, and writes what they will say.
 fn prepare(dir: &Path, endpoints: u32) -> Figures {
     let random = SystemRandom::new();
@@ -180,8 +189,7 @@ fn prepare(dir: &Path, endpoints: u32) -> Figures {
         let entries = patches(number).map(|patch| entry(number, patch, false, now)).collect();
         put(0, &Report::States { snapshot: true, entries });
         put(0, &Report::Cycle(summary(number, now, 1)));
-        let changed = patches(number).skip((number % 97) as usize).take(CHANGES as usize);
-        let entries = changed.map(|patch| entry(number, patch, true, now)).collect();
+        let entries = changed(number).map(|patch| entry(number, patch, true, now)).collect();
         put(1, &Report::States { snapshot: false, entries });
         put(1, &Report::Cycle(summary(number, now, 2)));
         put(2, &Report::Inventory { at: now, facts: facts(number) });
@@ -389,7 +397,8 @@ fn again(part: &str, dir: &Path, rest: &str) -> Figures {
     serde_json::from_slice(&output.stdout).expect("figures")
 }
 
-fn measure(endpoints: u32) {
+/// And of PostgreSQL, if `compared`.
+fn measure(endpoints: u32, compared: bool) {
     let dir = tempfile::tempdir().expect("a folder");
     let began = Instant::now();
     let prepared = again("prepare", dir.path(), &endpoints.to_string());
@@ -450,4 +459,7 @@ fn measure(endpoints: u32) {
     }
     taken.print();
     started.print();
+    if compared {
+        postgres::measure(dir.path(), endpoints, Clock::system().now());
+    }
 }

@@ -20,6 +20,10 @@ use tierway_common::{
     trust::digest::Digest,
 };
 use tierway_proto::{blob_stream, v1};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
 /// As `transport::dial` sets them.
 const FRAME_BYTES: u32 = 256 * 1024;
@@ -77,9 +81,20 @@ impl Tier {
 pub struct Web(http1::SendRequest<Full<Bytes>>);
 
 impl Web {
-    /// Connects.
-    pub async fn connect(address: SocketAddr, config: Arc<ClientConfig>) -> Self {
-        let stream = dial::connect(&Route::direct(&address.to_string()), config).await.expect("connected");
+    /// Connects, without TLS when there is no `config` of it.
+    pub async fn connect(address: SocketAddr, config: Option<Arc<ClientConfig>>) -> Self {
+        match config {
+            Some(config) => {
+                Self::speak(
+                    dial::connect(&Route::direct(&address.to_string()), config).await.expect("connected"),
+                )
+                .await
+            }
+            None => Self::speak(TcpStream::connect(address).await.expect("connected")).await,
+        }
+    }
+
+    async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.expect("HTTP/1.1");
         tokio::spawn(connection);
         Self(sender)

@@ -92,14 +92,6 @@ fn a_configuration_that_cannot_be_used_is_named_with_line_and_key() {
     }
 }
 
-#[test]
-fn a_central_that_was_not_set_up_says_to_do_that_first() {
-    let dir = tempfile::tempdir().unwrap();
-    let ended = programs::run("tierway-central", &["--data-dir", dir.path().to_str().unwrap(), "serve"]);
-    assert_eq!(ended.code, Some(1));
-    says(&ended.errors, &[dir.path().to_str().unwrap(), "is not there: run `tierway-central init` first"]);
-}
-
 // Tokens.
 
 async fn join(token: &Token, dir: &Path) -> Result<(), String> {
