@@ -1,14 +1,20 @@
 //! How machines and operators get their identity, keep it and lose it.
 //!
 //! A token is redeemed in the same batch that records the certificate, so that of many uses at once
-//! only as many succeed as it allows. What a certificate says comes from the token or from the
-//! certificate before, never from the request.
+//! only as many succeed as it allows. Tokens that are redeemed at the same moment share a commit. What a
+//! certificate says comes from the token or from the certificate before, never from the request.
 
 pub mod ca;
+mod queue;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use ring::rand::SecureRandom;
@@ -21,9 +27,12 @@ use tierway_common::{
     trust::{digest::Digest, keys::PublicKey},
 };
 
-use self::ca::{Authority, CaError, Issued};
+use self::{
+    ca::{Authority, CaError, Issued},
+    queue::Queue,
+};
 use crate::{
-    model::{Model, RELAYS_MAX, Write},
+    model::{ENDPOINTS_MAX, Model, RELAYS_MAX, Write},
     policy::GROUPS_PER_ENDPOINT_MAX,
     state::{Change, State},
     store::tables::{self, CertificateRecord, EndpointRecord, RelayRecord, TokenRecord},
@@ -42,6 +51,8 @@ pub const OPERATORS_MAX: usize = 1_000;
 /// fill the store. Who asks in earnest, a third of a life later, is far from it, and one whose answer was lost asks again
 /// after two hours and a half (an endpoint).
 const RENEWALS_IN_A_LIFE: u32 = 300;
+/// Enrolments that share a commit: more than wait at the door at once, and their rows fit into one batch.
+pub const TOGETHER_MAX: usize = 64;
 /// Longest validity of a token.
 pub const TOKEN_VALID_MAX: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 /// A certificate may be renewed this long after its end unless configured otherwise: a machine comes back from
@@ -139,9 +150,18 @@ pub enum EnrollError {
     /// Making the certificate failed.
     #[error("could not issue a certificate")]
     Ca(#[from] CaError),
-    /// The store failed.
+    /// The store failed, for all whose change it was.
     #[error("could not keep the change")]
-    Store(#[from] StoreError),
+    Store(#[source] Arc<StoreError>),
+    /// Whoever did it for this one, too, came to no end.
+    #[error("nothing is known of what became of it")]
+    GivenUp,
+}
+
+impl From<StoreError> for EnrollError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Arc::new(error))
+    }
 }
 
 /// What a new token shall allow.
@@ -178,10 +198,34 @@ pub struct Redemption<'a> {
     pub agent_version: &'a str,
 }
 
+/// A redemption whose proof is right.
+#[derive(Clone, Debug)]
+struct Applied {
+    token: TokenId,
+    key: PublicKey,
+    /// What it is called, unless the token says that.
+    id: String,
+    host_name: String,
+    agent_version: String,
+}
+
+/// What those have taken who come in by the same change and are not in the model yet.
+#[derive(Debug, Default)]
+struct Taken {
+    /// The tokens as they are in the store, and as they will be.
+    tokens: BTreeMap<TokenId, (Vec<u8>, TokenRecord)>,
+    keys: BTreeSet<PublicKey>,
+    endpoints: u32,
+    relays: usize,
+    /// New names.
+    operators: BTreeSet<String>,
+}
+
 /// Gives out, renews and revokes identities.
 #[derive(Debug)]
 pub struct Enrollment {
     state: Arc<State>,
+    redeeming: Queue<Applied, Result<Issued, EnrollError>>,
     authority: Authority,
     root_metadata: Digest,
     renewal_grace: Duration,
@@ -215,7 +259,8 @@ impl Enrollment {
         renewal_grace: Duration,
         random: Arc<dyn SecureRandom + Send + Sync>,
     ) -> Self {
-        Self { state, authority, root_metadata, renewal_grace, random, ids: NewIds::default() }
+        let (redeeming, ids) = (Queue::default(), NewIds::default());
+        Self { state, redeeming, authority, root_metadata, renewal_grace, random, ids }
     }
 
     /// Has new machines get these ids.
@@ -308,54 +353,105 @@ impl Enrollment {
         })
     }
 
-    /// Turns a token into an identity, once for each use it has.
+    /// Turns a token into an identity, once for each use it has. Blocks while others are enrolled; up to
+    /// [`TOGETHER_MAX`] that wait share a commit.
     ///
     /// # Errors
     ///
     /// The `Token…` variants; [`EnrollError::Ca`] for a bad request; those of the store.
     pub fn redeem(&self, asked: Redemption<'_>) -> Result<Issued, EnrollError> {
-        let tenant = self.state.tenant();
-        let row = tables::Token { tenant, id: asked.token };
+        let Redemption { token, proof, csr_der, host_name, agent_version } = asked;
         // Nothing of the request is read before its proof was checked.
-        let seen = table::get(self.state.store(), &row)?
-            .ok_or_else(|| EnrollError::TokenUnknown(asked.token.clone()))?;
-        if !proof_is_valid(&seen.verifier, asked.csr_der, asked.proof) {
-            return Err(EnrollError::TokenProof(asked.token.clone()));
+        if !proof_is_valid(&self.kept(token)?.verifier, csr_der, proof) {
+            return Err(EnrollError::TokenProof(token.clone()));
         }
-        let key = ca::requested_key(asked.csr_der)?;
-        let id = self.new_id()?;
-        let (issued, _) = self.state.change(|model, change| {
-            let mut token = table::get(self.state.store(), &row)?
-                .ok_or_else(|| EnrollError::TokenUnknown(asked.token.clone()))?;
-            if change.now > token.expires {
-                return Err(EnrollError::TokenExpired { id: token.id, at: token.expires });
+        let applied = Applied {
+            token: token.clone(),
+            key: ca::requested_key(csr_der)?,
+            id: self.new_id()?,
+            host_name: clean(host_name, NAME_BYTES_MAX),
+            agent_version: clean(agent_version, VERSION_BYTES_MAX),
+        };
+        let redeemed = self.redeeming.ask(applied, TOGETHER_MAX, |all| self.redeem_together(all));
+        redeemed.unwrap_or(Err(EnrollError::GivenUp))
+    }
+
+    /// Lets all of them in by one change; what became of each, in their order. Who fails spoils nothing for the others.
+    fn redeem_together(&self, all: &[Applied]) -> Vec<Result<Issued, EnrollError>> {
+        let (mut each, mut taken) = (Vec::with_capacity(all.len()), Taken::default());
+        let changed = self.state.change(|model, change| {
+            for applied in all {
+                each.push(change.part(|change| self.let_in(model, change, &mut taken, applied)));
             }
-            if token.uses == 0 {
-                return Err(EnrollError::TokenUsedUp(token.id));
+            for (id, (before, token)) in std::mem::take(&mut taken.tokens) {
+                let row = tables::Token { tenant: self.state.tenant(), id: &id };
+                change.batch.expect_equals(table::full_key(&row), before);
+                change.write(Write::Token(token));
             }
-            let raw = <tables::Token<'_> as table::Table>::encode(&token)?;
-            change.batch.expect_equals(table::full_key(&row), raw);
-            token.uses -= 1;
-            let id = match token.role {
-                Role::Operator => token.name.clone(),
-                _ => id,
-            };
-            let holder = self.holder(token.role, &token.site, &id)?;
-            if token.role == Role::Operator
-                && !model.operators().contains_key(&holder.id)
-                && model.operators().len() >= OPERATORS_MAX
-            {
-                return Err(EnrollError::TooMany { what: "operators", max: OPERATORS_MAX as u64 });
+            Ok::<_, StoreError>(())
+        });
+        if let Err(failed) = changed {
+            let failed = Arc::new(failed);
+            each.resize_with(all.len(), || Err(EnrollError::GivenUp));
+            for one in each.iter_mut().filter(|one| matches!(one, Ok(_) | Err(EnrollError::GivenUp))) {
+                *one = Err(EnrollError::Store(failed.clone()));
             }
-            let issued = self.issue(&holder, key, change)?;
-            enrolled(model, change, &token, &holder, &issued, asked)?;
-            let detail = format!("site {} certificate {}", token.site, issued.serial);
-            let object = format!("{}:{}", token.role.as_str(), holder.id);
-            change.audit(&format!("token:{}", token.id), "enroll", object, detail);
-            change.write(Write::Token(token));
-            Ok(issued)
-        })?;
+        }
+        each
+    }
+
+    /// Fills the change with one enrolment, and notes what it takes; nothing is noted when it fails.
+    fn let_in(
+        &self,
+        model: &Model,
+        change: &mut Change,
+        taken: &mut Taken,
+        applied: &Applied,
+    ) -> Result<Issued, EnrollError> {
+        let (before, mut token) = match taken.tokens.get(&applied.token) {
+            Some(there) => there.clone(),
+            None => {
+                let token = self.kept(&applied.token)?;
+                (<tables::Token<'_> as table::Table>::encode(&token)?, token)
+            }
+        };
+        if change.now > token.expires {
+            return Err(EnrollError::TokenExpired { id: token.id, at: token.expires });
+        }
+        token.uses = token.uses.checked_sub(1).ok_or_else(|| EnrollError::TokenUsedUp(token.id.clone()))?;
+        let id = match token.role {
+            Role::Operator => &token.name,
+            _ => &applied.id,
+        };
+        let holder = self.holder(token.role, &token.site, id)?;
+        let operators = model.operators();
+        let is_new = |name: &String| !operators.contains_key(name) && !taken.operators.contains(name);
+        let is_new_operator = token.role == Role::Operator && is_new(&holder.id);
+        if is_new_operator && operators.len() + taken.operators.len() >= OPERATORS_MAX {
+            return Err(EnrollError::TooMany { what: "operators", max: OPERATORS_MAX as u64 });
+        }
+        if taken.keys.contains(&applied.key) {
+            return Err(EnrollError::KeyUsed);
+        }
+        let issued = self.issue(&holder, applied.key, change)?;
+        enrolled(model, change, taken, &token, &holder, &issued, applied)?;
+        let detail = format!("site {} certificate {}", token.site, issued.serial);
+        let object = format!("{}:{}", token.role.as_str(), holder.id);
+        change.audit(&format!("token:{}", token.id), "enroll", object, detail);
+        taken.keys.insert(applied.key);
+        match token.role {
+            Role::Endpoint => taken.endpoints += 1,
+            Role::Relay => taken.relays += 1,
+            Role::Operator if is_new_operator => drop(taken.operators.insert(holder.id)),
+            Role::Operator | Role::Central => {}
+        }
+        taken.tokens.insert(applied.token.clone(), (before, token));
         Ok(issued)
+    }
+
+    fn kept(&self, token: &TokenId) -> Result<TokenRecord, EnrollError> {
+        let row = tables::Token { tenant: self.state.tenant(), id: token };
+        table::get(self.state.store(), &row)?.ok_or_else(|| EnrollError::TokenUnknown(token.clone()))
     }
 
     fn new_id(&self) -> Result<String, EnrollError> {
@@ -649,19 +745,22 @@ impl Enrollment {
 fn enrolled(
     model: &Model,
     change: &mut Change,
+    taken: &Taken,
     token: &TokenRecord,
     holder: &Holder,
     issued: &Issued,
-    asked: Redemption<'_>,
+    applied: &Applied,
 ) -> Result<(), EnrollError> {
-    let name = clean(asked.host_name, NAME_BYTES_MAX);
-    let name = if name.is_empty() { holder.id.clone() } else { name };
-    let agent_version = clean(asked.agent_version, VERSION_BYTES_MAX);
+    let name = if applied.host_name.is_empty() { &holder.id } else { &applied.host_name }.clone();
+    let agent_version = applied.agent_version.clone();
     let invalid_id = |_| EnrollError::NotEnrolled(holder.id.clone());
     match token.role {
         Role::Endpoint => {
-            let max = u64::from(crate::model::ENDPOINTS_MAX);
-            let number = model.next_endpoint().ok_or(EnrollError::TooMany { what: "endpoints", max })?;
+            let number = model.next_endpoint().map(|next| next + taken.endpoints);
+            let max = u64::from(ENDPOINTS_MAX);
+            let number = number
+                .filter(|number| *number < ENDPOINTS_MAX)
+                .ok_or(EnrollError::TooMany { what: "endpoints", max })?;
             let id: EndpointId = holder.id.parse().map_err(invalid_id)?;
             let groups = token.groups.iter().filter(|group| is_assignable(model, group));
             change.write(Write::Endpoint(Arc::new(EndpointRecord {
@@ -674,7 +773,7 @@ fn enrolled(
             })));
         }
         Role::Relay => {
-            if model.relays().len() >= RELAYS_MAX {
+            if model.relays().len() + taken.relays >= RELAYS_MAX {
                 return Err(EnrollError::TooMany { what: "relays", max: RELAYS_MAX as u64 });
             }
             let id: RelayId = holder.id.parse().map_err(invalid_id)?;

@@ -107,7 +107,7 @@ impl ToStatus for EnrollError {
             }
             Self::TooMany { .. } | Self::LastOperator(_) => Status::failed_precondition(self.to_string()),
             Self::RenewedAlready { .. } => Status::resource_exhausted(self.to_string()),
-            Self::Ca(_) | Self::Store(_) => own_fault(self),
+            Self::Ca(_) | Self::Store(_) | Self::GivenUp => own_fault(self),
         }
     }
 }

@@ -79,6 +79,25 @@ impl Change {
         self.writes.push(write);
     }
 
+    /// Decides a part that may fail without the rest: of one that fails nothing stays.
+    ///
+    /// # Errors
+    ///
+    /// What `decide` fails with.
+    pub fn part<T, E>(&mut self, decide: impl FnOnce(&mut Self) -> Result<T, E>) -> Result<T, E> {
+        let Self { batch: Batch { expects, puts, deletes }, writes, audit, .. } = &*self;
+        let before = [expects.len(), puts.len(), deletes.len(), writes.len(), audit.len()];
+        let decided = decide(self);
+        if decided.is_err() {
+            self.batch.expects.truncate(before[0]);
+            self.batch.puts.truncate(before[1]);
+            self.batch.deletes.truncate(before[2]);
+            self.writes.truncate(before[3]);
+            self.audit.truncate(before[4]);
+        }
+        decided
+    }
+
     /// Adds a record to the audit log.
     pub fn audit(&mut self, actor: &str, action: &'static str, object: String, detail: String) {
         self.audit.push(Entry { at: self.now, actor: actor.to_owned(), action, object, detail });

@@ -2,3 +2,5 @@
 
 pub mod chunked;
 pub mod tables;
+#[cfg(test)]
+pub(crate) mod testing;

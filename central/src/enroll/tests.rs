@@ -1,4 +1,4 @@
-use std::sync::Barrier;
+use std::sync::{Barrier, atomic::Ordering};
 
 use jiff::SignedDuration;
 use ring::rand::SystemRandom;
@@ -10,6 +10,7 @@ use tierway_common::{
 };
 
 use super::*;
+use crate::store::testing::dying;
 
 struct Site {
     clock: Clock,
@@ -75,6 +76,17 @@ impl Site {
             agent_version: "0.1.0",
         })?;
         Ok((issued, key))
+    }
+}
+
+/// With a key of its own.
+fn applied(token: &Token) -> Applied {
+    Applied {
+        token: token.id.clone(),
+        key: ca::requested_key(&csr().0).unwrap(),
+        id: uuid::Uuid::new_v4().to_string(),
+        host_name: "web-1".to_owned(),
+        agent_version: "0.1.0".to_owned(),
     }
 }
 
@@ -172,6 +184,113 @@ fn a_token_that_is_unknown_expired_used_up_or_not_proven_says_which_it_is() {
         asked(&other.id, &other.proof(&csr)),
         format!("token `{}` expired at 2026-11-21T10:00:00Z", other.id)
     );
+}
+
+#[test]
+fn of_those_who_are_let_in_together_each_fails_alone_and_the_others_share_a_commit() {
+    let store = dying(u64::MAX);
+    let site = site_on(store.clone());
+    let (twice, once) = (site.token(Role::Endpoint, 2), site.token(Role::Relay, 1));
+    let unknown = Token { id: "00".repeat(8).parse().unwrap(), ..once.clone() };
+    site.operator("ana");
+    let again = applied(&twice);
+    let all = [
+        applied(&unknown),
+        applied(&once),
+        applied(&once),
+        again.clone(),
+        // The same key once more, which takes no use of the token.
+        Applied { id: uuid::Uuid::new_v4().to_string(), ..again },
+        applied(&twice),
+        applied(&twice),
+    ];
+    let before = store.commits.load(Ordering::SeqCst);
+    let each = site.enrollment.redeem_together(&all);
+    assert_eq!(store.commits.load(Ordering::SeqCst), before + 1);
+    let said: Vec<_> = each.iter().map(|one| one.as_ref().err().map(ToString::to_string)).collect();
+    let used_up = |token: &Token| Some(format!("token `{}` was used as often as it may be", token.id));
+    assert_eq!(
+        said,
+        [
+            Some(format!("token `{}` is not known here", unknown.id)),
+            None,
+            used_up(&once),
+            None,
+            Some("the key of this request has a certificate already: a request is good once".to_owned()),
+            None,
+            used_up(&twice),
+        ]
+    );
+    let model = site.state.model();
+    let found: Vec<_> = model.endpoints().map(|record| (record.number, record.serial.as_str())).collect();
+    let serial = |place: usize| each[place].as_ref().unwrap().serial.as_str();
+    assert_eq!(found, [(0, serial(3)), (1, serial(5))]);
+    assert_eq!(model.relays().values().map(|relay| relay.serial.as_str()).collect::<Vec<_>>(), [serial(1)]);
+    drop(model);
+    let log = crate::audit::list(site.state.store(), site.state.tenant(), 0, 3).unwrap();
+    let details: Vec<_> = log.iter().rev().map(|record| record.detail.clone()).collect();
+    assert_eq!(details, [1, 3, 5].map(|place| format!("site lyon certificate {}", serial(place))));
+    assert!(log.iter().all(|record| record.action == "enroll"));
+    assert_eq!(crate::audit::verify(site.state.store(), site.state.tenant()).unwrap().broken, None);
+    let again = State::open("default".parse().unwrap(), site.store.clone(), site.clock.clone()).unwrap();
+    assert_eq!((again.model().endpoints().count(), again.model().relays().len()), (2, 1));
+}
+
+#[test]
+fn those_let_in_together_count_for_what_there_may_be_at_most() {
+    let site = site();
+    let (operator, _) = site.operator("op-0");
+    site.state
+        .change(|_, change| {
+            for number in 1..OPERATORS_MAX - 1 {
+                change.write(Write::Certificate(CertificateRecord {
+                    serial: format!("{number:032x}"),
+                    identity: format!("op-{number}"),
+                    role: Role::Operator,
+                    site: "lyon".parse().unwrap(),
+                    key: operator.key,
+                    fingerprint: operator.fingerprint,
+                    issued: change.now,
+                    expires: operator.expires,
+                    revoked: None,
+                }));
+            }
+            Ok::<_, StoreError>(())
+        })
+        .unwrap();
+    let token = |name: &str| {
+        let wanted = NewToken {
+            role: Role::Operator,
+            site: "lyon".parse().unwrap(),
+            uses: 1,
+            valid: TOKEN_VALID,
+            servers: vec!["central.example:7443".to_owned()],
+            groups: vec![],
+            name: name.to_owned(),
+        };
+        site.enrollment.create_token(&wanted, "operator:admin").unwrap().0
+    };
+    let all = ["ana", "bo", "ana", "op-0"].map(|name| applied(&token(name)));
+    let each = site.enrollment.redeem_together(&all);
+    assert_eq!(each.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true, true]);
+    assert_eq!(site.state.model().operators().len(), OPERATORS_MAX);
+}
+
+#[test]
+fn when_the_store_fails_nobody_of_those_let_in_together_is_in_and_all_may_come_again() {
+    let store = dying(u64::MAX);
+    let site = site_on(store.clone());
+    let token = site.token(Role::Endpoint, 2);
+    let all = [(); 3].map(|()| applied(&token));
+    store.commits_left.store(0, Ordering::SeqCst);
+    let each = site.enrollment.redeem_together(&all);
+    assert!(matches!(
+        each.as_slice(),
+        [Err(EnrollError::Store(_)), Err(EnrollError::Store(_)), Err(EnrollError::TokenUsedUp(_))]
+    ));
+    assert_eq!(site.state.model().endpoints().count(), 0);
+    store.commits_left.store(u64::MAX, Ordering::SeqCst);
+    assert_eq!(site.enrollment.redeem_together(&all).iter().filter(|one| one.is_ok()).count(), 2);
 }
 
 #[test]

@@ -1,48 +1,12 @@
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use tierway_common::{
     schema::{Approval, Decision, Group, Members},
-    store::{Row, memory::MemoryStore},
+    store::memory::MemoryStore,
 };
 
 use super::*;
-
-/// A store that does so many commits and then fails each, as a full disk does.
-#[derive(Debug)]
-struct Dying {
-    store: Arc<MemoryStore>,
-    commits_left: AtomicU64,
-    commits: AtomicU64,
-}
-
-impl Store for Dying {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.store.get(key)
-    }
-
-    fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<Row>, StoreError> {
-        self.store.scan(prefix, after, limit)
-    }
-
-    fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
-        let left = self.commits_left.load(Ordering::SeqCst);
-        if left == 0 {
-            return Err(StoreError::Backend { dir: "test".into(), source: "the disk is full".into() });
-        }
-        self.commits_left.store(left - 1, Ordering::SeqCst);
-        self.commits.fetch_add(1, Ordering::SeqCst);
-        self.store.commit(batch)
-    }
-
-    fn disk_bytes(&self) -> u64 {
-        0
-    }
-}
-
-fn dying(commits: u64) -> Arc<Dying> {
-    let (store, commits_left) = (Arc::new(MemoryStore::new()), AtomicU64::new(commits));
-    Arc::new(Dying { store, commits_left, commits: AtomicU64::new(0) })
-}
+use crate::store::testing::dying;
 
 fn open(store: Arc<dyn Store>) -> State {
     let clock = Clock::manual("2026-11-20T10:00:00Z".parse().unwrap());
@@ -244,4 +208,35 @@ fn what_could_not_be_put_in_place_is_before_anything_else_is_changed_or_publishe
     assert_eq!((found(&state), aside(&store.store)), (WHOLE, 0));
     let (_, sequence) = approve(&state).unwrap();
     assert_eq!(sequence, 2, "the audit log goes on from it");
+}
+
+#[test]
+fn of_a_part_that_fails_nothing_stays_in_a_change() {
+    let state = open(Arc::new(MemoryStore::new()));
+    let group = |id: &str, priority| {
+        Write::Group(Group { id: id.parse().unwrap(), priority, members: Members::Everyone, level: None })
+    };
+    let part = |change: &mut Change, id: &str, priority| {
+        change.part(|change| {
+            change.batch.put(id, "row").delete("nothing").expect_absent(id);
+            change.write(group(id, priority));
+            change.audit("operator:admin", "add group", format!("group:{id}"), String::new());
+            if priority == 0 { Err(StoreError::Conflict { key: vec![] }) } else { Ok(()) }
+        })
+    };
+    state
+        .change(|_, change| {
+            assert!(part(change, "one", 1).is_ok() && part(change, "none", 0).is_err());
+            assert!(part(change, "two", 2).is_ok());
+            assert_eq!((change.batch.deletes.len(), change.batch.expects.len()), (2, 2));
+            Ok::<_, StoreError>(())
+        })
+        .unwrap();
+    let model = state.model();
+    let has = |id: &str| {
+        let row = state.store().get(id.as_bytes()).unwrap().is_some();
+        (row, model.policy().groups().contains_key(&id.parse().unwrap()))
+    };
+    assert_eq!(["one", "none", "two"].map(has), [(true, true), (false, false), (true, true)]);
+    assert_eq!(audit::list(state.store(), state.tenant(), 0, 10).unwrap().len(), 2);
 }
