@@ -189,6 +189,11 @@ impl Policy {
         self.approvals.get(update).into_iter().flat_map(BTreeMap::values)
     }
 
+    /// Updates about which something is decided, by id.
+    pub fn decided(&self) -> impl Iterator<Item = &UpdateId> {
+        self.approvals.keys()
+    }
+
     /// Every decision, by update, then group.
     pub fn approvals(&self) -> impl Iterator<Item = &Approval> {
         self.approvals.values().flat_map(BTreeMap::values)

@@ -13,6 +13,7 @@ use tierway_common::{
     clock::Clock,
     daemon::tasks::Wake,
     id::TenantId,
+    schema::State as UpdateState,
     store::{
         Batch, Store, StoreError,
         table::{self, Table},
@@ -358,6 +359,20 @@ impl State {
         match chunked::get(self.store(), &row)? {
             Some(bytes) => Record::find(&bytes, update).map_err(|source| damaged(&row, source)),
             None => Ok(None),
+        }
+    }
+
+    /// Gives `each` every update that is applicable to an endpoint with its state, both updates and endpoint by number,
+    /// in ascending order.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store, also when the packed record is damaged.
+    pub fn each_state(&self, endpoint: u32, each: impl FnMut(u32, UpdateState)) -> Result<(), StoreError> {
+        let row = tables::States { tenant: &self.tenant, number: endpoint, chunk: 0 };
+        match chunked::get(self.store(), &row)? {
+            Some(bytes) => Record::each_state(&bytes, each).map_err(|source| damaged(&row, source)),
+            None => Ok(()),
         }
     }
 

@@ -229,8 +229,8 @@ impl Record {
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         let mut packed = Packed::read(bytes)?;
         let mut entries = Vec::with_capacity(packed.left.min(bytes.len()));
-        while let Some(entry) = packed.next()? {
-            entries.push(entry);
+        while let Some(begun) = packed.begin()? {
+            entries.push(packed.entry(begun)?);
         }
         if packed.input.at != bytes.len() {
             return Err(packed.input.damaged());
@@ -246,12 +246,31 @@ impl Record {
     /// [`RecordError`] when what comes before it is damaged.
     pub fn find(bytes: &[u8], update: u32) -> Result<Option<Entry>, RecordError> {
         let mut packed = Packed::read(bytes)?;
-        while let Some(entry) = packed.next()? {
-            if entry.update >= update {
-                return Ok((entry.update == update).then_some(entry));
+        while let Some(begun) = packed.begin()? {
+            if begun.update >= update {
+                return if begun.update == update { packed.entry(begun).map(Some) } else { Ok(None) };
             }
+            packed.pass(begun)?;
         }
         Ok(None)
+    }
+
+    /// Gives `each` every update with its state in what [`Record::encode`] wrote, in ascending order: for lists that
+    /// count the states of many endpoints.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordError`] when it is damaged; `each` has got what comes before that.
+    pub fn each_state(bytes: &[u8], mut each: impl FnMut(u32, State)) -> Result<(), RecordError> {
+        let mut packed = Packed::read(bytes)?;
+        while let Some(begun) = packed.begin()? {
+            each(begun.update, begun.state);
+            packed.pass(begun)?;
+        }
+        if packed.input.at != bytes.len() {
+            return Err(packed.input.damaged());
+        }
+        Ok(())
     }
 }
 
@@ -284,10 +303,11 @@ impl<'a> Packed<'a> {
         Ok(Self { input, version, details, left, update: None })
     }
 
-    /// Inlined, or each of 300 entries is moved once more.
+    /// The next entry as far as it is of one length: what follows must be read by [`Packed::entry`] or
+    /// [`Packed::pass`].
     #[inline(always)]
-    fn next(&mut self) -> Result<Option<Entry>, RecordError> {
-        let Self { input, version, details, left, update: before } = self;
+    fn begin(&mut self) -> Result<Option<Begun>, RecordError> {
+        let Self { input, version, details: _, left, update: before } = self;
         if *left == 0 {
             return Ok(None);
         }
@@ -305,6 +325,14 @@ impl<'a> Packed<'a> {
             return Err(input.damaged());
         }
         *before = Some(update);
+        Ok(Some(Begun { update, state, head, progress_follows }))
+    }
+
+    /// Inlined, or each of 300 entries is moved once more.
+    #[inline(always)]
+    fn entry(&mut self, begun: Begun) -> Result<Entry, RecordError> {
+        let Begun { update, state, head, progress_follows } = begun;
+        let Self { input, details, .. } = self;
         let since = u32::from_le_bytes(input.take(4)?.try_into().map_err(|_| input.damaged())?);
         let [detected, authorized, applied] = input.times(head >> 4, since)?;
         let detail = if head >> 7 == 1 {
@@ -315,8 +343,35 @@ impl<'a> Packed<'a> {
         };
         let estimated = head >> 3 & 1 == 1;
         let progress = if progress_follows { input.progress(since)? } else { Progress::default() };
-        Ok(Some(Entry { update, state, estimated, since, detected, authorized, applied, detail, progress }))
+        Ok(Entry { update, state, estimated, since, detected, authorized, applied, detail, progress })
     }
+
+    /// Goes past what follows, without looking whether it is right.
+    #[inline(always)]
+    fn pass(&mut self, begun: Begun) -> Result<(), RecordError> {
+        let Begun { head, progress_follows, .. } = begun;
+        self.input.take(4)?;
+        // Detected, authorized, applied, and the index of the detail.
+        self.input.pass_varints((head >> 4).count_ones())?;
+        if progress_follows {
+            let head = self.input.byte()?;
+            // Offered, downloaded, verified, until, and how long it took.
+            self.input.pass_varints((head & 0x1f).count_ones())?;
+            if head >> 5 & 1 == 1 {
+                self.input.byte()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The beginning of an entry.
+#[derive(Clone, Copy)]
+struct Begun {
+    update: u32,
+    state: State,
+    head: u8,
+    progress_follows: bool,
 }
 
 /// The code of a state: its place in [`State::ALL`].
@@ -384,6 +439,13 @@ impl<'a> Input<'a> {
             }
         }
         Err(self.damaged())
+    }
+
+    fn pass_varints(&mut self, count: u32) -> Result<(), RecordError> {
+        for _ in 0..count {
+            while self.byte()? >= 0x80 {}
+        }
+        Ok(())
     }
 
     /// The times whose bits are set in `head`, from bit 0 on, which are written as their distance to `since`.
@@ -542,6 +604,24 @@ mod tests {
         }
         let bytes = record.encode().len();
         assert!(bytes <= 300 * 17, "with what each waits for {bytes}");
+    }
+
+    #[test]
+    fn what_is_read_of_a_record_in_part_is_what_reading_all_of_it_gives() {
+        let first = hex::decode(KEPT_V1).unwrap();
+        for bytes in [first, record().encode(), record_with_progress().encode(), Record::default().encode()] {
+            let whole = Record::decode(&bytes).unwrap();
+            let mut states = Vec::new();
+            Record::each_state(&bytes, |update, state| states.push((update, state))).unwrap();
+            let expected: Vec<_> = whole.entries().iter().map(|entry| (entry.update, entry.state)).collect();
+            assert_eq!(states, expected);
+            for update in (0..200).chain([69_999, 70_000, 70_001, u32::MAX]) {
+                assert_eq!(Record::find(&bytes, update).unwrap().as_ref(), whole.get(update), "{update}");
+            }
+            for length in 0..bytes.len() {
+                assert!(Record::each_state(&bytes[..length], |_, _| {}).is_err(), "{length}");
+            }
+        }
     }
 
     #[test]

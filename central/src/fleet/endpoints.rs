@@ -134,7 +134,7 @@ pub fn lacking(model: &Model) -> RoaringBitmap {
 ///
 /// [`AskError::NotFound`] for a site or group, those of the store.
 pub fn list(state: &State, wanted: &EndpointFilter) -> Result<EndpointPage, AskError> {
-    let (chosen, next) = {
+    let (chosen, next, counting) = {
         let model = state.model();
         let mut among = among(&model, &wanted.filter)?;
         let with_revoked = wanted.filter.group.is_none() && wanted.needing.is_none();
@@ -151,10 +151,10 @@ pub fn list(state: &State, wanted: &EndpointFilter) -> Result<EndpointPage, AskE
             (revoked || among.contains(endpoint.number))
                 && part.as_ref().is_none_or(|part| endpoint.name.to_lowercase().contains(part))
         };
-        by_name(&model, wanted.after.as_ref(), wanted.limit, fits)
+        let (chosen, next) = by_name(&model, wanted.after.as_ref(), wanted.limit, fits);
+        (chosen, next, Counting::of(&model))
     };
-    let rows = chosen.into_iter().map(|record| row(state, record)).collect::<Result<_, StoreError>>()?;
-    Ok(EndpointPage { rows, next })
+    Ok(EndpointPage { rows: rows(state, chosen, &counting)?, next })
 }
 
 /// At most `limit` endpoints that fit and come after this place, by name, then number; and the place of the last
@@ -184,20 +184,102 @@ fn by_name(
 ///
 /// Those of the store.
 pub fn row(state: &State, record: Arc<EndpointRecord>) -> Result<EndpointRow, StoreError> {
-    let states = state.states(record.number)?;
+    let counting = Counting::of(&state.model());
+    let states = States::of(state, record.number, &counting)?;
+    Ok(states.row(&state.model(), record))
+}
+
+/// The lines of these endpoints, in their order.
+fn rows(
+    state: &State,
+    chosen: Vec<Arc<EndpointRecord>>,
+    counting: &Counting,
+) -> Result<Vec<EndpointRow>, StoreError> {
+    let states = read_each(&chosen, |endpoint| States::of(state, endpoint.number, counting))?;
     let model = state.model();
-    let groups = model.groups_of(&record);
-    let mut counts = Counts::default();
-    for (entry, update) in current(&model, &states) {
-        let approved = entry.state == UpdateState::Needed
-            && model
-                .policy()
-                .decision(&groups, &update.id)
-                .is_some_and(|approval| approval.decision == Decision::Approve);
-        counts.add(entry.state, approved);
+    Ok(chosen.into_iter().zip(states).map(|(record, states)| states.row(&model, record)).collect())
+}
+
+/// What `read` gives for each of those chosen, in their order; it is read in the order in which the store has it, for
+/// what lies together is read together.
+fn read_each<T: Clone + Default>(
+    chosen: &[Arc<EndpointRecord>],
+    read: impl Fn(&EndpointRecord) -> Result<T, StoreError>,
+) -> Result<Vec<T>, StoreError> {
+    let mut places: Vec<usize> = (0..chosen.len()).collect();
+    places.sort_unstable_by_key(|place| chosen[*place].number);
+    let mut found = vec![T::default(); chosen.len()];
+    for place in places {
+        found[place] = read(&chosen[place])?;
     }
-    let groups = groups.into_iter().map(|group| group.id.to_string()).collect();
-    Ok(EndpointRow { record, counts, groups })
+    Ok(found)
+}
+
+/// The states of an endpoint that are counted.
+#[derive(Clone, Debug, Default)]
+struct States {
+    counts: Counts,
+    /// Needed updates about which somebody decided, by number; not counted yet.
+    decided: Vec<u32>,
+}
+
+impl States {
+    fn of(state: &State, endpoint: u32, counting: &Counting) -> Result<Self, StoreError> {
+        let mut states = Self::default();
+        state.each_state(endpoint, |update, is| match counting.0.get(update as usize) {
+            None | Some(Counted::Not) => {}
+            Some(Counted::Decided) if is == UpdateState::Needed => states.decided.push(update),
+            Some(Counted::Decided | Counted::Undecided) => states.counts.add(is, false),
+        })?;
+        Ok(states)
+    }
+
+    fn row(self, model: &Model, record: Arc<EndpointRecord>) -> EndpointRow {
+        let Self { mut counts, decided } = self;
+        let groups = model.groups_of(&record);
+        for update in decided {
+            let decision = model.update(update).and_then(|one| model.policy().decision(&groups, &one.id));
+            let is_approved = decision.is_some_and(|approval| approval.decision == Decision::Approve);
+            counts.add(UpdateState::Needed, is_approved);
+        }
+        let groups = groups.into_iter().map(|group| group.id.to_string()).collect();
+        EndpointRow { record, counts, groups }
+    }
+}
+
+/// Which states of an endpoint are counted, by the number of their update.
+struct Counting(Vec<Counted>);
+
+#[derive(Clone, Copy)]
+enum Counted {
+    /// In no catalogue, or superseded.
+    Not,
+    /// Nobody decided about it.
+    Undecided,
+    /// Somebody did, for some group.
+    Decided,
+}
+
+impl Counting {
+    fn of(model: &Model) -> Self {
+        let mut updates = Vec::new();
+        let mut decided = model.policy().decided().peekable();
+        // Both come by id.
+        for update in model.updates() {
+            while decided.next_if(|id| **id < update.id).is_some() {}
+            let counted = match decided.peek() {
+                _ if !is_current(update) => continue,
+                Some(id) if **id == update.id => Counted::Decided,
+                _ => Counted::Undecided,
+            };
+            let place = update.number as usize;
+            if place >= updates.len() {
+                updates.resize(place + 1, Counted::Not);
+            }
+            updates[place] = counted;
+        }
+        Self(updates)
+    }
 }
 
 /// Every update that is applicable to an endpoint: those that are lacking first, then by id.
@@ -208,9 +290,9 @@ pub fn row(state: &State, record: Arc<EndpointRecord>) -> Result<EndpointRow, St
 pub fn patches(state: &State, record: &EndpointRecord) -> Result<Vec<EndpointPatch>, StoreError> {
     let states = state.states(record.number)?;
     let (model, publications) = (state.model(), state.publications());
-    let known = Known { model: &model, publications: &publications, now: state.now() };
+    let known = Known::new(&model, &publications, state.now());
     let mut patches: Vec<_> =
-        current(&model, &states).map(|(entry, update)| patch(known, record, update, entry)).collect();
+        current(&model, &states).map(|(entry, update)| patch(&known, record, update, entry)).collect();
     patches.sort_by_key(|patch| {
         let lacking = matches!(patch.entry.state, UpdateState::Needed | UpdateState::Failed);
         (!lacking, patch.update.id.clone())
@@ -219,7 +301,7 @@ pub fn patches(state: &State, record: &EndpointRecord) -> Result<Vec<EndpointPat
 }
 
 fn patch(
-    known: Known<'_>,
+    known: &Known<'_>,
     endpoint: &EndpointRecord,
     update: &Arc<UpdateRecord>,
     entry: &Entry,
@@ -263,16 +345,15 @@ pub fn with_patch(
         let (chosen, next) = by_name(&model, after, limit, |endpoint| who.contains(endpoint.number));
         (chosen, next, update.clone())
     };
+    let entries = read_each(&chosen, |endpoint| state.state_of(endpoint.number, update.number))?;
+    let (model, publications) = (state.model(), state.publications());
+    let known = Known::new(&model, &publications, state.now());
     rows.reserve_exact(chosen.len());
-    let now = state.now();
-    for endpoint in chosen {
-        if let Some(entry) = state.state_of(endpoint.number, update.number)? {
-            let (model, publications) = (state.model(), state.publications());
-            let known = Known { model: &model, publications: &publications, now };
-            let standing = standing::in_short(known, &endpoint, &update, &entry);
-            let decision = decision(&model, &endpoint, &update);
-            rows.push((endpoint, EndpointPatch { update: update.clone(), entry, decision, standing }));
-        }
+    for (endpoint, entry) in chosen.into_iter().zip(entries) {
+        let Some(entry) = entry else { continue };
+        let standing = standing::in_short(&known, &endpoint, &update, &entry);
+        let decision = decision(&model, &endpoint, &update);
+        rows.push((endpoint, EndpointPatch { update: update.clone(), entry, decision, standing }));
     }
     Ok(PatchEndpointPage { rows, next })
 }
@@ -288,8 +369,8 @@ pub fn patch_on(
     update: &UpdateId,
 ) -> Result<Option<EndpointPatch>, StoreError> {
     let (model, publications) = (state.model(), state.publications());
-    let known = Known { model: &model, publications: &publications, now: state.now() };
+    let known = Known::new(&model, &publications, state.now());
     let Some(update) = model.update_by_id(update) else { return Ok(None) };
     let entry = state.state_of(endpoint.number, update.number)?;
-    Ok(entry.map(|entry| patch(known, endpoint, update, &entry)))
+    Ok(entry.map(|entry| patch(&known, endpoint, update, &entry)))
 }

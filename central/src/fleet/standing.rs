@@ -4,8 +4,13 @@
 //! Approved, published, at the relay and offered are different things: central knows of the first two itself, of the
 //! third by what a relay says when it checks in, of all that follows by the endpoint's signed reports.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
-use tierway_common::schema::{Decision, State as UpdateState, Waiting};
+use tierway_common::{
+    id::SiteId,
+    schema::{Decision, State as UpdateState, Waiting},
+};
 
 use crate::{
     compliance::record::Entry,
@@ -73,14 +78,26 @@ pub struct Standing {
 }
 
 /// What an update's standing is worked out from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Known<'a> {
-    /// Groups, decisions, relays.
-    pub model: &'a Model,
-    /// What is published since when.
-    pub publications: &'a Publications,
-    /// Now.
-    pub now: Timestamp,
+    /// Groups, decisions.
+    pub(super) model: &'a Model,
+    publications: &'a Publications,
+    /// Those in use, by site, then id.
+    relays: BTreeMap<&'a SiteId, Vec<&'a RelayRecord>>,
+    now: Timestamp,
+}
+
+impl<'a> Known<'a> {
+    /// Groups, decisions and relays by `model`, what is published since when by `publications`.
+    #[must_use]
+    pub fn new(model: &'a Model, publications: &'a Publications, now: Timestamp) -> Self {
+        let mut relays: BTreeMap<&SiteId, Vec<&RelayRecord>> = BTreeMap::new();
+        for relay in model.relays().values().filter(|relay| !relay.revoked) {
+            relays.entry(&relay.site).or_default().push(relay);
+        }
+        Self { model, publications, relays, now }
+    }
 }
 
 struct Approval {
@@ -103,7 +120,7 @@ struct Arrival {
 /// Where `update` stands on `endpoint`, whose packed state is `entry`.
 #[must_use]
 pub fn standing(
-    known: Known<'_>,
+    known: &Known<'_>,
     endpoint: &EndpointRecord,
     update: &UpdateRecord,
     entry: &Entry,
@@ -120,7 +137,7 @@ pub fn standing(
 /// The same without the steps: for lists of many endpoints, most of which have it installed.
 #[must_use]
 pub fn in_short(
-    known: Known<'_>,
+    known: &Known<'_>,
     endpoint: &EndpointRecord,
     update: &UpdateRecord,
     entry: &Entry,
@@ -198,7 +215,7 @@ fn unverified<'a>(entry: &Entry, told: &'a str) -> &'a str {
 
 /// The last step that was taken, of an update that the endpoint says nothing more about.
 fn on_the_way(
-    known: Known<'_>,
+    known: &Known<'_>,
     told: Told<'_>,
     steps: &[Step],
     approval: &Approval,
@@ -234,7 +251,7 @@ fn on_the_way(
     Standing { source: last.source.clone(), heard, ..standing }
 }
 
-fn approval(known: Known<'_>, endpoint: &EndpointRecord, update: &UpdateRecord, entry: &Entry) -> Approval {
+fn approval(known: &Known<'_>, endpoint: &EndpointRecord, update: &UpdateRecord, entry: &Entry) -> Approval {
     let decision = known.model.decision(endpoint, &update.id);
     match decision {
         Some(decided) if decided.decision == Decision::Approve => {
@@ -257,20 +274,14 @@ fn approval(known: Known<'_>, endpoint: &EndpointRecord, update: &UpdateRecord, 
     }
 }
 
-fn arrival(known: Known<'_>, endpoint: &EndpointRecord, approval: &Approval) -> Arrival {
+fn arrival(known: &Known<'_>, endpoint: &EndpointRecord, approval: &Approval) -> Arrival {
     let step = |name, at: Option<Timestamp>, source, reason: String| Step {
         name,
         at: at.map(seconds),
         source,
         reason,
     };
-    let relays: Vec<&RelayRecord> = known
-        .model
-        .relays()
-        .values()
-        .map(AsRef::as_ref)
-        .filter(|relay| relay.site == endpoint.site && !relay.revoked)
-        .collect();
+    let relays = known.relays.get(&endpoint.site).map(Vec::as_slice).unwrap_or_default();
     let direct = relays.is_empty();
     let with = approval.at.and_then(|at| known.publications.with(at));
     let Some((version, made)) = with else {

@@ -182,11 +182,15 @@ impl admin_server::Admin for AdminService {
             limit: fleet::limit(limit),
             after: place(&after)?,
         };
-        let page = blocking(&self.central, move |central| endpoints::list(&central.state, &wanted)).await?;
-        Ok(Response::new(v1::ListEndpointsResponse {
-            endpoints: page.rows.into_iter().map(endpoint).collect(),
-            next: page.next.map(|place| place.to_string()).unwrap_or_default(),
-        }))
+        let answer = blocking(&self.central, move |central| {
+            let page = endpoints::list(&central.state, &wanted)?;
+            Ok::<_, AskError>(v1::ListEndpointsResponse {
+                endpoints: page.rows.into_iter().map(endpoint).collect(),
+                next: page.next.map(|place| place.to_string()).unwrap_or_default(),
+            })
+        })
+        .await?;
+        Ok(Response::new(answer))
     }
 
     async fn get_endpoint(
@@ -381,16 +385,17 @@ impl admin_server::Admin for AdminService {
         let state: Option<UpdateState> =
             state.map(|text| fleet::state(&text)).transpose().map_err(|error| error.to_status())?;
         let (limit, after) = (fleet::limit(limit), place(&after)?);
-        let page = blocking(&self.central, move |central| {
+        let answer = blocking(&self.central, move |central| {
             let update = fleet::update(&central.state.model(), &patch)?.clone();
             let page = endpoints::with_patch(&central.state, &update, state, after.as_ref(), limit)?;
-            Ok::<_, AskError>(page)
+            let rows = page.rows.into_iter();
+            Ok::<_, AskError>(v1::ListPatchEndpointsResponse {
+                endpoints: rows.map(|(endpoint, patch)| patch_endpoint(&endpoint, patch)).collect(),
+                next: page.next.map(|place| place.to_string()).unwrap_or_default(),
+            })
         })
         .await?;
-        let rows = page.rows.into_iter();
-        let endpoints = rows.map(|(endpoint, patch)| patch_endpoint(&endpoint, &patch)).collect();
-        let next = page.next.map(|place| place.to_string()).unwrap_or_default();
-        Ok(Response::new(v1::ListPatchEndpointsResponse { endpoints, next }))
+        Ok(Response::new(answer))
     }
 
     async fn plan_approval(

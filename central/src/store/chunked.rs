@@ -50,10 +50,13 @@ pub fn delete<T: Chunked>(batch: &mut Batch, row: &T) {
 ///
 /// Those of the store; [`StoreError::Malformed`] when a chunk is missing.
 pub fn get<T: Chunked>(store: &dyn Store, row: &T) -> Result<Option<Vec<u8>>, StoreError> {
-    let Some(first) = table::get(store, &row.chunk(0))? else { return Ok(None) };
-    let Some((count, rest)) = first.split_first() else { return Err(malformed(&row.chunk(0))) };
-    let mut value = rest.to_vec();
-    for number in 1..*count {
+    // As the store has it, which is as it is: a table's own decoder would copy it once more.
+    let Some(mut value) = store.get(&table::full_key(&row.chunk(0)))? else { return Ok(None) };
+    if value.is_empty() {
+        return Err(malformed(&row.chunk(0)));
+    }
+    let count = value.remove(0);
+    for number in 1..count {
         let chunk = row.chunk(number);
         value.extend(table::get(store, &chunk)?.ok_or_else(|| malformed(&chunk))?);
     }

@@ -6,7 +6,9 @@ pub(crate) mod sheet;
 pub(crate) mod table;
 pub(crate) mod value;
 
-use crate::{failure::Failure, screen::harmless};
+use std::borrow::Cow;
+
+use crate::screen::harmless;
 
 /// Formats of an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -46,10 +48,49 @@ pub(crate) fn is_for_people(options: &OutputArgs) -> bool {
     matches!(options.output, Format::Table | Format::Wide)
 }
 
-/// One line of CSV, with its end; a row is one line whatever its fields hold, and drives no terminal.
-fn csv_line(fields: impl IntoIterator<Item = String>) -> Result<Vec<u8>, Failure> {
-    let failed = || Failure::local::<csv::Error>("write the answer as CSV");
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    writer.write_record(fields.into_iter().map(|field| harmless(&field).into_owned())).map_err(failed())?;
-    writer.into_inner().map_err(|error| Failure::Write(error.into_error()))
+/// Adds one line of CSV, with its end, to `text`; a row is one line whatever its fields hold, and drives no terminal.
+fn csv_line<'a>(text: &mut String, fields: impl IntoIterator<Item = Cow<'a, str>>) {
+    let begin = text.len();
+    for (place, field) in fields.into_iter().enumerate() {
+        if place > 0 {
+            text.push(',');
+        }
+        // No line ends in it: they are not harmless.
+        let field = harmless(&field);
+        if field.contains([',', '"']) {
+            text.push('"');
+            text.push_str(&field.replace('"', "\"\""));
+            text.push('"');
+        } else {
+            text.push_str(&field);
+        }
+    }
+    if text.len() == begin {
+        // One empty field, which would be an empty line.
+        text.push_str("\"\"");
+    }
+    text.push('\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_of_csv_is_read_back_as_it_was_by_another_program() {
+        let rows: [&[&str]; 5] =
+            [&["a", "b c", ""], &["1,2", "say \"so\"", "\""], &["", "", ""], &["ä", "'", ";"], &[","; 3]];
+        let mut text = String::new();
+        for row in rows {
+            csv_line(&mut text, row.iter().map(|field| (*field).into()));
+        }
+        let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(text.as_bytes());
+        let read: Vec<Vec<String>> =
+            reader.records().map(|row| row.unwrap().iter().map(str::to_owned).collect()).collect();
+        assert_eq!(read, rows);
+        let mut one = String::new();
+        csv_line(&mut one, ["".into()]);
+        csv_line(&mut one, ["two\nlines".into()]);
+        assert_eq!(one, "\"\"\ntwo\u{fffd}lines\n");
+    }
 }

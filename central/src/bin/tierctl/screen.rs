@@ -90,6 +90,9 @@ impl<'a> Screen<'a> {
 /// The text with everything replaced that could drive a terminal or reorder what is read: host names,
 /// details and messages come from computers that may not be ours any more.
 pub(crate) fn harmless(text: &str) -> Cow<'_, str> {
+    if text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        return text.into();
+    }
     let bad = |c: char| {
         c.is_control()
             || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')

@@ -77,8 +77,8 @@ impl Bench {
     }
 
     fn stands(&self) -> Standing {
-        let known = Known { model: &self.model, publications: &self.publications, now: at(NOW) };
-        let stands = standing(known, &self.endpoint, &self.update, &self.entry);
+        let known = Known::new(&self.model, &self.publications, at(NOW));
+        let stands = standing(&known, &self.endpoint, &self.update, &self.entry);
         for step in &stands.steps {
             assert_eq!(step.at.is_none(), !step.reason.is_empty(), "a time or a reason: {step:?}");
         }

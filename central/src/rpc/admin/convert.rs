@@ -150,9 +150,9 @@ pub(super) fn why(why: Why) -> v1::WhyResponse {
 pub(super) fn endpoint(row: EndpointRow) -> v1::Endpoint {
     let EndpointRow { record, counts, groups } = row;
     v1::Endpoint {
-        id: record.id.to_string(),
+        id: record.id.as_str().to_owned(),
         name: record.name.clone(),
-        site: record.site.to_string(),
+        site: record.site.as_str().to_owned(),
         os: record.facts.as_ref().map(|facts| facts.os.clone()).unwrap_or_default(),
         agent_version: record.agent_version.clone(),
         enrolled_at: millis(Some(record.enrolled_at)),
@@ -185,7 +185,7 @@ pub(super) fn endpoint_detail(
     problems.extend(facts.map(|facts| facts.problems.clone()).unwrap_or_default());
     v1::EndpointDetail {
         endpoint: Some(endpoint(row)),
-        patches: patches.into_iter().map(|patch| endpoint_patch(&patch)).collect(),
+        patches: patches.into_iter().map(endpoint_patch).collect(),
         facts_digest: facts.map(|facts| facts.digest.to_string()).unwrap_or_default(),
         packages: facts.map_or(0, |facts| facts.packages),
         problems,
@@ -196,8 +196,8 @@ pub(super) fn endpoint_detail(
     }
 }
 
-fn standing(standing: &Standing) -> v1::Standing {
-    let Standing { name, since, until, source, heard, detail, steps } = standing.clone();
+fn standing(standing: Standing) -> v1::Standing {
+    let Standing { name, since, until, source, heard, detail, steps } = standing;
     v1::Standing {
         name: name.to_owned(),
         since: millis_of_seconds(Some(since)),
@@ -217,7 +217,8 @@ fn standing(standing: &Standing) -> v1::Standing {
     }
 }
 
-pub(super) fn endpoint_patch(patch: &EndpointPatch) -> v1::EndpointPatch {
+pub(super) fn endpoint_patch(patch: EndpointPatch) -> v1::EndpointPatch {
+    let authorized = patch.authorized();
     let EndpointPatch { update, entry, decision, standing: stands } = patch;
     v1::EndpointPatch {
         patch: update.id.to_string(),
@@ -225,21 +226,23 @@ pub(super) fn endpoint_patch(patch: &EndpointPatch) -> v1::EndpointPatch {
         severity: update.severity.as_str().to_owned(),
         state: entry.state.as_str().to_owned(),
         approved: decision.is_some_and(|(decision, _)| decision == Decision::Approve),
-        times: Some(patch_times(entry.detected, patch.authorized(), entry.applied)),
+        times: Some(patch_times(entry.detected, authorized, entry.applied)),
         detail: entry.detail.as_deref().unwrap_or_default().to_owned(),
         standing: Some(standing(stands)),
     }
 }
 
-pub(super) fn patch_endpoint(endpoint: &EndpointRecord, patch: &EndpointPatch) -> v1::PatchEndpoint {
+pub(super) fn patch_endpoint(endpoint: &EndpointRecord, patch: EndpointPatch) -> v1::PatchEndpoint {
+    let authorized = patch.authorized();
+    let EndpointPatch { update: _, entry, decision: _, standing: stands } = patch;
     v1::PatchEndpoint {
-        endpoint: endpoint.id.to_string(),
+        endpoint: endpoint.id.as_str().to_owned(),
         name: endpoint.name.clone(),
-        site: endpoint.site.to_string(),
-        state: patch.entry.state.as_str().to_owned(),
-        times: Some(patch_times(patch.entry.detected, patch.authorized(), patch.entry.applied)),
-        detail: patch.entry.detail.as_deref().unwrap_or_default().to_owned(),
-        standing: Some(standing(&patch.standing)),
+        site: endpoint.site.as_str().to_owned(),
+        state: entry.state.as_str().to_owned(),
+        times: Some(patch_times(entry.detected, authorized, entry.applied)),
+        detail: entry.detail.as_deref().unwrap_or_default().to_owned(),
+        standing: Some(standing(stands)),
     }
 }
 

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
+use super::value::Value;
+
 /// An object.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Object(pub(crate) Vec<(&'static str, Part)>);
@@ -11,7 +13,7 @@ pub(crate) struct Object(pub(crate) Vec<(&'static str, Part)>);
 /// A value in it.
 #[derive(Clone, Debug)]
 pub(crate) enum Part {
-    Value(serde_json::Value),
+    Value(Value),
     Objects(Vec<Object>),
 }
 

@@ -92,6 +92,8 @@ pub(crate) struct Listing<T: 'static> {
     sort: Option<(&'static Column<T>, Direction)>,
     held: Vec<Held>,
     written: u64,
+    /// One of CSV, which is used again for the next.
+    line: String,
     /// Of a table of which a part is written.
     begun: Option<Begun>,
 }
@@ -127,7 +129,15 @@ impl<T> Listing<T> {
             }),
         };
         let columns = shape.chosen(options)?;
-        Ok(Self { tint: shape.tint, columns, sort, held: Vec::new(), written: 0, begun: None })
+        Ok(Self {
+            tint: shape.tint,
+            columns,
+            sort,
+            held: Vec::new(),
+            written: 0,
+            line: String::new(),
+            begun: None,
+        })
     }
 
     /// Takes one row.
@@ -144,7 +154,7 @@ impl<T> Listing<T> {
             }
             return Ok(());
         }
-        self.write(screen, &values)
+        self.write(screen, values)
     }
 
     /// Writes what was held back and closes what was opened.
@@ -162,8 +172,8 @@ impl<T> Listing<T> {
                 self.table(screen, &held)?;
             }
             format => {
-                for row in &held {
-                    self.write(screen, &row.values)?;
+                for row in held {
+                    self.write(screen, row.values)?;
                 }
                 match (format, self.written) {
                     (Format::Json, 0) => screen.out.write_all(b"[]\n")?,
@@ -177,13 +187,15 @@ impl<T> Listing<T> {
         Ok(())
     }
 
-    fn write(&mut self, screen: &mut Screen<'_>, values: &[Value]) -> Result<(), Failure> {
+    fn write(&mut self, screen: &mut Screen<'_>, values: Vec<Value>) -> Result<(), Failure> {
         match screen.options.output {
             Format::Csv => {
                 if self.written == 0 {
                     self.csv_header(screen)?;
                 }
-                screen.out.write_all(&csv_line(values.iter().map(Value::plain))?)?;
+                self.line.clear();
+                csv_line(&mut self.line, values.iter().map(Value::plain));
+                screen.out.write_all(self.line.as_bytes())?;
             }
             Format::Json => {
                 let before = if self.written == 0 { "[\n  " } else { ",\n  " };
@@ -199,14 +211,16 @@ impl<T> Listing<T> {
 
     fn csv_header(&self, screen: &mut Screen<'_>) -> Result<(), Failure> {
         if !screen.options.no_header {
-            screen.out.write_all(&csv_line(self.columns.iter().map(|column| column.name.to_owned()))?)?;
+            let mut line = String::new();
+            csv_line(&mut line, self.columns.iter().map(|column| column.name.into()));
+            screen.out.write_all(line.as_bytes())?;
         }
         Ok(())
     }
 
-    fn object(&self, values: &[Value]) -> Object {
+    fn object(&self, values: Vec<Value>) -> Object {
         let pairs = self.columns.iter().zip(values);
-        Object(pairs.map(|(column, value)| (column.name, Part::Value(value.json()))).collect())
+        Object(pairs.map(|(column, value)| (column.name, Part::Value(value))).collect())
     }
 
     /// Writes a part of a table, the header before the first.
@@ -242,7 +256,7 @@ impl<T> Listing<T> {
         rows.iter()
             .map(|row| {
                 let values: Vec<Value> = self.columns.iter().map(|column| (column.value)(row)).collect();
-                self.object(&values)
+                self.object(values)
             })
             .collect()
     }

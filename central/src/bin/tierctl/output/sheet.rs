@@ -40,12 +40,12 @@ impl Sheet {
 
     /// Adds a part that only JSON shows, under `name`.
     pub(crate) fn with_json(mut self, name: &'static str, value: serde_json::Value) -> Self {
-        self.parts.push((name, Part::Value(value)));
+        self.parts.push((name, Part::Value(Value::Json(value))));
         self
     }
 
     fn object(&self) -> Object {
-        let fields = self.fields.iter().map(|(name, value)| (*name, Part::Value(value.json())));
+        let fields = self.fields.iter().map(|(name, value)| (*name, Part::Value(value.clone())));
         Object(fields.chain(self.parts.iter().cloned()).collect())
     }
 
@@ -60,12 +60,12 @@ impl Sheet {
             }
             Format::Jsonl => writeln!(screen.out, "{}", self.object())?,
             Format::Csv => {
+                let mut lines = String::new();
                 if !screen.options.no_header {
-                    screen
-                        .out
-                        .write_all(&csv_line(self.fields.iter().map(|(name, _)| (*name).to_owned()))?)?;
+                    csv_line(&mut lines, self.fields.iter().map(|(name, _)| (*name).into()));
                 }
-                screen.out.write_all(&csv_line(self.fields.iter().map(|(_, value)| value.plain()))?)?;
+                csv_line(&mut lines, self.fields.iter().map(|(_, value)| value.plain()));
+                screen.out.write_all(lines.as_bytes())?;
             }
             format => {
                 let width = self.fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0) + 2;

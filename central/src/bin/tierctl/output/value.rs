@@ -1,9 +1,9 @@
 //! One value of an answer, and how each format writes it.
 
-use std::cmp::Ordering;
+use std::{borrow::Cow, cmp::Ordering};
 
 use jiff::Timestamp;
-use serde_json::json;
+use serde::{Serialize, Serializer};
 
 /// A value with its meaning.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,34 +73,18 @@ impl Value {
 
     /// For programs that read columns: plain numbers, times as RFC 3339, names parted by spaces (no name
     /// has one), empty for nothing.
-    pub(crate) fn plain(&self) -> String {
+    pub(crate) fn plain(&self) -> Cow<'_, str> {
         match self {
-            Self::Text(text) => text.clone(),
+            Self::Text(text) => text.into(),
             Self::Count(n) | Self::Number(n) | Self::Bytes(n) | Self::Millis(n) | Self::Span(n) => {
-                n.to_string()
+                n.to_string().into()
             }
-            Self::Time(0) => String::new(),
-            Self::Time(at) => rfc3339(*at),
-            Self::Flag(flag) => flag.to_string(),
-            Self::Names(names) => names.join(" "),
-            Self::Share { part, whole } => share_text(*part, *whole).unwrap_or_default(),
-            Self::Json(document) => document.to_string(),
-        }
-    }
-
-    /// For programs that read JSON: `null` for never and for a share of nothing.
-    pub(crate) fn json(&self) -> serde_json::Value {
-        match self {
-            Self::Text(text) => json!(text),
-            Self::Count(n) | Self::Number(n) | Self::Bytes(n) | Self::Millis(n) | Self::Span(n) => json!(n),
-            Self::Time(0) => json!(null),
-            Self::Time(at) => json!(rfc3339(*at)),
-            Self::Flag(flag) => json!(flag),
-            Self::Names(names) => json!(names),
-            Self::Share { part, whole } => {
-                json!(share_text(*part, *whole).and_then(|share| share.parse::<f64>().ok()))
-            }
-            Self::Json(document) => document.clone(),
+            Self::Time(0) => "".into(),
+            Self::Time(at) => rfc3339(*at).into(),
+            Self::Flag(flag) => if *flag { "true" } else { "false" }.into(),
+            Self::Names(names) => names.join(" ").into(),
+            Self::Share { part, whole } => share_text(*part, *whole).unwrap_or_default().into(),
+            Self::Json(document) => document.to_string().into(),
         }
     }
 
@@ -134,6 +118,26 @@ impl Value {
                 (*of_a > 0).cmp(&(*of_b > 0)).then(cross(*a, *of_b).cmp(&cross(*b, *of_a)))
             }
             _ => self.plain().cmp(&other.plain()),
+        }
+    }
+}
+
+/// For programs that read JSON: `null` for never and for a share of nothing.
+impl Serialize for Value {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Text(text) => serializer.serialize_str(text),
+            Self::Count(n) | Self::Number(n) | Self::Bytes(n) | Self::Millis(n) | Self::Span(n) => {
+                serializer.serialize_u64(*n)
+            }
+            Self::Time(0) => serializer.serialize_none(),
+            Self::Time(at) => serializer.serialize_str(&rfc3339(*at)),
+            Self::Flag(flag) => serializer.serialize_bool(*flag),
+            Self::Names(names) => names.serialize(serializer),
+            Self::Share { part, whole } => {
+                share_text(*part, *whole).and_then(|share| share.parse::<f64>().ok()).serialize(serializer)
+            }
+            Self::Json(document) => document.serialize(serializer),
         }
     }
 }
@@ -259,7 +263,7 @@ mod tests {
             (Value::Share { part: 7, whole: 7 }, "100.0%", "100.0", "100.0"),
         ] {
             assert_eq!(
-                (value.short(now).as_str(), value.plain().as_str(), value.json().to_string().as_str()),
+                (value.short(now).as_str(), &*value.plain(), serde_json::to_string(&value).unwrap().as_str()),
                 (short, plain, json),
                 "{value:?}"
             );
