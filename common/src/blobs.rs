@@ -310,6 +310,26 @@ impl Blobs {
         Ok(content)
     }
 
+    /// The whole blob if it is small and hot; never waits for the disk.
+    #[must_use]
+    pub fn at_hand(&self, digest: &Digest) -> Option<Bytes> {
+        let inner = &*self.0;
+        inner.index().len(digest)?;
+        // In a statement of its own: the lock of the cache is never held while that of the index is taken.
+        let hot = inner.cache().get(digest);
+        let whole = hot?;
+        inner.index().used_now(digest);
+        Some(whole)
+    }
+
+    /// Has the blob at hand from now on, as far as there is room; `bytes` are hashed first, and those of another blob are
+    /// not taken.
+    pub fn hold(&self, digest: &Digest, bytes: &[u8]) {
+        if bytes.len() as u64 <= cache::BLOB_BYTES_MAX && Digest::of(bytes) == *digest {
+            self.0.cache().insert(digest, Bytes::copy_from_slice(bytes));
+        }
+    }
+
     /// Begins to write a blob, where the last interrupted attempt ended. The whole of `expected_bytes`
     /// is set aside at once.
     ///

@@ -66,6 +66,14 @@ pub trait BlobSource: Clone + Send + Sync + 'static {
     /// What the caller is told.
     fn admit(&self, extensions: &http::Extensions) -> Result<Arc<PeerIdentity>, Status>;
 
+    /// A small blob that is in memory, its bytes verified; never waits for the disk.
+    fn at_hand(&self, _digest: &Digest) -> Option<Bytes> {
+        None
+    }
+
+    /// Has a small blob at hand from now on that was just read from disk, if that is worth it.
+    fn hold(&self, _digest: &Digest, _bytes: &[u8]) {}
+
     /// Opens a blob that is here, its bytes verified; blocks for the disk.
     fn open(&self, digest: &Digest) -> Option<Reader>;
 
@@ -233,7 +241,11 @@ async fn next<B: BlobSource>(state: &mut Serving<B>) -> Result<Option<Bytes>, St
         if state.wanted.is_empty() {
             return Ok(None);
         }
-        let part = state.part();
+        let mut part = state.part();
+        let end = gather_at_hand(&state.source, &mut state.wanted, &mut part);
+        if end > 0 {
+            return Ok(Some(part.slice(0..end)));
+        }
         let (source, wanted) = (state.source.clone(), mem::take(&mut state.wanted));
         let gathered = blocking(move || gather(&source, wanted, part))
             .await
@@ -257,6 +269,23 @@ struct Gathered {
     wanted: VecDeque<Wanted>,
     part: Bytes,
     open: Option<Open>,
+}
+
+/// Copies what is at hand until the part is full or something else must come first; where it ends.
+fn gather_at_hand<B: BlobSource>(source: &B, wanted: &mut VecDeque<Wanted>, part: &mut Part) -> usize {
+    let mut end = 0;
+    while let Some(Wanted { index, digest, offset, .. }) = wanted.front() {
+        let Some(whole) = source.at_hand(digest) else { break };
+        let offset = usize::try_from(*offset).unwrap_or(usize::MAX);
+        let data = whole.get(offset..).unwrap_or_default();
+        if data.len() >= GATHER_BELOW || data.len() + HEAD_BYTES_MAX > part.len() - end {
+            break;
+        }
+        end = part.put(end, &chunk_head(*index, data.len(), v1::BlobEnd::Complete));
+        end = part.put(end, data);
+        wanted.pop_front();
+    }
+    end
 }
 
 /// Reads small blobs until the part is full or something else must come first.
@@ -283,8 +312,12 @@ fn gather<B: BlobSource>(
                     let head = chunk_head(index, data, v1::BlobEnd::Complete);
                     end = part.put(end, &head);
                     if data > 0 {
-                        reader.read_at(offset, &mut part[end..end + data])?;
-                        end += data;
+                        let read = end..end + data;
+                        reader.read_at(offset, &mut part[read.clone()])?;
+                        if offset == 0 {
+                            source.hold(digest, &part[read.clone()]);
+                        }
+                        end = read.end;
                     }
                 }
             }
@@ -536,6 +569,14 @@ mod tests {
     impl BlobSource for Source {
         fn admit(&self, _extensions: &http::Extensions) -> Result<Arc<PeerIdentity>, Status> {
             Err(Status::unauthenticated("not asked here"))
+        }
+
+        fn at_hand(&self, digest: &Digest) -> Option<Bytes> {
+            self.blobs.at_hand(digest)
+        }
+
+        fn hold(&self, digest: &Digest, bytes: &[u8]) {
+            self.blobs.hold(digest, bytes);
         }
 
         fn open(&self, digest: &Digest) -> Option<Reader> {

@@ -2,6 +2,7 @@
 
 use std::{pin::Pin, sync::Arc};
 
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use tierway_common::{
     blobs::{Blobs, Reader},
@@ -165,8 +166,13 @@ impl upstream_server::Upstream for Downstream {
     ) -> Result<Response<v1::GetMetadataResponse>, Status> {
         self.peer(&request)?;
         let v1::GetMetadataRequest { role, version } = request.into_inner();
-        let mirror = self.mirror.clone();
-        let content = blocking(move || mirror.read(&role, version)).await?;
+        let content = match self.mirror.read_at_hand(&role, version) {
+            Some(content) => content,
+            None => {
+                let mirror = self.mirror.clone();
+                blocking(move || mirror.read(&role, version)).await?
+            }
+        };
         Ok(Response::new(v1::GetMetadataResponse { content: content.map(|bytes| bytes.to_vec()) }))
     }
 
@@ -231,9 +237,9 @@ impl upstream_server::Upstream for Downstream {
             }
         }
         let (indices, good): (Vec<_>, Vec<_>) = good.into_iter().unzip();
-        let (outbox, now) = (self.outbox.clone(), self.clock.now());
         let carrier = if peer.holder.role == Role::Relay { Carrier::Relay } else { Carrier::Endpoint };
-        let taken = blocking(move || outbox.take(&good, carrier, now)).await?;
+        let taken = self.outbox.hand_in(good, carrier, self.clock.now()).await;
+        let taken = taken.map_err(|error| broken(&error))?;
         for (index, taken) in indices.into_iter().zip(taken) {
             outcomes[index] = match taken {
                 Taken::Durable | Taken::Superseded => v1::ReportOutcome::Accepted,
@@ -316,6 +322,17 @@ pub struct Served {
 impl BlobSource for Served {
     fn admit(&self, extensions: &http::Extensions) -> Result<Arc<PeerIdentity>, Status> {
         self.gate.admit(extensions.get())
+    }
+
+    fn at_hand(&self, digest: &Digest) -> Option<Bytes> {
+        self.trees.at_hand(digest)
+    }
+
+    fn hold(&self, digest: &Digest, bytes: &[u8]) {
+        // Payloads are each fetched once by a computer: nodes by every check.
+        if self.trees.contains(digest) {
+            self.trees.hold(digest, bytes);
+        }
     }
 
     fn open(&self, digest: &Digest) -> Option<Reader> {

@@ -5,10 +5,11 @@
 //! metadata files that name them, the timestamp last. So whoever gets a timestamp here can get all it leads to.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsStr,
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::Bytes;
@@ -28,6 +29,8 @@ const HEAD_BYTES_MAX: u64 = 16 << 20;
 const ROOT_ASIDE: &str = "root-aside";
 /// Versions of snapshot and targets that are kept for those who are just reading them.
 const VERSIONS_KEPT: u64 = 8;
+/// Bytes of the newest metadata that are also kept in memory, since every check after a publication asks for it.
+const AT_HAND_BYTES_MAX: usize = 8 << 20;
 
 /// The newest complete version.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -51,6 +54,16 @@ pub struct Head {
 pub struct Mirror {
     dir: Arc<PathBuf>,
     head: watch::Sender<Arc<Head>>,
+    at_hand: Arc<Mutex<AtHand>>,
+}
+
+/// What needs no disk.
+#[derive(Debug, Default)]
+struct AtHand {
+    /// The newest file of each role, as it was kept, with its version.
+    newest: BTreeMap<String, (u64, Bytes)>,
+    /// The newest root that is served: whoever checks asks for the one after it, which is seldom there.
+    root: u64,
 }
 
 impl Mirror {
@@ -61,7 +74,12 @@ impl Mirror {
     /// When it cannot be made.
     pub fn open(dir: &Path) -> io::Result<Self> {
         files::create_folders(dir)?;
-        Ok(Self { dir: Arc::new(dir.to_owned()), head: watch::Sender::default() })
+        let mut root = 0;
+        for entry in fs::read_dir(dir)? {
+            root = root.max(version_of(&entry?.file_name(), "root").unwrap_or_default());
+        }
+        let at_hand = Arc::new(Mutex::new(AtHand { newest: BTreeMap::new(), root }));
+        Ok(Self { dir: Arc::new(dir.to_owned()), head: watch::Sender::default(), at_hand })
     }
 
     /// The newest complete version, now and whenever it changes.
@@ -107,6 +125,7 @@ impl Mirror {
     /// As the file system gives them; that an older file could not be removed is logged.
     pub fn keep(&self, role: &str, version: u64, content: &[u8]) -> io::Result<()> {
         files::replace(&self.path(role, version), content, 0o644)?;
+        self.now_at_hand(role, version, content);
         if role != "root"
             && let Err(error) = self.forget(role, version.saturating_sub(VERSIONS_KEPT))
         {
@@ -117,12 +136,9 @@ impl Mirror {
 
     /// Removes what there is of `role` up to this version: whoever was away has skipped some.
     fn forget(&self, role: &str, newest: u64) -> io::Result<()> {
-        let ending = format!(".{role}.json");
         for entry in fs::read_dir(self.dir.as_path())? {
             let entry = entry?;
-            let version =
-                entry.file_name().to_str().and_then(|name| name.strip_suffix(&ending)?.parse().ok());
-            if version.is_some_and(|version: u64| version <= newest) {
+            if version_of(&entry.file_name(), role).is_some_and(|version| version <= newest) {
                 fs::remove_file(entry.path())?;
             }
         }
@@ -154,6 +170,35 @@ impl Mirror {
         Ok(())
     }
 
+    /// Notes the newest of a role, as far as there is room.
+    fn now_at_hand(&self, role: &str, version: u64, content: &[u8]) {
+        let mut at_hand = self.at_hand();
+        if role == "root" {
+            at_hand.root = at_hand.root.max(version);
+        }
+        at_hand.newest.remove(role);
+        let bytes: usize = at_hand.newest.values().map(|(_, content)| content.len()).sum();
+        if bytes + content.len() <= AT_HAND_BYTES_MAX {
+            at_hand.newest.insert(role.to_owned(), (version, Bytes::copy_from_slice(content)));
+        }
+    }
+
+    fn at_hand(&self) -> MutexGuard<'_, AtHand> {
+        self.at_hand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same as [`Mirror::read`] where that needs no disk: the newest of each role, and that a later root is not there.
+    /// `None` where it does.
+    #[must_use]
+    pub fn read_at_hand(&self, role: &str, version: Option<u64>) -> Option<Option<Bytes>> {
+        let (at_hand, version) = (self.at_hand(), version?);
+        match at_hand.newest.get(role) {
+            Some((newest, content)) if *newest == version => Some(Some(content.clone())),
+            _ if role == "root" && version > at_hand.root => Some(None),
+            _ => None,
+        }
+    }
+
     /// The file of `role` in `version`; of the timestamp the newest whatever `version` says.
     ///
     /// # Errors
@@ -177,9 +222,57 @@ impl Mirror {
     }
 }
 
+/// The version of a file of this role, by its name.
+fn version_of(name: &OsStr, role: &str) -> Option<u64> {
+    name.to_str()?.strip_suffix(".json")?.strip_suffix(role)?.strip_suffix('.')?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_at_hand_is_what_the_disk_has_also_after_newer_versions_and_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let mirror = Mirror::open(folder.path()).unwrap();
+        let content = |role: &str, version: u64| Bytes::from(format!("{role} {version}"));
+        let check = |mirror: &Mirror| -> Vec<(&str, u64)> {
+            let mut at_hand = Vec::new();
+            for role in ["root", "targets", "snapshot"] {
+                for version in 1..=6 {
+                    let read = mirror.read(role, Some(version)).unwrap();
+                    if let Some(said) = mirror.read_at_hand(role, Some(version)) {
+                        assert_eq!(said, read, "{role} {version}");
+                        at_hand.push((role, version));
+                    }
+                }
+            }
+            at_hand
+        };
+        assert_eq!(
+            check(&mirror),
+            [("root", 1), ("root", 2), ("root", 3), ("root", 4), ("root", 5), ("root", 6)]
+        );
+        for (role, version) in [("root", 1), ("targets", 3), ("snapshot", 3), ("targets", 4), ("snapshot", 4)]
+        {
+            mirror.keep(role, version, &content(role, version)).unwrap();
+        }
+        mirror.set_aside(2, &content("root", 2)).unwrap();
+        let later = [("root", 2), ("root", 3), ("root", 4), ("root", 5), ("root", 6)];
+        let newest = [("targets", 4), ("snapshot", 4)];
+        assert_eq!(check(&mirror), [&[("root", 1)], &later[..], &newest].concat());
+        mirror.take_roots(2).unwrap();
+        mirror.keep("root", 2, &content("root", 2)).unwrap();
+        assert_eq!(check(&mirror), [&later[..], &newest].concat());
+        // Two of this size have no room beside the root.
+        let large = vec![b' '; usize::try_from(METADATA_BYTES_MAX).unwrap()];
+        mirror.keep("snapshot", 5, &large).unwrap();
+        mirror.keep("targets", 5, &large).unwrap();
+        assert_eq!(mirror.read_at_hand("snapshot", Some(5)).unwrap().unwrap(), large);
+        assert_eq!(mirror.read_at_hand("targets", Some(5)), None);
+        assert_eq!(mirror.read_at_hand("timestamp", None), None);
+        assert_eq!(check(&Mirror::open(folder.path()).unwrap()), later[1..]);
+    }
 
     #[test]
     fn metadata_is_let_go_of_also_by_a_relay_that_skips_versions_and_roots_never_are() {

@@ -13,6 +13,7 @@
 //! i64), number of parts (u16), bytes of the envelope. All numbers big-endian.
 
 mod count;
+mod door;
 
 use std::{
     collections::BTreeMap,
@@ -28,8 +29,11 @@ use tierway_common::{
 };
 use tierway_proto::upstream::ENVELOPES_MAX;
 
-pub use self::count::Fill;
-use self::count::{Count, Counted, Sender};
+pub use self::{count::Fill, door::HandInError};
+use self::{
+    count::{Count, Counted, Sender},
+    door::Door,
+};
 
 /// Bytes of an envelope in one row; the store takes 64 KiB.
 const PART_BYTES: usize = 60 * 1024;
@@ -81,6 +85,7 @@ pub struct Outbox(Arc<Inner>);
 struct Inner {
     store: Arc<dyn Store>,
     count: Mutex<Count>,
+    door: Door,
 }
 
 /// What one call of [`Outbox::take`] is about to do; what is new in it is counted already.
@@ -171,7 +176,8 @@ impl Outbox {
     ///
     /// When the store fails.
     pub fn open(store: Arc<dyn Store>, bytes_max: u64) -> Result<Self, StoreError> {
-        let outbox = Self(Arc::new(Inner { store, count: Mutex::new(Count::new(bytes_max)) }));
+        let count = Mutex::new(Count::new(bytes_max));
+        let outbox = Self(Arc::new(Inner { store, count, door: Door::default() }));
         outbox.read(PREFIX, None, &mut |waiting| {
             outbox.count().add(&waiting.counted);
             true

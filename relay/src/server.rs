@@ -50,6 +50,8 @@ const REQUEST_BYTES_MAX: usize = (1 << 20) + (64 << 10);
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// Bytes of the mirrored trees: ten times what all of Debian takes; what is published is pinned.
 const TREE_BYTES_MAX: u64 = 2 << 30;
+/// Memory for tree nodes that are served often: those of all updates for a system, twice.
+const NODES_AT_HAND_BYTES: u64 = 24 << 20;
 /// How often the certificate's age is looked at.
 const RENEWAL_CHECK: SignedDuration = SignedDuration::from_hours(1);
 /// What central gives a relay's certificate.
@@ -163,6 +165,7 @@ impl Opened {
             &dir.join("trees"),
             BlobOptions { quota_bytes: TREE_BYTES_MAX, free_floor_bytes: config.disk_free_bytes_min },
         )?;
+        trees.set_cache_bytes(NODES_AT_HAND_BYTES);
         let payload_blobs = Blobs::open(
             &dir.join("payloads"),
             BlobOptions::of_payloads(config.payload_bytes_max, config.disk_free_bytes_min),

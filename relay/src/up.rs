@@ -24,13 +24,18 @@ use tierway_common::{
 };
 use tierway_proto::{
     notices::{self, ANSWERED_MAX, Notices},
-    upstream::Upstream,
+    upstream::{ENVELOPES_MAX, Upstream},
     v1,
 };
 use tracing::{info, warn};
 
 use crate::{
-    mirror::Mirror, outbox::Outbox, payloads::Payloads, resync::Resync, seen::Seen, server::VERSION,
+    mirror::Mirror,
+    outbox::{Outbox, Waiting},
+    payloads::Payloads,
+    resync::Resync,
+    seen::Seen,
+    server::VERSION,
     sync::Sync,
 };
 
@@ -42,6 +47,9 @@ const ORDERS_MAX: usize = 256;
 const NOTICES_APART: Duration = Duration::from_millis(10);
 /// Syncs are at least so far apart: what is called for meanwhile is one more.
 const SYNCS_APART: Duration = Duration::from_millis(250);
+/// Reports are handed up at least so far apart, unless more wait than go up at once: what comes meanwhile goes up
+/// together. Nobody below waits for it.
+const HANDED_UP_APART: Duration = Duration::from_millis(250);
 /// First and longest wait before trying the tier above again.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
 /// How often the outbox is looked at without being told.
@@ -223,11 +231,13 @@ impl Up {
 
     async fn forward_all(&self) -> Result<(), TaskError> {
         loop {
+            let begun = tokio::time::Instant::now();
             let outbox = self.outbox.clone();
             let batch = disk::blocking(move || outbox.next(BATCH_BYTES)).await??;
             if batch.is_empty() {
                 return Ok(());
             }
+            let is_full = is_full(&batch);
             let answer =
                 self.upstream.submit(batch.iter().map(|waiting| waiting.envelope.clone()).collect()).await?;
             let mut done = Vec::with_capacity(batch.len());
@@ -247,6 +257,9 @@ impl Up {
             self.ask_again(&answer.resync_endpoints).await?;
             if later > 0 {
                 return Err(format!("the tier above took no more: {later} reports wait").into());
+            }
+            if !is_full {
+                tokio::time::sleep_until(begun + HANDED_UP_APART).await;
             }
         }
     }
@@ -288,6 +301,12 @@ impl Up {
             answers.insert(id);
         }
     }
+}
+
+/// Whether so many reports go up at once that more of them may be waiting.
+fn is_full(batch: &[Waiting]) -> bool {
+    let bytes: usize = batch.iter().map(|waiting| waiting.envelope.len()).sum();
+    batch.len() >= ENVELOPES_MAX || bytes >= BATCH_BYTES / 2
 }
 
 /// Keeps a stream of wake-ups open and wakes `sync` for them; `random` gives numbers that are uniform in their range.

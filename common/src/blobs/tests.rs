@@ -53,6 +53,28 @@ fn what_was_put_comes_back_also_after_a_restart() {
 }
 
 #[test]
+fn only_what_is_here_and_has_its_digest_is_at_hand() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = open(&dir, 1 << 20);
+    let small = content(1, 3000);
+    let digest = blobs.put(&small).unwrap();
+    assert_eq!(blobs.at_hand(&digest), None, "nobody has read it");
+    blobs.hold(&digest, &content(2, 3000));
+    assert_eq!(blobs.at_hand(&digest), None, "those are other bytes");
+    blobs.hold(&digest, &small);
+    assert_eq!(blobs.at_hand(&digest).unwrap(), small);
+    let elsewhere = content(3, 100);
+    blobs.hold(&Digest::of(&elsewhere), &elsewhere);
+    assert_eq!(blobs.at_hand(&Digest::of(&elsewhere)), None, "it is not kept here");
+    blobs.remove(&digest).unwrap();
+    assert_eq!(blobs.at_hand(&digest), None);
+    let large = content(4, 300_000);
+    let digest = blobs.put(&large).unwrap();
+    blobs.hold(&digest, &large);
+    assert_eq!(blobs.at_hand(&digest), None);
+}
+
+#[test]
 fn a_second_open_says_that_the_directory_is_open() {
     let dir = tempfile::tempdir().unwrap();
     let blobs = open(&dir, 100);
