@@ -48,8 +48,8 @@ impl Site {
         self.enrollment.create_token(&wanted, "operator:admin").unwrap().0
     }
 
-    /// Lets an operator of this name in.
-    fn operator(&self, name: &str) -> (Issued, ring::signature::Ed25519KeyPair) {
+    /// For an operator of this name.
+    fn operator_token(&self, name: &str) -> Token {
         let wanted = NewToken {
             role: Role::Operator,
             site: "lyon".parse().unwrap(),
@@ -59,7 +59,12 @@ impl Site {
             groups: vec![],
             name: name.to_owned(),
         };
-        self.redeem(&self.enrollment.create_token(&wanted, "operator:admin").unwrap().0).unwrap()
+        self.enrollment.create_token(&wanted, "operator:admin").unwrap().0
+    }
+
+    /// Lets an operator of this name in.
+    fn operator(&self, name: &str) -> (Issued, ring::signature::Ed25519KeyPair) {
+        self.redeem(&self.operator_token(name)).unwrap()
     }
 
     fn hours(&self, hours: i64) {
@@ -258,19 +263,7 @@ fn those_let_in_together_count_for_what_there_may_be_at_most() {
             Ok::<_, StoreError>(())
         })
         .unwrap();
-    let token = |name: &str| {
-        let wanted = NewToken {
-            role: Role::Operator,
-            site: "lyon".parse().unwrap(),
-            uses: 1,
-            valid: TOKEN_VALID,
-            servers: vec!["central.example:7443".to_owned()],
-            groups: vec![],
-            name: name.to_owned(),
-        };
-        site.enrollment.create_token(&wanted, "operator:admin").unwrap().0
-    };
-    let all = ["ana", "bo", "ana", "op-0"].map(|name| applied(&token(name)));
+    let all = ["ana", "bo", "ana", "op-0"].map(|name| applied(&site.operator_token(name)));
     let each = site.enrollment.redeem_together(&all);
     assert_eq!(each.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true, true]);
     assert_eq!(site.state.model().operators().len(), OPERATORS_MAX);

@@ -146,47 +146,18 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    use std::sync::atomic::Ordering;
 
     use futures_util::{FutureExt, future::join_all};
     use tierway_common::daemon::disk::in_turn;
 
-    use tierway_common::store::{Batch, Row, Store, memory::MemoryStore};
+    use super::{
+        super::tests::{Tallied, envelope},
+        *,
+    };
 
-    use super::{super::tests::envelope, *};
-
-    /// Counts commits, and fails those that it is told to.
-    #[derive(Debug, Default)]
-    struct Counting {
-        store: MemoryStore,
-        commits: AtomicU64,
-        fails: AtomicBool,
-    }
-
-    impl Store for Counting {
-        fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-            self.store.get(key)
-        }
-
-        fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<Row>, StoreError> {
-            self.store.scan(prefix, after, limit)
-        }
-
-        fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
-            self.commits.fetch_add(1, Ordering::SeqCst);
-            if self.fails.load(Ordering::SeqCst) {
-                return Err(StoreError::Backend { dir: "test".into(), source: "the disk is full".into() });
-            }
-            self.store.commit(batch)
-        }
-
-        fn disk_bytes(&self) -> u64 {
-            0
-        }
-    }
-
-    fn outbox() -> (Outbox, Arc<Counting>) {
-        let store = Arc::new(Counting::default());
+    fn outbox() -> (Outbox, Arc<Tallied>) {
+        let store = Arc::new(Tallied::default());
         (Outbox::open(store.clone(), 1 << 20).unwrap(), store)
     }
 
@@ -205,19 +176,19 @@ mod tests {
         let durable = || vec![Taken::Durable];
         assert_eq!(taken[..5], [(); 5].map(|()| durable()));
         assert_eq!(taken[5], [Taken::Superseded]);
-        assert_eq!((outbox.fill().reports, store.commits.load(Ordering::SeqCst)), (4, 3));
+        assert_eq!((outbox.fill().reports, store.commits.load(Ordering::Relaxed)), (4, 3));
     }
 
     #[tokio::test(start_paused = true)]
     async fn when_the_store_fails_all_who_share_the_commit_hear_of_it_and_may_come_again() {
         let _turn = in_turn();
         let (outbox, store) = outbox();
-        store.fails.store(true, Ordering::SeqCst);
+        store.fails.store(true, Ordering::Relaxed);
         let names = ["s1:a", "s1:b", "s1:c"];
         let taken = join_all(names.map(|name| hand_in(&outbox, name))).await;
         assert!(taken.iter().all(|taken| matches!(taken, Err(HandInError::Store(_)))), "{taken:?}");
         assert_eq!(outbox.fill().reports, 0);
-        store.fails.store(false, Ordering::SeqCst);
+        store.fails.store(false, Ordering::Relaxed);
         let taken = join_all(names.map(|name| hand_in(&outbox, name))).await;
         assert!(taken.iter().all(Result::is_ok) && outbox.fill().reports == 3);
     }
@@ -233,7 +204,7 @@ mod tests {
         drop(first);
         second.await.unwrap();
         // What was handed in is taken all the same.
-        assert_eq!((outbox.fill().reports, store.commits.load(Ordering::SeqCst)), (3, 2));
+        assert_eq!((outbox.fill().reports, store.commits.load(Ordering::Relaxed)), (3, 2));
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 use std::{
     sync::{
         Condvar,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -275,11 +275,13 @@ impl Store for InPairs {
     }
 }
 
-/// A store that counts the rows that are read from it.
+/// A store that counts the rows that are read from it, and commits, of which it fails those that it is told to.
 #[derive(Debug, Default)]
-struct Tallied {
+pub(super) struct Tallied {
     store: MemoryStore,
     rows: AtomicUsize,
+    pub(super) commits: AtomicUsize,
+    pub(super) fails: AtomicBool,
 }
 
 impl Store for Tallied {
@@ -294,6 +296,10 @@ impl Store for Tallied {
     }
 
     fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        if self.fails.load(Ordering::Relaxed) {
+            return Err(StoreError::Backend { dir: "test".into(), source: "the disk is full".into() });
+        }
         self.store.commit(batch)
     }
 

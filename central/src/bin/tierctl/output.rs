@@ -8,7 +8,10 @@ pub(crate) mod value;
 
 use std::borrow::Cow;
 
-use crate::screen::harmless;
+use crate::{failure::Failure, screen::harmless};
+
+/// Most lines of CSV are shorter.
+const LINE_BYTES: usize = 512;
 
 /// Formats of an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -49,27 +52,14 @@ pub(crate) fn is_for_people(options: &OutputArgs) -> bool {
 }
 
 /// Adds one line of CSV, with its end, to `text`; a row is one line whatever its fields hold, and drives no terminal.
-fn csv_line<'a>(text: &mut String, fields: impl IntoIterator<Item = Cow<'a, str>>) {
-    let begin = text.len();
-    for (place, field) in fields.into_iter().enumerate() {
-        if place > 0 {
-            text.push(',');
-        }
-        // No line ends in it: they are not harmless.
-        let field = harmless(&field);
-        if field.contains([',', '"']) {
-            text.push('"');
-            text.push_str(&field.replace('"', "\"\""));
-            text.push('"');
-        } else {
-            text.push_str(&field);
-        }
+fn csv_line<'a>(text: &mut Vec<u8>, fields: impl IntoIterator<Item = Cow<'a, str>>) -> Result<(), Failure> {
+    let failed = || Failure::local::<csv::Error>("write the answer as CSV");
+    let mut writer = csv::WriterBuilder::new().buffer_capacity(LINE_BYTES).from_writer(text);
+    for field in fields {
+        writer.write_field(harmless(&field).as_bytes()).map_err(failed())?;
     }
-    if text.len() == begin {
-        // One empty field, which would be an empty line.
-        text.push_str("\"\"");
-    }
-    text.push('\n');
+    writer.write_record(None::<&[u8]>).map_err(failed())?;
+    writer.flush().map_err(Failure::Write)
 }
 
 #[cfg(test)]
@@ -77,20 +67,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_of_csv_is_read_back_as_it_was_by_another_program() {
+    fn a_row_of_csv_is_one_line_and_read_back_as_it_was() {
         let rows: [&[&str]; 5] =
             [&["a", "b c", ""], &["1,2", "say \"so\"", "\""], &["", "", ""], &["ä", "'", ";"], &[","; 3]];
-        let mut text = String::new();
+        let mut text = Vec::new();
         for row in rows {
-            csv_line(&mut text, row.iter().map(|field| (*field).into()));
+            csv_line(&mut text, row.iter().map(|field| (*field).into())).unwrap();
         }
-        let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(text.as_bytes());
+        let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(text.as_slice());
         let read: Vec<Vec<String>> =
             reader.records().map(|row| row.unwrap().iter().map(str::to_owned).collect()).collect();
         assert_eq!(read, rows);
-        let mut one = String::new();
-        csv_line(&mut one, ["".into()]);
-        csv_line(&mut one, ["two\nlines".into()]);
-        assert_eq!(one, "\"\"\ntwo\u{fffd}lines\n");
+        let mut one = Vec::new();
+        csv_line(&mut one, ["".into()]).unwrap();
+        csv_line(&mut one, ["two\nlines".into()]).unwrap();
+        assert_eq!(one, "\"\"\ntwo\u{fffd}lines\n".as_bytes());
     }
 }

@@ -93,7 +93,7 @@ pub(crate) struct Listing<T: 'static> {
     held: Vec<Held>,
     written: u64,
     /// One of CSV, which is used again for the next.
-    line: String,
+    line: Vec<u8>,
     /// Of a table of which a part is written.
     begun: Option<Begun>,
 }
@@ -135,7 +135,7 @@ impl<T> Listing<T> {
             sort,
             held: Vec::new(),
             written: 0,
-            line: String::new(),
+            line: Vec::new(),
             begun: None,
         })
     }
@@ -194,8 +194,8 @@ impl<T> Listing<T> {
                     self.csv_header(screen)?;
                 }
                 self.line.clear();
-                csv_line(&mut self.line, values.iter().map(Value::plain));
-                screen.out.write_all(self.line.as_bytes())?;
+                csv_line(&mut self.line, values.iter().map(Value::plain))?;
+                screen.out.write_all(&self.line)?;
             }
             Format::Json => {
                 let before = if self.written == 0 { "[\n  " } else { ",\n  " };
@@ -211,9 +211,9 @@ impl<T> Listing<T> {
 
     fn csv_header(&self, screen: &mut Screen<'_>) -> Result<(), Failure> {
         if !screen.options.no_header {
-            let mut line = String::new();
-            csv_line(&mut line, self.columns.iter().map(|column| column.name.into()));
-            screen.out.write_all(line.as_bytes())?;
+            let mut line = Vec::new();
+            csv_line(&mut line, self.columns.iter().map(|column| column.name.into()))?;
+            screen.out.write_all(&line)?;
         }
         Ok(())
     }

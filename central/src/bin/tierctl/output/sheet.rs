@@ -60,12 +60,12 @@ impl Sheet {
             }
             Format::Jsonl => writeln!(screen.out, "{}", self.object())?,
             Format::Csv => {
-                let mut lines = String::new();
+                let mut lines = Vec::new();
                 if !screen.options.no_header {
-                    csv_line(&mut lines, self.fields.iter().map(|(name, _)| (*name).into()));
+                    csv_line(&mut lines, self.fields.iter().map(|(name, _)| (*name).into()))?;
                 }
-                csv_line(&mut lines, self.fields.iter().map(|(_, value)| value.plain()));
-                screen.out.write_all(lines.as_bytes())?;
+                csv_line(&mut lines, self.fields.iter().map(|(_, value)| value.plain()))?;
+                screen.out.write_all(&lines)?;
             }
             format => {
                 let width = self.fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0) + 2;
