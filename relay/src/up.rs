@@ -47,9 +47,10 @@ const ORDERS_MAX: usize = 256;
 const NOTICES_APART: Duration = Duration::from_millis(10);
 /// Syncs are at least so far apart: what is called for meanwhile is one more.
 const SYNCS_APART: Duration = Duration::from_millis(250);
-/// Reports are handed up at least so far apart, unless more wait than go up at once: what comes meanwhile goes up
-/// together. Nobody below waits for it.
-const HANDED_UP_APART: Duration = Duration::from_millis(250);
+/// After reports went up, unless more wait than go up at once, the next go up after so many times as long as these
+/// took, at longest after the second: the busier the tier above, the more reports come to it together. Nobody below
+/// waits for it.
+const HANDED_UP_APART: (u32, Duration) = (10, Duration::from_millis(250));
 /// First and longest wait before trying the tier above again.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
 /// How often the outbox is looked at without being told.
@@ -259,7 +260,8 @@ impl Up {
                 return Err(format!("the tier above took no more: {later} reports wait").into());
             }
             if !is_full {
-                tokio::time::sleep_until(begun + HANDED_UP_APART).await;
+                let (times, at_longest) = HANDED_UP_APART;
+                tokio::time::sleep((begun.elapsed() * times).min(at_longest)).await;
             }
         }
     }
