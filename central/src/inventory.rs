@@ -1,9 +1,9 @@
 //! What endpoints say: signed reports in, facts and states out.
 //!
-//! A batch of reports is one commit. Of the stream `states` none may be missing: a gap makes central ask
+//! Reports that come together share commits. Of the stream `states` none may be missing: a gap makes central ask
 //! for everything again, a sequence it has seen changes nothing. Of the stream `inventory` the newest
 //! counts, and a change to facts central does not hold makes it ask for all of them, as does an endpoint that
-//! was told that facts arrived which did not.
+//! was told that facts arrived which have not come for a while.
 
 pub mod facts;
 pub mod inbox;
@@ -16,7 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tierway_common::{
     facts::Facts,
     id::EndpointId,
@@ -49,6 +49,13 @@ const NAME_BYTES_MAX: usize = 253;
 const CLASS_BYTES_MAX: usize = 16;
 /// Bytes of a version that are kept.
 const VERSION_BYTES_MAX: usize = 64;
+
+/// Bytes of reports, before compression, that are read and then written by one commit: what central's memory takes
+/// for reports is a few times as much, however many come and however well they are compressed.
+const AT_ONCE_BYTES: usize = 16 << 20;
+/// How long facts may be on their way after a cycle that takes them for arrived: cycles go before them, and a relay
+/// may have many of both.
+const ON_THEIR_WAY: SignedDuration = SignedDuration::from_mins(10);
 
 /// What became of one envelope.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +112,14 @@ struct Verified {
     report: Report,
 }
 
+/// Reports that share a commit.
+#[derive(Default)]
+struct Round {
+    by_endpoint: BTreeMap<EndpointId, Vec<Verified>>,
+    /// What they had before compression.
+    bytes: usize,
+}
+
 impl Inventory {
     /// On the given state.
     #[must_use]
@@ -120,38 +135,48 @@ impl Inventory {
     /// Those of the store; then nothing may be taken for accepted.
     pub fn accept(&self, submissions: &[Submission]) -> Result<Vec<Vec<Outcome>>, StoreError> {
         let mut outcomes = Vec::with_capacity(submissions.len());
-        let mut by_endpoint: BTreeMap<EndpointId, Vec<Verified>> = BTreeMap::new();
+        let mut round = Round::default();
         for Submission { carrier, envelopes } in submissions {
             let mut of_submission = Vec::with_capacity(envelopes.len());
             for envelope in envelopes {
-                of_submission.push(match self.verify(carrier, envelope) {
-                    Ok(verified) => {
-                        by_endpoint.entry(verified.header.endpoint.clone()).or_default().push(verified);
-                        Outcome::Accepted
-                    }
+                let (verified, bytes) = match self.verify(carrier, envelope) {
+                    Ok(verified) => verified,
                     Err(reason) => {
                         warn!(carrier = %carrier, %reason, "refused a report");
-                        Outcome::Refused(reason)
+                        of_submission.push(Outcome::Refused(reason));
+                        continue;
                     }
-                });
+                };
+                of_submission.push(Outcome::Accepted);
+                round.by_endpoint.entry(verified.header.endpoint.clone()).or_default().push(verified);
+                round.bytes += bytes;
+                if round.bytes >= AT_ONCE_BYTES {
+                    self.keep(&std::mem::take(&mut round))?;
+                }
             }
             outcomes.push(of_submission);
         }
-        if !by_endpoint.is_empty() {
-            self.state.change(|model, change| {
-                let mut took = Took::default();
-                for (id, reports) in &by_endpoint {
-                    self.take(model, change, id, reports, &mut took)?;
-                }
-                measure(model, change, took);
-                Ok::<_, StoreError>(())
-            })?;
-        }
+        self.keep(&round)?;
         Ok(outcomes)
     }
 
-    /// Checks everything that does not depend on what came before.
-    fn verify(&self, carrier: &Holder, bytes: &[u8]) -> Result<Verified, String> {
+    fn keep(&self, round: &Round) -> Result<(), StoreError> {
+        if round.by_endpoint.is_empty() {
+            return Ok(());
+        }
+        self.state.change(|model, change| {
+            let mut took = Took::default();
+            for (id, reports) in &round.by_endpoint {
+                self.take(model, change, id, reports, &mut took)?;
+            }
+            measure(model, change, took);
+            Ok::<_, StoreError>(())
+        })?;
+        Ok(())
+    }
+
+    /// Checks everything that does not depend on what came before; with the report's bytes before compression.
+    fn verify(&self, carrier: &Holder, bytes: &[u8]) -> Result<(Verified, usize), String> {
         let envelope = Envelope::parse(bytes).map_err(|error| error.to_string())?;
         let header = envelope.header().clone();
         if header.tenant != *self.state.tenant() {
@@ -167,8 +192,8 @@ impl Inventory {
         };
         let mut reason = "no key is known".to_owned();
         for key in keys {
-            match envelope.verify(&key) {
-                Ok(report) => return Ok(Verified { header, report }),
+            match envelope.verify_sized(&key) {
+                Ok((report, bytes)) => return Ok((Verified { header, report }, bytes)),
                 Err(error) => reason = tierway_common::daemon::chain::Chain(&error).to_string(),
             }
         }
@@ -309,11 +334,17 @@ impl Taking<'_> {
         Ok(())
     }
 
-    /// Somebody on the way acknowledged an inventory and lost it. Cycles travel before inventories, so those of
-    /// the same batch count too.
+    /// Asks for all facts when those which the endpoint takes for held here do not come: then somebody on the way
+    /// acknowledged them and lost them. When they only come later than the cycle that says so, nobody is asked.
     fn check_acknowledged(&mut self) {
-        if self.acknowledged.is_some_and(|digest| !self.held.contains(&digest)) {
-            warn!(endpoint = %self.record.id, "facts that were acknowledged did not arrive, asking for all of them");
+        let Some(digest) = self.acknowledged else { return };
+        if self.held.contains(&digest) {
+            self.record.facts_missing_since = None;
+            return;
+        }
+        let since = *self.record.facts_missing_since.get_or_insert(self.now);
+        if self.now.duration_since(since) >= ON_THEIR_WAY {
+            warn!(endpoint = %self.record.id, %since, "facts that were acknowledged did not arrive, asking for all of them");
             self.record.resync_inventory = true;
         }
     }
@@ -367,6 +398,7 @@ impl Taking<'_> {
             Ok(packed) => {
                 let summary = facts::summary(&facts, at.min(self.now));
                 self.held.insert(summary.digest);
+                self.record.facts_missing_since = None;
                 self.record.facts = Some(summary);
                 self.record.rule_groups = facts::rule_groups(self.model.policy(), &facts);
                 self.facts = Some(Held { facts, packed: Some(packed) });

@@ -1,3 +1,5 @@
+use std::sync::atomic::Ordering;
+
 use jiff::SignedDuration;
 use ring::rand::SystemRandom;
 use tierway_common::{
@@ -11,7 +13,7 @@ use tierway_common::{
 };
 
 use super::*;
-use crate::store::tables::UpdateRecord;
+use crate::store::{tables::UpdateRecord, testing::dying};
 
 /// A central with two updates and one endpoint that signs with `key`.
 struct Bench {
@@ -422,10 +424,41 @@ fn facts_that_were_acknowledged_on_the_way_and_did_not_arrive_are_asked_for() {
     // Cycles travel before the inventories of their batch.
     bench.submit(vec![bench.seal(2, false, &cycle(&new)), bench.seal(2, true, &inventory(&new))]);
     assert!(!bench.record().resync_inventory);
+    // And those of a fleet before those of a batch after it: nobody is asked before they could be here.
     bench.report(3, &cycle(&old));
-    assert!(bench.record().resync_inventory);
-    bench.submit(vec![bench.seal(3, true, &inventory(&old))]);
+    bench.clock.advance(ON_THEIR_WAY - SignedDuration::from_secs(1));
+    bench.report(4, &cycle(&old));
     assert!(!bench.record().resync_inventory);
+    bench.submit(vec![bench.seal(3, true, &inventory(&old))]);
+    bench.report(5, &cycle(&new));
+    bench.clock.advance(ON_THEIR_WAY - SignedDuration::from_secs(1));
+    bench.report(6, &cycle(&new));
+    assert!(!bench.record().resync_inventory);
+    bench.clock.advance(SignedDuration::from_secs(1));
+    bench.report(7, &cycle(&new));
+    assert!(bench.record().resync_inventory);
+    bench.submit(vec![bench.seal(4, true, &inventory(&new))]);
+    assert!(!bench.record().resync_inventory);
+    bench.report(8, &cycle(&new));
+    assert_eq!(bench.record().facts_missing_since, None);
+}
+
+#[test]
+fn reports_share_a_commit_until_they_would_take_much_memory_however_well_they_are_compressed() {
+    let large = Report::Inventory { at: bench().clock.now(), facts: facts(&[("a", &"1".repeat(900_000))]) };
+    let small = bench().cycle(1);
+    // How many reports of which size, and in how many commits they are taken in.
+    for (many, report, commits) in [(100, &small, 1), (17, &large, 1), (20, &large, 2)] {
+        let store = dying(u64::MAX);
+        let bench = bench_on(store.clone());
+        let envelopes = (1..=many).map(|sequence| bench.seal(sequence, false, report)).collect();
+        let before = store.commits.load(Ordering::SeqCst);
+        let outcomes = bench.submit(envelopes);
+        assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Accepted), "{outcomes:?}");
+        assert_eq!(store.commits.load(Ordering::SeqCst) - before, commits, "{many}");
+        let record = bench.record();
+        assert_eq!(record.states_sequence.max(record.inventory_sequence), many);
+    }
 }
 
 #[test]

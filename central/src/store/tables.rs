@@ -257,6 +257,9 @@ pub struct EndpointRecord {
     /// It must send all its facts again.
     #[serde(default)]
     pub resync_inventory: bool,
+    /// Since when its cycles name facts as acknowledged that did not come.
+    #[serde(default)]
+    pub facts_missing_since: Option<Timestamp>,
     /// Its states say something: it reported them, or central estimated them from its facts.
     #[serde(default)]
     pub assessed: bool,
@@ -303,6 +306,7 @@ impl EndpointRecord {
             inventory_sequence: 0,
             resync_states: false,
             resync_inventory: false,
+            facts_missing_since: None,
             assessed: false,
             dictionary_version: 0,
             estimated_for: 0,

@@ -217,6 +217,16 @@ impl Envelope {
     /// [`EnvelopeError::Signature`]; then [`EnvelopeError::TooLarge`] and [`EnvelopeError::Body`], which only
     /// the endpoint itself can bring about.
     pub fn verify(&self, key: &PublicKey) -> Result<Report, EnvelopeError> {
+        Ok(self.verify_sized(key)?.0)
+    }
+
+    /// As [`Envelope::verify`], and how many bytes the report had before compression: the memory that it takes grows
+    /// with these, and nothing else that is known of it tells them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Envelope::verify`].
+    pub fn verify_sized(&self, key: &PublicKey) -> Result<(Report, usize), EnvelopeError> {
         let endpoint = &self.header.endpoint;
         let (signed, signature) = self.bytes.split_at(self.body.end);
         key.verify(&message(signed), signature)
@@ -233,7 +243,7 @@ impl Envelope {
         if Stream::of(&report) != self.header.stream {
             return Err(body("it belongs to another stream".into()));
         }
-        Ok(report)
+        Ok((report, json.len()))
     }
 
     /// What everyone on the way can read; claimed, not proved, before [`Envelope::verify`].
@@ -445,7 +455,8 @@ mod tests {
     fn a_report_just_within_the_limit_travels_and_a_larger_one_is_refused_before_it_does() {
         let large = inventory(REPORT_BYTES_MAX * 9 / 10);
         let sealed = Envelope::seal(&key(1), header(Stream::Inventory), &large).unwrap();
-        assert_eq!(sealed.verify(&key(1).public()).unwrap(), large);
+        let bytes = serde_json::to_vec(&large).unwrap().len();
+        assert_eq!(sealed.verify_sized(&key(1).public()).unwrap(), (large, bytes));
         let too_large = Envelope::seal(&key(1), header(Stream::Inventory), &inventory(REPORT_BYTES_MAX * 2));
         assert!(matches!(too_large, Err(EnvelopeError::TooLarge { bytes_max: REPORT_BYTES_MAX })));
     }
