@@ -356,8 +356,8 @@ impl State {
     /// Those of the store, also when the packed record is damaged.
     pub fn state_of(&self, endpoint: u32, update: u32) -> Result<Option<StateEntry>, StoreError> {
         let row = tables::States { tenant: &self.tenant, number: endpoint, chunk: 0 };
-        match chunked::get(self.store(), &row)? {
-            Some(bytes) => Record::find(&bytes, update).map_err(|source| damaged(&row, source)),
+        match chunked::with(self.store(), &row, |bytes| Record::find(bytes, update))? {
+            Some(found) => found.map_err(|source| damaged(&row, source)),
             None => Ok(None),
         }
     }
@@ -368,10 +368,14 @@ impl State {
     /// # Errors
     ///
     /// Those of the store, also when the packed record is damaged.
-    pub fn each_state(&self, endpoint: u32, each: impl FnMut(u32, UpdateState)) -> Result<(), StoreError> {
+    pub fn each_state(
+        &self,
+        endpoint: u32,
+        mut each: impl FnMut(u32, UpdateState),
+    ) -> Result<(), StoreError> {
         let row = tables::States { tenant: &self.tenant, number: endpoint, chunk: 0 };
-        match chunked::get(self.store(), &row)? {
-            Some(bytes) => Record::each_state(&bytes, each).map_err(|source| damaged(&row, source)),
+        match chunked::with(self.store(), &row, |bytes| Record::each_state(bytes, &mut each))? {
+            Some(read) => read.map_err(|source| damaged(&row, source)),
             None => Ok(()),
         }
     }
@@ -397,8 +401,8 @@ fn is_news(batch: &Batch) -> bool {
 
 fn states(store: &dyn Store, tenant: &TenantId, endpoint: u32) -> Result<Record, StoreError> {
     let row = tables::States { tenant, number: endpoint, chunk: 0 };
-    match chunked::get(store, &row)? {
-        Some(bytes) => Record::decode(&bytes).map_err(|source| damaged(&row, source)),
+    match chunked::with(store, &row, Record::decode)? {
+        Some(read) => read.map_err(|source| damaged(&row, source)),
         None => Ok(Record::default()),
     }
 }

@@ -238,6 +238,16 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// [`StoreError::Backend`] when the disk or the database fails; nothing is retried here.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
 
+    /// Gives `with` the value of `key` where it lies, if there is one: for large values of which only a part is wanted.
+    /// Returns whether there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::get`]; `with` may have got a value then, which must not be used.
+    fn read(&self, key: &[u8], with: &mut dyn FnMut(&[u8])) -> Result<bool, StoreError> {
+        Ok(self.get(key)?.map(|value| with(&value)).is_some())
+    }
+
     /// Rows whose key starts with `prefix`, and is strictly greater than `after` if that is given, in
     /// ascending key order, at most `limit` of them. All from one moment.
     ///

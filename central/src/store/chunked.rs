@@ -50,17 +50,36 @@ pub fn delete<T: Chunked>(batch: &mut Batch, row: &T) {
 ///
 /// Those of the store; [`StoreError::Malformed`] when a chunk is missing.
 pub fn get<T: Chunked>(store: &dyn Store, row: &T) -> Result<Option<Vec<u8>>, StoreError> {
-    // As the store has it, which is as it is: a table's own decoder would copy it once more.
-    let Some(mut value) = store.get(&table::full_key(&row.chunk(0)))? else { return Ok(None) };
-    if value.is_empty() {
+    with(store, row, <[u8]>::to_vec)
+}
+
+/// What `read` makes of the value of `row`, if it exists; a value of one chunk is read where it lies.
+///
+/// # Errors
+///
+/// As [`get`].
+pub fn with<T: Chunked, R>(
+    store: &dyn Store,
+    row: &T,
+    mut read: impl FnMut(&[u8]) -> R,
+) -> Result<Option<R>, StoreError> {
+    let (mut of_one, mut count, mut value) = (None, 0, Vec::new());
+    let there = store.read(&table::full_key(&row.chunk(0)), &mut |bytes| match bytes.split_first() {
+        Some((1, rest)) => of_one = Some(read(rest)),
+        Some((first, rest)) => (count, value) = (*first, rest.to_vec()),
+        None => {}
+    })?;
+    if !there || of_one.is_some() {
+        return Ok(of_one);
+    }
+    if count == 0 {
         return Err(malformed(&row.chunk(0)));
     }
-    let count = value.remove(0);
     for number in 1..count {
         let chunk = row.chunk(number);
         value.extend(table::get(store, &chunk)?.ok_or_else(|| malformed(&chunk))?);
     }
-    Ok(Some(value))
+    Ok(Some(read(&value)))
 }
 
 fn malformed<T: Chunked>(row: &T) -> StoreError {
@@ -72,6 +91,25 @@ mod tests {
     use tierway_common::store::memory::MemoryStore;
 
     use super::{super::tables::Facts, *};
+
+    #[test]
+    fn a_value_of_which_a_chunk_is_missing_or_empty_is_malformed() {
+        let (store, tenant) = (MemoryStore::new(), "default".parse().unwrap());
+        let row = |number, chunk| Facts { tenant: &tenant, number, chunk };
+        let mut batch = Batch::new();
+        put(&mut batch, &row(1, 0), &[7; 2 * CHUNK_BYTES_MAX]).unwrap();
+        store.commit(&batch).unwrap();
+        let mut batch = Batch::new();
+        table::delete(&mut batch, &row(1, 1));
+        table::put(&mut batch, &row(2, 0), &Vec::new()).unwrap();
+        table::put(&mut batch, &row(3, 0), &vec![0, 7]).unwrap();
+        store.commit(&batch).unwrap();
+        for number in 1..=3 {
+            let found = get(&store, &row(number, 0));
+            let bytes = found.as_ref().map(|value| value.as_ref().map(Vec::len));
+            assert!(matches!(found, Err(StoreError::Malformed { .. })), "{number}: {bytes:?}");
+        }
+    }
 
     #[test]
     fn a_long_value_and_then_a_shorter_one_are_read_back_as_written() {

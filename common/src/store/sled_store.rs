@@ -174,6 +174,10 @@ impl Store for SledStore {
         self.shared.read(|db| Ok(db.get(key)?.map(|value| value.to_vec())))
     }
 
+    fn read(&self, key: &[u8], with: &mut dyn FnMut(&[u8])) -> Result<bool, StoreError> {
+        self.shared.read(|db| Ok(db.get(key)?.map(|value| with(&value)).is_some()))
+    }
+
     fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<Row>, StoreError> {
         use std::ops::Bound;
 
