@@ -103,15 +103,17 @@ pub struct Member {
     connected: bool,
     /// Version of the timestamp that is here.
     version: u64,
-    installed: Installed,
+    installed: Arc<Installed>,
     used: Sequences,
     waiting: VecDeque<(Stream, u64, Bytes)>,
     /// The rules that were evaluated over the facts as they are.
     observed: Option<Rules>,
     told_all: bool,
     told_facts: bool,
-    /// Of the facts that are reported, on their way or there.
-    inventory: Option<Digest>,
+    /// What the tier above acknowledged as installed here.
+    accepted: Option<Arc<Installed>>,
+    /// What waits to be acknowledged so, and its number.
+    offered: Option<(u64, Arc<Installed>)>,
     resync: bool,
 }
 
@@ -150,13 +152,14 @@ impl Member {
             upstream,
             connected: false,
             version: 0,
-            installed,
+            installed: Arc::new(installed),
             used: Sequences::default(),
             waiting: VecDeque::new(),
             observed: None,
             told_all: false,
             told_facts: false,
-            inventory: None,
+            accepted: None,
+            offered: None,
             resync: false,
         })
     }
@@ -220,6 +223,7 @@ impl Member {
         let asked = std::mem::take(&mut self.resync);
         if asked {
             (self.told_all, self.told_facts) = (false, false);
+            (self.accepted, self.offered) = (None, None);
             around.figures.count("endpoints asked for everything again", 1);
         }
         asked
@@ -309,7 +313,7 @@ impl Member {
             return Err(Failure::plain(format!("`{}` needs `{update}` and cannot have it", self.name)));
         };
         if !bad {
-            self.installed.insert(place, step);
+            Arc::make_mut(&mut self.installed).insert(place, step);
             (self.observed, self.told_facts) = (None, false);
         }
         let took = 1 + u32::try_from(self.number % 60).unwrap_or(0);
@@ -318,7 +322,7 @@ impl Member {
         Ok(())
     }
 
-    /// Puts on their way, numbered and signed: facts that changed, a summary, transitions.
+    /// Puts on their way, numbered and signed: a summary, transitions, and what changed of the facts.
     fn seal_all(
         &mut self,
         changed: &[UpdateId],
@@ -326,13 +330,6 @@ impl Member {
         began: Timestamp,
         now: Timestamp,
     ) -> Result<(), Failure> {
-        if !std::mem::replace(&mut self.told_facts, true) {
-            let facts = self.facts();
-            self.inventory = Some(facts.digest());
-            let report = Report::Inventory { at: now, facts };
-            self.waiting.retain(|(stream, ..)| *stream != Stream::Inventory);
-            self.seal(Stream::Inventory, true, &report, now)?;
-        }
         let snapshot = !std::mem::replace(&mut self.told_all, true);
         let entries: Vec<StateEntry> =
             if snapshot { self.holding.all() } else { self.holding.entries(changed) };
@@ -348,7 +345,7 @@ impl Member {
                 reboot_pending: false,
                 machine_class: "c2m3".to_owned(),
                 uncovered: false,
-                acknowledged: self.inventory,
+                acknowledged: self.accepted.as_ref().map(|accepted| self.site.list.facts(accepted).digest()),
                 problems: Vec::new(),
             };
             self.seal(Stream::States, false, &Report::Cycle(summary), now)?;
@@ -356,7 +353,39 @@ impl Member {
         if snapshot || !entries.is_empty() {
             self.seal(Stream::States, false, &Report::States { snapshot, entries }, now)?;
         }
+        if !std::mem::replace(&mut self.told_facts, true) {
+            self.seal_facts(now)?;
+        }
         Ok(())
+    }
+
+    /// As the real endpoint: the change to what was acknowledged, which makes every earlier one that waits superfluous.
+    fn seal_facts(&mut self, now: Timestamp) -> Result<(), Failure> {
+        let facts = self.facts();
+        let report = match &self.accepted {
+            Some(accepted) => {
+                let base = self.site.list.facts(accepted);
+                let (delta, digest) = (base.delta(&facts), facts.digest());
+                Report::InventoryDelta { at: now, base: base.digest(), digest, delta }
+            }
+            None => Report::Inventory { at: now, facts },
+        };
+        self.waiting.retain(|(stream, ..)| *stream != Stream::Inventory);
+        let sequence = self.seal(Stream::Inventory, self.accepted.is_none(), &report, now)?;
+        self.offered = Some((sequence, self.installed.clone()));
+        Ok(())
+    }
+
+    fn acknowledges(&mut self, stream: Stream, sequence: u64) {
+        match stream {
+            Stream::States => self.acknowledged.states = sequence,
+            Stream::Inventory => {
+                self.acknowledged.inventory = sequence;
+                if let Some((_, installed)) = self.offered.take_if(|(offered, _)| *offered == sequence) {
+                    self.accepted = Some(installed);
+                }
+            }
+        }
     }
 
     fn seal(
@@ -365,7 +394,7 @@ impl Member {
         replaces_earlier: bool,
         report: &Report,
         now: Timestamp,
-    ) -> Result<(), Failure> {
+    ) -> Result<u64, Failure> {
         let used = match stream {
             Stream::States => &mut self.used.states,
             Stream::Inventory => &mut self.used.inventory,
@@ -382,7 +411,7 @@ impl Member {
         };
         let envelope = Envelope::seal(&self.key, header, report).map_err(failed("seal a report"))?;
         self.waiting.push_back((stream, sequence, envelope.bytes().clone()));
-        Ok(())
+        Ok(sequence)
     }
 
     /// Hands up what waits; what is not acknowledged waits on.
@@ -404,10 +433,7 @@ impl Member {
                 match v1::ReportOutcome::try_from(*outcome) {
                     Ok(v1::ReportOutcome::Accepted) => {
                         let Some((stream, sequence, _)) = self.waiting.pop_front() else { break };
-                        match stream {
-                            Stream::States => self.acknowledged.states = sequence,
-                            Stream::Inventory => self.acknowledged.inventory = sequence,
-                        }
+                        self.acknowledges(stream, sequence);
                         around.figures.count("reports acknowledged", 1);
                     }
                     Ok(v1::ReportOutcome::Later) => {
