@@ -29,6 +29,7 @@ use tierway_common::{
         },
     },
 };
+use tierway_proto::sync::Newest;
 use tokio::sync::watch;
 use tracing::info;
 
@@ -202,6 +203,18 @@ impl Publisher {
     pub fn timestamp(&self) -> (u64, Bytes) {
         let served = self.served();
         (served.version, served.files.get("timestamp.json").cloned().unwrap_or_default())
+    }
+
+    /// The newest of what the timestamp leads to. It may be newer than the one that was asked for a moment before.
+    #[must_use]
+    pub fn newest(&self) -> Newest {
+        let served = self.served();
+        let newest = |role: &str| {
+            let version = *served.versions(role).last()?;
+            Some((version, served.files.get(&format!("{version}.{role}.json"))?.clone()))
+        };
+        let root_version = served.roots.last().copied().unwrap_or_default();
+        Newest { root_version, snapshot: newest("snapshot"), targets: newest("targets") }
     }
 
     /// What is news now, and whenever that changes. Metadata that is only signed again is none.

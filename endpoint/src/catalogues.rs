@@ -28,6 +28,7 @@ use tierway_common::{
 use tierway_proto::{
     sync::{self, CatalogueError, MetadataFrom},
     upstream::Upstream,
+    v1,
 };
 use tracing::debug;
 
@@ -92,6 +93,7 @@ pub enum CataloguesError {
 #[derive(Debug)]
 pub struct Catalogues {
     client: Client<MetadataFrom>,
+    metadata: MetadataFrom,
     upstream: Upstream,
     trees: Blobs,
     paths: Blobs,
@@ -124,8 +126,10 @@ impl Catalogues {
             blobs.set_cache_bytes(CACHE_BYTES);
             Ok::<_, BlobError>(blobs)
         };
+        let metadata = MetadataFrom::new(upstream.clone());
         Ok(Self {
-            client: Client::open(trust_dir, MetadataFrom(upstream.clone()), Limits::default())?,
+            client: Client::open(trust_dir, metadata.clone(), Limits::default())?,
+            metadata,
             upstream,
             trees: blobs("trees", TREE_BYTES_MAX)?,
             paths: blobs("paths", PATH_BYTES_MAX)?,
@@ -141,6 +145,12 @@ impl Catalogues {
     #[must_use]
     pub fn version(&self) -> u64 {
         self.trusted.as_ref().map_or(0, |trusted| trusted.timestamp_version)
+    }
+
+    /// Version of the targets that are complete here; 0 for none.
+    #[must_use]
+    pub fn targets_version(&self) -> u64 {
+        self.trusted.as_ref().map_or(0, |trusted| trusted.targets_version)
     }
 
     /// When that expires.
@@ -164,21 +174,19 @@ impl Catalogues {
         Ok(())
     }
 
-    /// Brings over what is new for a computer with these facts (its `os` domain is enough).
+    /// Brings over what is new for a computer with these facts (its `os` domain is enough), after a check-in that was
+    /// answered so.
     ///
     /// # Errors
     ///
     /// [`CataloguesError`]; what was here before stays in use.
     pub async fn refresh(
         &mut self,
-        timestamp: Option<&[u8]>,
+        answer: &v1::CheckInResponse,
         os: &Facts,
         now: Timestamp,
     ) -> Result<(), CataloguesError> {
-        let trusted = match timestamp {
-            Some(bytes) => self.client.refresh_with_timestamp(bytes, now).await?,
-            None => self.client.refresh(now).await?,
-        };
+        let trusted = self.metadata.refresh(&mut self.client, answer, now).await?;
         let whole = self.trees.pins_if_whole(PINS);
         if self.trusted.as_ref() == Some(&trusted) && whole.is_some() {
             return Ok(());

@@ -292,11 +292,12 @@ impl<E: Engine + Send + Sync> Cycle<E> {
                 wanted: wanted.map(|digest| digest.as_bytes().to_vec()).collect(),
                 relay: None,
                 answered: self.answers.clone(),
+                targets_version: self.catalogues.targets_version(),
             })
             .await?;
         self.answers.clear();
         if answer.timestamp.is_some() || self.catalogues.version() == 0 {
-            self.catalogues.refresh(answer.timestamp.as_deref(), os, now).await?;
+            self.catalogues.refresh(&answer, os, now).await?;
         }
         Ok(answer.resync)
     }

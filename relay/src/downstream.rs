@@ -16,6 +16,7 @@ use tierway_common::{
 use tierway_proto::{
     blob_stream::BlobSource,
     notices::{ANSWERED_MAX, Notices},
+    sync::Newest,
     upstream::{ENROLLING_MAX, ENVELOPES_MAX, Upstream, UpstreamError},
     v1::{self, upstream_server},
 };
@@ -190,8 +191,14 @@ impl upstream_server::Upstream for Downstream {
         request: Request<v1::CheckInRequest>,
     ) -> Result<Response<v1::CheckInResponse>, Status> {
         let peer = self.peer(&request)?;
-        let v1::CheckInRequest { timestamp_version, agent_version: _, wanted, relay: _, answered } =
-            request.into_inner();
+        let v1::CheckInRequest {
+            timestamp_version,
+            agent_version: _,
+            wanted,
+            relay: _,
+            answered,
+            targets_version,
+        } = request.into_inner();
         if wanted.len() > WANTED_PER_CALL_MAX {
             return Err(Status::invalid_argument("more than 256 payloads are announced at once"));
         }
@@ -204,12 +211,16 @@ impl upstream_server::Upstream for Downstream {
             self.stage.wake();
         }
         let head = self.mirror.head();
+        let is_newer = head.timestamp_version > timestamp_version;
+        let newest = if is_newer { self.mirror.newest() } else { Newest::default() };
         Ok(Response::new(v1::CheckInResponse {
             timestamp_version: head.timestamp_version,
-            timestamp: (head.timestamp_version > timestamp_version).then(|| head.timestamp.to_vec()),
+            timestamp: is_newer.then(|| head.timestamp.to_vec()),
             resync: self.take_resync(&peer).await?,
             resync_endpoints: Vec::new(),
             news: head.news,
+            root_version: newest.root_version,
+            along: newest.along(targets_version),
         }))
     }
 

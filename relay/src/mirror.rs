@@ -16,6 +16,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tierway_common::{files, trust::tuf::client::ROOTS_PER_REFRESH_MAX};
+use tierway_proto::sync::Newest;
 use tokio::sync::watch;
 use tracing::warn;
 
@@ -199,6 +200,14 @@ impl Mirror {
         }
     }
 
+    /// The newest of what needs no disk. The timestamp that names it may come a moment later.
+    #[must_use]
+    pub fn newest(&self) -> Newest {
+        let at_hand = self.at_hand();
+        let newest = |role: &str| at_hand.newest.get(role).cloned();
+        Newest { root_version: at_hand.root, snapshot: newest("snapshot"), targets: newest("targets") }
+    }
+
     /// The file of `role` in `version`; of the timestamp the newest whatever `version` says.
     ///
     /// # Errors
@@ -261,6 +270,10 @@ mod tests {
         let later = [("root", 2), ("root", 3), ("root", 4), ("root", 5), ("root", 6)];
         let newest = [("targets", 4), ("snapshot", 4)];
         assert_eq!(check(&mirror), [&[("root", 1)], &later[..], &newest].concat());
+        let found = mirror.newest();
+        assert_eq!(found.root_version, 1);
+        assert_eq!(found.snapshot, Some((4, content("snapshot", 4))));
+        assert_eq!(found.targets, Some((4, content("targets", 4))));
         mirror.take_roots(2).unwrap();
         mirror.keep("root", 2, &content("root", 2)).unwrap();
         assert_eq!(check(&mirror), [&later[..], &newest].concat());

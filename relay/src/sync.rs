@@ -27,6 +27,7 @@ use tierway_common::{
 use tierway_proto::{
     sync::{CatalogueError, MetadataFrom, tree as bring},
     upstream::Upstream,
+    v1,
 };
 use tracing::info;
 
@@ -96,6 +97,7 @@ impl Fetcher for Noted {
 #[derive(Debug)]
 pub struct Sync {
     client: Client<Noted>,
+    metadata: MetadataFrom,
     upstream: Upstream,
     here: Here,
 }
@@ -132,12 +134,13 @@ impl Sync {
         trees: Blobs,
         mirror: Mirror,
     ) -> Result<Self, SyncError> {
-        let noted = Noted { from: MetadataFrom(upstream.clone()), mirror: mirror.clone() };
+        let metadata = MetadataFrom::new(upstream.clone());
+        let noted = Noted { from: metadata.clone(), mirror: mirror.clone() };
         let client = Client::open(trust_dir, noted, Limits::default())?;
         let policy = format!("policy-{tenant}");
         mirror.restore().map_err(head_error)?;
         let here = Here { trees, mirror, trust_dir: trust_dir.to_owned(), policy };
-        Ok(Self { client, upstream, here })
+        Ok(Self { client, metadata, upstream, here })
     }
 
     /// Version of the timestamp that is mirrored.
@@ -146,18 +149,18 @@ impl Sync {
         self.here.mirror.head().timestamp_version
     }
 
-    /// Brings over what is new, and what was lost here; `timestamp` is what a check-in brought, if anything. Returns
-    /// the version when it is another than before: an older one too, when a newer root of trust took back what was
+    /// Brings over what is new, and what was lost here, after a check-in that was answered so. Returns the version when it is another than before: an older one too, when a newer root of trust took back what was
     /// signed with a key that is no longer trusted.
     ///
     /// # Errors
     ///
     /// [`SyncError`]; what was served before is served on.
-    pub async fn run(&mut self, timestamp: Option<&[u8]>, now: Timestamp) -> Result<Option<u64>, SyncError> {
-        let trusted = match timestamp {
-            Some(bytes) => self.client.refresh_with_timestamp(bytes, now).await?,
-            None => self.client.refresh(now).await?,
-        };
+    pub async fn run(
+        &mut self,
+        answer: &v1::CheckInResponse,
+        now: Timestamp,
+    ) -> Result<Option<u64>, SyncError> {
+        let trusted = self.metadata.refresh(&mut self.client, answer, now).await?;
         let here = self.here.clone();
         let (is_new, whole) = on_disk(move || {
             let is_new = here.verified("timestamp")? != here.mirror.head().timestamp;

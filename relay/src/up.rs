@@ -169,7 +169,7 @@ impl Up {
         };
         let before = sync.head_version();
         let answer = self.check_in(before, health, answered).await?;
-        let synced = sync.run(answer.timestamp.as_deref(), now).await?;
+        let synced = sync.run(&answer, now).await?;
         if let Some(version) = synced.filter(|version| *version < before) {
             warn!(
                 before,
@@ -201,6 +201,7 @@ impl Up {
             wanted: Vec::new(),
             relay: Some(health),
             answered: answered.to_vec(),
+            targets_version: self.mirror.newest().targets.map_or(0, |(version, _)| version),
         };
         let answer = self.upstream.check_in(request).await?;
         for id in answered {

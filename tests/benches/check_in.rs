@@ -54,6 +54,7 @@ fn request() -> v1::CheckInRequest {
         wanted: Vec::new(),
         relay: None,
         answered: Vec::new(),
+        targets_version: 7,
     }
 }
 

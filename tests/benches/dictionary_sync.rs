@@ -64,11 +64,11 @@ impl Endpoint {
             wanted: Vec::new(),
             relay: None,
             answered: Vec::new(),
+            targets_version: self.catalogues.targets_version(),
         };
         let answer = self.upstream.check_in(request).await.expect("an answer");
         if answer.timestamp.is_some() {
-            let refreshed =
-                self.catalogues.refresh(answer.timestamp.as_deref(), &os(), self.clock.now()).await;
+            let refreshed = self.catalogues.refresh(&answer, &os(), self.clock.now()).await;
             refreshed.expect("brought over");
         }
         assert_eq!(self.catalogues.version(), answer.timestamp_version);

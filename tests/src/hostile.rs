@@ -168,6 +168,7 @@ struct Shared {
     /// How often each blob was asked for.
     asked: Mutex<BTreeMap<Digest, u64>>,
     check_ins: AtomicU64,
+    metadata_asked: AtomicU64,
     notices: AtomicU64,
     /// Whom [`Attack::CallWithoutEnd`] names; unset: who listens.
     named: Mutex<Option<String>>,
@@ -204,6 +205,7 @@ impl Hostile {
             answers: Mutex::default(),
             asked: Mutex::default(),
             check_ins: AtomicU64::new(0),
+            metadata_asked: AtomicU64::new(0),
             notices: AtomicU64::new(0),
             named: Mutex::default(),
             bent: AtomicU64::new(0),
@@ -251,6 +253,12 @@ impl Hostile {
     #[must_use]
     pub fn check_ins(&self) -> u64 {
         self.shared.check_ins.load(Ordering::SeqCst)
+    }
+
+    /// Metadata that was asked for by itself.
+    #[must_use]
+    pub fn metadata_asked(&self) -> u64 {
+        self.shared.metadata_asked.load(Ordering::SeqCst)
     }
 
     /// Notices that were sent by [`Attack::CallWithoutEnd`].
@@ -360,6 +368,7 @@ impl upstream_server::Upstream for Service {
         &self,
         request: Request<v1::GetMetadataRequest>,
     ) -> Result<Response<v1::GetMetadataResponse>, Status> {
+        self.0.metadata_asked.fetch_add(1, Ordering::SeqCst);
         let request = request.into_inner();
         let role = request.role.clone();
         let answer = self.0.client.clone().get_metadata(request).await?.into_inner();
@@ -455,6 +464,17 @@ impl upstream_server::Upstream for Service {
             _ => timestamp.filter(|_| answer.timestamp_version > has),
         }
         .map(Vec::from);
+        // Of a root, and of what is withheld or long, it says nothing: it is asked for it.
+        match attack {
+            Attack::Metadata("root", _) => answer.root_version = 0,
+            Attack::Metadata(_, Bend::Withhold | Bend::Flood | Bend::Oversize) => answer.along.clear(),
+            _ => {
+                for metadata in &mut answer.along {
+                    let content = self.0.metadata(&metadata.role, Some(metadata.content.clone().into()));
+                    metadata.content = content.map(Vec::from).unwrap_or_default();
+                }
+            }
+        }
         if attack == Attack::AskForEverything {
             self.0.count();
             answer.resync = true;

@@ -36,6 +36,7 @@ use tierway_common::{
     store::{Store, memory::MemoryStore, sled_store::SledStore, table::Table},
     transport::identity::{Holder, Role},
 };
+use tierway_proto::v1;
 use tierway_relay::{
     mirror::{Head, Mirror},
     outbox::Outbox,
@@ -300,7 +301,7 @@ impl World {
         ["targets", "snapshot"].into_iter().for_each(|role| self.publish(role, newest(role)));
         let (timestamp_version, timestamp) = central.publisher.timestamp();
         self.published.set_head(Head { timestamp_version, timestamp, ..Head::default() }).unwrap();
-        self.relay.sync.run(None, now).await.unwrap();
+        self.relay.sync.run(&v1::CheckInResponse::default(), now).await.unwrap();
         assert_eq!(self.relay.sync.head_version(), timestamp_version);
     }
 

@@ -12,6 +12,7 @@ use tierway_common::{
 use tierway_proto::{
     blob_stream::BlobSource,
     notices::ANSWERED_MAX,
+    sync::Newest,
     upstream::{ENROLLING_MAX, ENVELOPES_MAX},
     v1::{self, upstream_server},
 };
@@ -104,7 +105,7 @@ impl upstream_server::Upstream for UpstreamService {
         request: Request<v1::CheckInRequest>,
     ) -> Result<Response<v1::CheckInResponse>, Status> {
         let peer = self.peer(&request)?;
-        let v1::CheckInRequest { timestamp_version, agent_version, wanted, relay, answered } =
+        let v1::CheckInRequest { timestamp_version, agent_version, wanted, relay, answered, targets_version } =
             request.into_inner();
         if wanted.len() > WANTED_MAX {
             return Err(Status::invalid_argument("more than 256 payloads are announced at once"));
@@ -128,14 +129,18 @@ impl upstream_server::Upstream for UpstreamService {
             .await?;
         }
         let (version, timestamp) = self.central.publisher.timestamp();
+        let is_newer = version > timestamp_version;
+        let newest = if is_newer { self.central.publisher.newest() } else { Newest::default() };
         let model = self.central.state.model();
         let resync = peer.holder.role == Role::Endpoint && must_resync(&model, &peer.holder.id);
         Ok(Response::new(v1::CheckInResponse {
             timestamp_version: version,
-            timestamp: (version > timestamp_version).then(|| timestamp.to_vec()),
+            timestamp: is_newer.then(|| timestamp.to_vec()),
             resync,
             resync_endpoints: resync_behind(&model, &peer),
             news: self.central.publisher.news().borrow().of_note,
+            root_version: newest.root_version,
+            along: newest.along(targets_version),
         }))
     }
 

@@ -103,6 +103,8 @@ pub struct Member {
     connected: bool,
     /// Version of the timestamp that is here.
     version: u64,
+    /// Version of the targets that are here.
+    targets_version: u64,
     installed: Arc<Installed>,
     used: Sequences,
     waiting: VecDeque<(Stream, u64, Bytes)>,
@@ -152,6 +154,7 @@ impl Member {
             upstream,
             connected: false,
             version: 0,
+            targets_version: 0,
             installed: Arc::new(installed),
             used: Sequences::default(),
             waiting: VecDeque::new(),
@@ -232,6 +235,7 @@ impl Member {
     async fn check_in(&mut self, around: &Around) -> Result<(), Failure> {
         let request = v1::CheckInRequest {
             timestamp_version: self.version,
+            targets_version: self.targets_version,
             agent_version: VERSION.to_owned(),
             ..v1::CheckInRequest::default()
         };
@@ -241,8 +245,10 @@ impl Member {
         around.figures.took(kind, began.elapsed());
         self.connected = true;
         self.resync |= answer.resync;
-        let Some(timestamp) = answer.timestamp else { return Ok(()) };
-        let wanted = self.site.published.bring(&timestamp, self.version, around.clock.now()).await?;
+        if answer.timestamp.is_none() {
+            return Ok(());
+        }
+        let wanted = self.site.published.bring(&answer, self.version, around.clock.now()).await?;
         let began = Instant::now();
         for (role, version) in &wanted.metadata {
             let asked = self.upstream.metadata(role, Some(*version)).await;
@@ -252,7 +258,7 @@ impl Member {
         let nodes = nodes.map_err(failed("fetch the nodes of trees"))?;
         around.figures.took(Kind::Sync, began.elapsed());
         around.figures.count("nodes of trees fetched", nodes.len() as u64);
-        self.version = wanted.version;
+        (self.version, self.targets_version) = (wanted.version, wanted.targets_version);
         Ok(())
     }
 

@@ -17,7 +17,7 @@ use tierway_common::{
     trust::digest::Digest,
 };
 use tierway_endpoint::{catalogues::Catalogues, policy, rules::Roots};
-use tierway_proto::upstream::Upstream;
+use tierway_proto::{sync::came_along, upstream::Upstream, v1};
 use tokio::sync::Mutex;
 
 use super::failure::{Failure, failed};
@@ -30,7 +30,9 @@ const STEPS_MAX: usize = 1_000;
 pub struct Wanted {
     /// Version of the timestamp it will trust then.
     pub version: u64,
-    /// Metadata by role and version; a root that is not there yet is asked for too.
+    /// Version of the targets it will trust then.
+    pub targets_version: u64,
+    /// Metadata by role and version that did not come along; a root that is not there yet is asked for too.
     pub metadata: Vec<(&'static str, u64)>,
     /// Nodes of trees.
     pub nodes: Vec<Digest>,
@@ -97,27 +99,37 @@ impl Published {
         Ok(Self { os, dir, trust_dir, inner: Mutex::new(inner) })
     }
 
-    /// Brings over what `timestamp` announces unless it is here, and says what one who has version `from` must fetch.
+    /// Brings over what the answer to a check-in announces unless it is here, and says what one who has version `from` must fetch.
     ///
     /// # Errors
     ///
     /// [`Failure`] when it is not to be had or not to be trusted.
-    pub async fn bring(&self, timestamp: &[u8], from: u64, now: Timestamp) -> Result<Wanted, Failure> {
+    pub async fn bring(
+        &self,
+        answer: &v1::CheckInResponse,
+        from: u64,
+        now: Timestamp,
+    ) -> Result<Wanted, Failure> {
         let mut inner = self.inner.lock().await;
         // What one computer of the site has verified holds for all of them.
-        if inner.timestamp != timestamp {
+        if answer.timestamp.as_ref().is_some_and(|timestamp| *timestamp != inner.timestamp) {
             let before = inner.catalogues.version();
-            let refreshed = inner.catalogues.refresh(Some(timestamp), &self.os, now).await;
+            let refreshed = inner.catalogues.refresh(answer, &self.os, now).await;
             // An older one than is here is no news, and refused.
             if before == 0 || inner.catalogues.version() > before {
                 refreshed.map_err(failed("bring over what is published"))?;
                 self.read(&mut inner).await?;
-                inner.timestamp = timestamp.to_vec();
+                inner.timestamp = answer.timestamp.clone().unwrap_or_default();
             }
         }
         let nodes = inner.steps.iter().filter(|(step, _)| *step > from).flat_map(|(_, nodes)| nodes.clone());
-        let (version, metadata) = (inner.catalogues.version(), inner.metadata.clone());
-        Ok(Wanted { version, metadata, nodes: nodes.collect() })
+        let came = |(role, version): &(&str, u64)| came_along(answer, role, *version).is_some();
+        Ok(Wanted {
+            version: inner.catalogues.version(),
+            targets_version: inner.catalogues.targets_version(),
+            metadata: inner.metadata.iter().filter(|metadata| !came(metadata)).copied().collect(),
+            nodes: nodes.collect(),
+        })
     }
 
     async fn read(&self, inner: &mut Inner) -> Result<(), Failure> {

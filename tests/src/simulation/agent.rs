@@ -271,13 +271,11 @@ impl Agent {
         let request = v1::CheckInRequest {
             timestamp_version: around.site.version(),
             agent_version: VERSION.to_owned(),
-            wanted: Vec::new(),
-            relay: None,
-            answered: Vec::new(),
+            ..v1::CheckInRequest::default()
         };
         let answer = self.upstream.check_in(request).await.unwrap();
-        if let Some(timestamp) = answer.timestamp {
-            around.site.refresh(&timestamp, around.truth.now()).await;
+        if answer.timestamp.is_some() {
+            around.site.refresh(&answer, around.truth.now()).await;
         }
         if answer.resync {
             (self.told_all, self.inventory) = (false, None);

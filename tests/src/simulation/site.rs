@@ -18,7 +18,7 @@ use tierway_common::{
 use tierway_endpoint::{
     catalogues::Catalogues, fetch::Fetcher, install::PayloadFetcher, policy::here::Documents, terms::Terms,
 };
-use tierway_proto::{joining::Joined, upstream::Upstream};
+use tierway_proto::{joining::Joined, upstream::Upstream, v1};
 
 use crate::fleet::Relay;
 
@@ -95,9 +95,9 @@ impl Site {
         self.catalogues.version()
     }
 
-    /// Brings over what `timestamp` announces.
-    pub async fn refresh(&mut self, timestamp: &[u8], now: Timestamp) {
-        self.catalogues.refresh(Some(timestamp), &self.os, now).await.unwrap();
+    /// Brings over what the answer to a check-in announces.
+    pub async fn refresh(&mut self, answer: &v1::CheckInResponse, now: Timestamp) {
+        self.catalogues.refresh(answer, &self.os, now).await.unwrap();
         let compiled = &self.catalogues.rules(&self.os).unwrap().compiled;
         let ids: Vec<UpdateId> = (0..compiled.len()).map(|n| compiled.id(n).parse().unwrap()).collect();
         let mut published = Published::default();

@@ -29,7 +29,7 @@ use tierway_endpoint::{
     report::Spool,
     scan,
 };
-use tierway_proto::upstream::Upstream;
+use tierway_proto::{upstream::Upstream, v1};
 
 use super::{PAYLOAD_QUOTAS, door, folder_bytes};
 use crate::{bench::site::Site, fleet::Fleet, roots::made_up};
@@ -109,7 +109,7 @@ impl Computer {
 
     /// Brings over what is new, installs what is needed and `approved`, reports; how many it installed.
     pub(super) async fn check(&mut self, now: Timestamp, approved: &BTreeSet<UpdateId>) -> u64 {
-        self.catalogues.refresh(None, &self.facts, now).await.unwrap();
+        self.catalogues.refresh(&v1::CheckInResponse::default(), &self.facts, now).await.unwrap();
         let verdicts = self.evaluate();
         let mut entries = self.ledger.observe(now, &verdicts, &Conditions::default()).unwrap();
         let mut installed = 0;

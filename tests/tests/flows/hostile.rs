@@ -179,6 +179,27 @@ async fn bent_metadata_and_tree_nodes_are_refused_by_name_and_the_last_good_stat
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn metadata_that_comes_along_with_a_check_in_is_not_asked_for() {
+    let (fleet, clock) = fleet_with_hello().await;
+    // Counts what is asked of central, and bends nothing.
+    let between = Hostile::start(&fleet, "osaka", fleet.address).await;
+    between.payloads(&[payload(&fleet).0]);
+    fleet.approve(&[PATCH]).await;
+    let mut endpoint = victim(&fleet, &between, "web1").await;
+    endpoint.config.audit_only = true;
+    endpoint.start().await;
+    all_is_well(&fleet, &endpoint, "at first").await;
+    let (asked, version) = (between.metadata_asked(), endpoint.status().dictionary_version);
+    for number in 0..3 {
+        clock.advance(SignedDuration::from_secs(2));
+        change_policy(&fleet, number).await;
+        all_is_well(&fleet, &endpoint, "after a change").await;
+    }
+    assert!(endpoint.status().dictionary_version >= version + 3);
+    assert_eq!(between.metadata_asked(), asked);
+}
+
 /// How often the endpoint has tried to install something.
 async fn attempts(endpoint: &Endpoint) -> usize {
     let (reply, done) = oneshot::channel();

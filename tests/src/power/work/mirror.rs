@@ -22,7 +22,7 @@ use tierway_common::{
     tree,
     trust::digest::Digest,
 };
-use tierway_proto::upstream::Upstream;
+use tierway_proto::{upstream::Upstream, v1};
 use tierway_relay::{mirror::Mirror, sync::Sync};
 use tokio::runtime::{Builder, Runtime};
 use tonic::{Status, body::Body};
@@ -140,7 +140,13 @@ impl Work for Steps {
                             let changed = changed.iter().map(|number| updates::document(*number, revision));
                             publisher.publish_changes(&site, changed);
                         }
-                        relay.as_mut().unwrap().sync.run(None, Clock::system().now()).await.unwrap();
+                        relay
+                            .as_mut()
+                            .unwrap()
+                            .sync
+                            .run(&v1::CheckInResponse::default(), Clock::system().now())
+                            .await
+                            .unwrap();
                     }
                     Step::Reopen => {
                         drop(relay.take());
