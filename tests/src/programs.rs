@@ -25,6 +25,23 @@ impl From<Output> for Ended {
     }
 }
 
+/// The cargo that started this test, to build more of the workspace; `None` when the test's executable was started by
+/// hand.
+#[must_use]
+pub fn cargo() -> Option<Command> {
+    let mut cargo = Command::new(std::env::var_os("CARGO")?);
+    // What it said of this test's package would be read by build scripts, as `ring`'s: cargo runs those anew whenever it
+    // changes, and builds all that depends on them.
+    for (name, _) in std::env::vars_os() {
+        let is_of_a_package =
+            |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+        if name.to_str().is_some_and(is_of_a_package) {
+            cargo.env_remove(name);
+        }
+    }
+    Some(cargo)
+}
+
 /// Where the program `name` of this workspace is, built from the present sources in the profile of the test.
 #[must_use]
 pub fn path(name: &str) -> PathBuf {
@@ -36,9 +53,8 @@ pub fn path(name: &str) -> PathBuf {
         Some(profile) => profile,
     };
     BUILT.call_once(|| {
-        // Not there when the test's executable is started by hand: then what is beside it must do.
-        let Some(cargo) = std::env::var_os("CARGO") else { return };
-        let mut build = Command::new(cargo);
+        // Without it what is beside the test must do.
+        let Some(mut build) = cargo() else { return };
         build.args([
             "build",
             "--quiet",

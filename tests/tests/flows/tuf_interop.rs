@@ -27,6 +27,7 @@ use tierway_common::{
         },
     },
 };
+use tierway_tests::programs;
 
 #[expect(clippy::disallowed_methods, reason = "a test runs the neighbours' programs")]
 fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
@@ -283,7 +284,7 @@ fn our_client_accepts_trusts_and_downloads_what_the_reference_client_does() {
     let Some(python) = python() else { return };
     let build_dir = build_dir();
     let target_dir = build_dir.parent().unwrap();
-    let mut build = command(env!("CARGO"));
+    let mut build = programs::cargo().unwrap_or_else(|| command("cargo"));
     build.args(["build", "--quiet", "--package", "tierway-common", "--example", "tuf-client"]);
     if build_dir.ends_with("release") {
         build.arg("--release");
