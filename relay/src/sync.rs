@@ -149,8 +149,9 @@ impl Sync {
         self.here.mirror.head().timestamp_version
     }
 
-    /// Brings over what is new, and what was lost here, after a check-in that was answered so. Returns the version when it is another than before: an older one too, when a newer root of trust took back what was
-    /// signed with a key that is no longer trusted.
+    /// Brings over what is new, and what was lost here, after a check-in that was answered so. Returns the version when
+    /// it is another than before: an older one too, when a newer root of trust took back what was signed with a key
+    /// that is no longer trusted.
     ///
     /// # Errors
     ///

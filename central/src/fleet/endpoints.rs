@@ -1,6 +1,6 @@
 //! Lists of endpoints, and everything about one.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{fmt, num::NonZero, panic, str::FromStr, sync::Arc, thread};
 
 use roaring::RoaringBitmap;
 use tierway_common::{
@@ -20,6 +20,11 @@ use crate::{
     state::State,
     store::tables::{EndpointRecord, UpdateRecord},
 };
+
+/// Threads that read the rows of one answer at most.
+const READERS_MAX: usize = 4;
+/// Rows that one reads before it is worth another.
+const READ_ALONE: usize = 250;
 
 /// One line of the list.
 #[derive(Clone, Debug)]
@@ -201,18 +206,31 @@ fn rows(
 }
 
 /// What `read` gives for each of those chosen, in their order; it is read in the order in which the store has it, for
-/// what lies together is read together.
-fn read_each<T: Clone + Default>(
+/// what lies together is read together, and of many by several threads.
+fn read_each<T: Clone + Default + Send>(
     chosen: &[Arc<EndpointRecord>],
-    read: impl Fn(&EndpointRecord) -> Result<T, StoreError>,
+    read: impl Fn(&EndpointRecord) -> Result<T, StoreError> + Sync,
 ) -> Result<Vec<T>, StoreError> {
     let mut places: Vec<usize> = (0..chosen.len()).collect();
     places.sort_unstable_by_key(|place| chosen[*place].number);
     let mut found = vec![T::default(); chosen.len()];
-    for place in places {
-        found[place] = read(&chosen[place])?;
-    }
-    Ok(found)
+    let read_part = |part: &[usize]| -> Result<Vec<(usize, T)>, StoreError> {
+        part.iter().map(|place| Ok((*place, read(&chosen[*place])?))).collect()
+    };
+    let readers = thread::available_parallelism().map_or(1, NonZero::get).min(READERS_MAX);
+    let (first, others) = places.split_at(places.len().div_ceil(readers).max(READ_ALONE).min(places.len()));
+    thread::scope(|scope| {
+        let others: Vec<_> =
+            others.chunks(first.len().max(1)).map(|part| scope.spawn(move || read_part(part))).collect();
+        let mut parts = vec![read_part(first)?];
+        for other in others {
+            parts.push(other.join().unwrap_or_else(|panic| panic::resume_unwind(panic))?);
+        }
+        for (place, value) in parts.into_iter().flatten() {
+            found[place] = value;
+        }
+        Ok(found)
+    })
 }
 
 /// The states of an endpoint that are counted.
@@ -373,4 +391,34 @@ pub fn patch_on(
     let Some(update) = model.update_by_id(update) else { return Ok(None) };
     let entry = state.state_of(endpoint.number, update.number)?;
     Ok(entry.map(|entry| patch(&known, endpoint, update, &entry)))
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use ring::rand::SystemRandom;
+    use tierway_common::trust::keys::SigningKey;
+
+    use super::*;
+
+    #[test]
+    fn what_several_threads_read_comes_in_the_order_of_those_chosen() {
+        let key = SigningKey::generate(&SystemRandom::new()).unwrap().public();
+        for count in [0, 1, 249, 250, 251, 1_003] {
+            let record = |number| {
+                let (id, site) = (format!("id-{number}").parse().unwrap(), "lyon".parse().unwrap());
+                Arc::new(EndpointRecord::enrolled(number, id, site, key.clone(), Timestamp::UNIX_EPOCH))
+            };
+            let chosen: Vec<_> = (0..count).rev().map(record).collect();
+            let read = read_each(&chosen, |endpoint| Ok(endpoint.number)).unwrap();
+            assert!(read.into_iter().eq((0..count).rev()), "{count}");
+            for bad in [0, count / 2, count.saturating_sub(1)] {
+                let failed = read_each(&chosen, |endpoint| match endpoint.number == bad {
+                    true => Err(StoreError::KeyTooLong { bytes: 0 }),
+                    false => Ok(()),
+                });
+                assert_eq!(failed.is_err(), count > 0, "{bad} of {count}");
+            }
+        }
+    }
 }

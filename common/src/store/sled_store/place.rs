@@ -15,9 +15,9 @@ use tracing::{debug, info};
 use super::{abort_on_panic, io_error};
 use crate::{daemon::chain::Chain, files, store::StoreError};
 
-/// Memory that sled may keep pages in: the rows in use of a few thousand endpoints. sled counts
-/// loosely, so the process may hold about twice as much.
-pub const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+/// Memory that sled may keep pages in: the rows of 20,000 endpoints with 300 states each, which a list of them all reads
+/// page by page in the order of names. sled counts loosely, so the process may hold about twice as much.
+pub const CACHE_BYTES: u64 = 128 * 1024 * 1024;
 /// Bytes of a segment of sled's log. What is longer than a quarter of one, sled puts into a file that it does not sync: after
 /// a power cut it is not there, and the database does not open. A page has up to 16 rows, and while it is split or joined a
 /// few more: 20 of the longest have 1.3 MB.
