@@ -25,24 +25,12 @@ impl From<Output> for Ended {
     }
 }
 
-/// The cargo that started this test, to build more of the workspace; `None` when the test's executable was started by
-/// hand.
-#[must_use]
-pub fn cargo() -> Option<Command> {
-    let mut cargo = Command::new(std::env::var_os("CARGO")?);
-    // What it said of this test's package would be read by build scripts, as `ring`'s: cargo runs those anew whenever it
-    // changes, and builds all that depends on them.
-    for (name, _) in std::env::vars_os() {
-        let is_of_a_package =
-            |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
-        if name.to_str().is_some_and(is_of_a_package) {
-            cargo.env_remove(name);
-        }
-    }
-    Some(cargo)
-}
+/// What cargo builds for [`path`], as `deploy/test` does. Of the whole workspace, and with an example, libraries have those
+/// features that they have for all tests, and need not be built for programs once more.
+const PROGRAMS: [&str; 4] = ["--workspace", "--bins", "--example", "tuf-client"];
 
-/// Where the program `name` of this workspace is, built from the present sources in the profile of the test.
+/// Where the program `name` of this workspace is (an example has `examples/` before its name), built from the present
+/// sources in the profile of the test.
 #[must_use]
 pub fn path(name: &str) -> PathBuf {
     static BUILT: Once = Once::new();
@@ -53,8 +41,9 @@ pub fn path(name: &str) -> PathBuf {
         Some(profile) => profile,
     };
     BUILT.call_once(|| {
-        // Without it what is beside the test must do.
-        let Some(mut build) = cargo() else { return };
+        // Not there when the test's executable is started by hand: then what is beside it must do.
+        let Some(cargo) = std::env::var_os("CARGO") else { return };
+        let mut build = Command::new(cargo);
         build.args([
             "build",
             "--quiet",
@@ -63,9 +52,15 @@ pub fn path(name: &str) -> PathBuf {
             "--manifest-path",
             concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),
         ]);
-        // Together with this package, so that the libraries are those that the test itself was built with.
-        for package in ["tierway-tests", "tierway-central", "tierway-relay", "tierway-endpoint"] {
-            build.args(["--package", package]);
+        build.args(PROGRAMS);
+        // What cargo says of this test's package would be read by build scripts, as `ring`'s: they run anew whenever it
+        // changes, and all that depends on them is built once more.
+        for (name, _) in std::env::vars_os() {
+            let is_of_a_package =
+                |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+            if name.to_str().is_some_and(is_of_a_package) {
+                build.env_remove(name);
+            }
         }
         let built = Ended::from(build.output().unwrap());
         assert_eq!(built.code, Some(0), "{}", built.errors);

@@ -282,17 +282,7 @@ fn the_reference_client_refuses_a_repository_of_ours_that_was_tampered_with() {
 #[test]
 fn our_client_accepts_trusts_and_downloads_what_the_reference_client_does() {
     let Some(python) = python() else { return };
-    let build_dir = build_dir();
-    let target_dir = build_dir.parent().unwrap();
-    let mut build = programs::cargo().unwrap_or_else(|| command("cargo"));
-    build.args(["build", "--quiet", "--package", "tierway-common", "--example", "tuf-client"]);
-    if build_dir.ends_with("release") {
-        build.arg("--release");
-    }
-    let built = build.arg("--target-dir").arg(target_dir).output().unwrap();
-    assert!(built.status.success(), "{}", text(&built.stderr));
-
-    let client = build_dir.join("examples").join("tuf-client");
+    let client = programs::path("examples/tuf-client");
     let done = command(python).arg(support("tuf-differential.py")).arg(client).output().unwrap();
     println!("{}", text(&done.stdout));
     assert!(done.status.success(), "{}\n{}", text(&done.stdout), text(&done.stderr));
