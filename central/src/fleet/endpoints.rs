@@ -407,7 +407,7 @@ mod tests {
         for count in [0, 1, 249, 250, 251, 1_003] {
             let record = |number| {
                 let (id, site) = (format!("id-{number}").parse().unwrap(), "lyon".parse().unwrap());
-                Arc::new(EndpointRecord::enrolled(number, id, site, key.clone(), Timestamp::UNIX_EPOCH))
+                Arc::new(EndpointRecord::enrolled(number, id, site, key, Timestamp::UNIX_EPOCH))
             };
             let chosen: Vec<_> = (0..count).rev().map(record).collect();
             let read = read_each(&chosen, |endpoint| Ok(endpoint.number)).unwrap();
