@@ -29,7 +29,7 @@ use tierway_common::{
         },
     },
 };
-use tierway_proto::sync::Newest;
+use tierway_proto::metadata::Newest;
 use tokio::sync::watch;
 use tracing::info;
 
@@ -190,7 +190,7 @@ impl Publisher {
             ("timestamp", _) => "timestamp.json".to_owned(),
             ("root", None) => format!("{}.root.json", served.roots.last()?),
             ("root" | "snapshot" | "targets", Some(version)) => format!("{version}.{role}.json"),
-            ("snapshot" | "targets", None) => served.newest(role)?,
+            ("snapshot" | "targets", None) => return served.newest(role).map(|(_, bytes)| bytes),
             _ => return None,
         };
         let bytes = served.files.get(&name)?.clone();
@@ -209,12 +209,8 @@ impl Publisher {
     #[must_use]
     pub fn newest(&self) -> Newest {
         let served = self.served();
-        let newest = |role: &str| {
-            let version = *served.versions(role).last()?;
-            Some((version, served.files.get(&format!("{version}.{role}.json"))?.clone()))
-        };
         let root_version = served.roots.last().copied().unwrap_or_default();
-        Newest { root_version, snapshot: newest("snapshot"), targets: newest("targets") }
+        Newest { root_version, snapshot: served.newest("snapshot"), targets: served.newest("targets") }
     }
 
     /// What is news now, and whenever that changes. Metadata that is only signed again is none.
@@ -493,8 +489,10 @@ impl Served {
         self.files.keys().filter_map(version).collect()
     }
 
-    fn newest(&self, role: &str) -> Option<String> {
-        self.versions(role).last().map(|version| format!("{version}.{role}.json"))
+    /// Version and bytes of the newest of `targets` or `snapshot`.
+    fn newest(&self, role: &str) -> Option<(u64, Bytes)> {
+        let version = self.versions(role).last().copied()?;
+        Some((version, self.files.get(&format!("{version}.{role}.json"))?.clone()))
     }
 
     /// Versions of `targets` and `snapshot` beyond [`VERSIONS_KEPT`].

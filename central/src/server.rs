@@ -20,7 +20,10 @@ use tierway_common::{
         tasks::{Board, Tasks, Wake},
     },
     id::{CatalogueId, SourceId},
-    store::{Store, StoreError, sled_store::SledStore},
+    store::{
+        Store, StoreError,
+        sled_store::{Options, SledStore},
+    },
     transport::{
         accept::{self, Gauge},
         tls::{Identity, IdentityError, IdentityFiles},
@@ -80,6 +83,9 @@ const REQUEST_BYTES_MAX: usize = (1 << 20) + (64 << 10);
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// What running tasks get to end.
 const GRACE: Duration = Duration::from_secs(30);
+/// Memory for the store's pages: the rows of 20,000 endpoints with 300 states each, which a list of them all reads page by
+/// page in the order of names.
+const STORE_CACHE_BYTES: u64 = 128 << 20;
 
 /// Why central does not start.
 #[derive(Debug, thiserror::Error)]
@@ -357,7 +363,8 @@ pub fn door(central: &Arc<Central>) -> Door {
 pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, StartError> {
     let layout = Layout::new(&config.data_dir);
     let identity = Identity::load(&IdentityFiles::in_dir(&layout.identity()))?;
-    let store: Arc<dyn Store> = Arc::new(SledStore::open(&layout.store())?);
+    let options = Options { cache_bytes: STORE_CACHE_BYTES, ..Options::default() };
+    let store: Arc<dyn Store> = Arc::new(SledStore::open_with(&layout.store(), options)?);
     let mut tasks = Tasks::new(clock.clone(), stop.clone());
     let (listen, limits) = (config.listen, config.limits.clone());
     let around = Around { store, ids: NewIds::default(), clock, board: tasks.board(), stop: stop.clone() };

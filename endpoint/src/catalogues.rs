@@ -26,7 +26,8 @@ use tierway_common::{
     },
 };
 use tierway_proto::{
-    sync::{self, CatalogueError, MetadataFrom},
+    metadata::MetadataFrom,
+    sync::{self, CatalogueError},
     upstream::Upstream,
     v1,
 };

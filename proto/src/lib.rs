@@ -6,6 +6,7 @@
 pub mod blob_stream;
 pub mod invitation;
 pub mod joining;
+pub mod metadata;
 pub mod notices;
 pub mod sync;
 pub mod upstream;

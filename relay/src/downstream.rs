@@ -15,8 +15,8 @@ use tierway_common::{
 };
 use tierway_proto::{
     blob_stream::BlobSource,
+    metadata::Newest,
     notices::{ANSWERED_MAX, Notices},
-    sync::Newest,
     upstream::{ENROLLING_MAX, ENVELOPES_MAX, Upstream, UpstreamError},
     v1::{self, upstream_server},
 };

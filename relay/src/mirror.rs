@@ -16,7 +16,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tierway_common::{files, trust::tuf::client::ROOTS_PER_REFRESH_MAX};
-use tierway_proto::sync::Newest;
+use tierway_proto::metadata::Newest;
 use tokio::sync::watch;
 use tracing::warn;
 

@@ -25,7 +25,8 @@ use tierway_common::{
     },
 };
 use tierway_proto::{
-    sync::{CatalogueError, MetadataFrom, tree as bring},
+    metadata::MetadataFrom,
+    sync::{CatalogueError, tree as bring},
     upstream::Upstream,
     v1,
 };

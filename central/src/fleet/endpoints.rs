@@ -1,6 +1,13 @@
 //! Lists of endpoints, and everything about one.
 
-use std::{fmt, num::NonZero, panic, str::FromStr, sync::Arc, thread};
+use std::{
+    fmt,
+    num::NonZero,
+    panic,
+    str::FromStr,
+    sync::{Arc, LazyLock},
+    thread::{self, Builder},
+};
 
 use roaring::RoaringBitmap;
 use tierway_common::{
@@ -23,6 +30,9 @@ use crate::{
 
 /// Threads that read the rows of one answer at most.
 const READERS_MAX: usize = 4;
+/// As many of them as this machine has processors; to find out takes several calls of the system.
+static READERS: LazyLock<usize> =
+    LazyLock::new(|| thread::available_parallelism().map_or(1, NonZero::get).min(READERS_MAX));
 /// Rows that one reads before it is worth another.
 const READ_ALONE: usize = 250;
 
@@ -217,14 +227,19 @@ fn read_each<T: Clone + Default + Send>(
     let read_part = |part: &[usize]| -> Result<Vec<(usize, T)>, StoreError> {
         part.iter().map(|place| Ok((*place, read(&chosen[*place])?))).collect()
     };
-    let readers = thread::available_parallelism().map_or(1, NonZero::get).min(READERS_MAX);
-    let (first, others) = places.split_at(places.len().div_ceil(readers).max(READ_ALONE).min(places.len()));
+    let mut shares = places.chunks(places.len().div_ceil(*READERS).max(READ_ALONE));
+    let own = shares.next().unwrap_or_default();
     thread::scope(|scope| {
-        let others: Vec<_> =
-            others.chunks(first.len().max(1)).map(|part| scope.spawn(move || read_part(part))).collect();
-        let mut parts = vec![read_part(first)?];
-        for other in others {
-            parts.push(other.join().unwrap_or_else(|panic| panic::resume_unwind(panic))?);
+        let others: Vec<_> = shares
+            .map(|share| (share, Builder::new().spawn_scoped(scope, move || read_part(share))))
+            .collect();
+        let mut parts = vec![read_part(own)?];
+        for (share, reader) in others {
+            parts.push(match reader {
+                Ok(reader) => reader.join().unwrap_or_else(|panic| panic::resume_unwind(panic))?,
+                // The system gives no more threads.
+                Err(_) => read_part(share)?,
+            });
         }
         for (place, value) in parts.into_iter().flatten() {
             found[place] = value;
@@ -413,9 +428,8 @@ mod tests {
             let read = read_each(&chosen, |endpoint| Ok(endpoint.number)).unwrap();
             assert!(read.into_iter().eq((0..count).rev()), "{count}");
             for bad in [0, count / 2, count.saturating_sub(1)] {
-                let failed = read_each(&chosen, |endpoint| match endpoint.number == bad {
-                    true => Err(StoreError::KeyTooLong { bytes: 0 }),
-                    false => Ok(()),
+                let failed = read_each(&chosen, |endpoint| {
+                    if endpoint.number == bad { Err(StoreError::KeyTooLong { bytes: 0 }) } else { Ok(()) }
                 });
                 assert_eq!(failed.is_err(), count > 0, "{bad} of {count}");
             }

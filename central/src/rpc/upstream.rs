@@ -11,8 +11,8 @@ use tierway_common::{
 };
 use tierway_proto::{
     blob_stream::BlobSource,
+    metadata::Newest,
     notices::ANSWERED_MAX,
-    sync::Newest,
     upstream::{ENROLLING_MAX, ENVELOPES_MAX},
     v1::{self, upstream_server},
 };

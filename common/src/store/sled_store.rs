@@ -38,7 +38,6 @@ use std::{
 
 use tracing::{debug, warn};
 
-pub use self::place::CACHE_BYTES;
 use self::place::Database;
 use super::{Batch, Row, Store, StoreError};
 use crate::{
@@ -55,8 +54,23 @@ const GROUP_BATCHES_MAX: usize = 1024;
 /// database of few rows that change often is copied after so many bytes of changes, one of many after as many as it has.
 pub const UNUSED_BYTES: u64 = 3 * place::SEGMENT_BYTES as u64;
 
-/// At more bytes of its log a database is copied, of which the log had `made_bytes` when it was made.
-fn bytes_max(made_bytes: u64) -> u64 {
+/// What a store may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Memory that sled may keep pages in, by default the rows in use of a few thousand endpoints. sled counts loosely,
+    /// so the process may hold about twice as much.
+    pub cache_bytes: u64,
+    /// At more bytes of its log a database is copied, of which the log had so many when it was made.
+    pub log_bytes_max: fn(u64) -> u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { cache_bytes: 64 << 20, log_bytes_max: twice_and_more }
+    }
+}
+
+fn twice_and_more(made_bytes: u64) -> u64 {
     made_bytes.saturating_mul(2).saturating_add(UNUSED_BYTES)
 }
 
@@ -71,7 +85,7 @@ pub struct SledStore {
 
 struct Shared {
     dir: PathBuf,
-    bytes_max: fn(u64) -> u64,
+    log_bytes_max: fn(u64) -> u64,
     /// Held for writing while one batch is applied, so that a scan is of one moment, and while a copy takes its place.
     rows: RwLock<Database>,
     /// Batches applied so far; grows under `rows`.
@@ -115,16 +129,15 @@ impl SledStore {
     /// [`StoreError::Busy`] when it is open already, in this or another process; [`StoreError::Io`] and
     /// [`StoreError::Backend`] when the disk fails or the database is damaged.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
-        Self::open_within(dir, bytes_max)
+        Self::open_with(dir, Options::default())
     }
 
-    /// Opens it so that its rows are copied whenever the log has more bytes than `bytes_max` says for what it had when
-    /// they were copied last.
+    /// Opens it with other limits.
     ///
     /// # Errors
     ///
     /// As [`SledStore::open`].
-    pub fn open_within(dir: &Path, bytes_max: fn(u64) -> u64) -> Result<Self, StoreError> {
+    pub fn open_with(dir: &Path, options: Options) -> Result<Self, StoreError> {
         files::create_folders(dir).map_err(io_error("create", dir))?;
         let lock_path = dir.join("lock");
         let lock = File::options()
@@ -141,8 +154,8 @@ impl SledStore {
 
         let shared = Arc::new(Shared {
             dir: dir.to_path_buf(),
-            bytes_max,
-            rows: RwLock::new(place::open(dir)?),
+            log_bytes_max: options.log_bytes_max,
+            rows: RwLock::new(place::open(dir, options.cache_bytes)?),
             applied: AtomicU64::new(0),
             durable: Mutex::default(),
             advanced: Condvar::new(),
@@ -252,7 +265,7 @@ impl Shared {
 
     /// The committer: ends when the store is dropped.
     fn run(&self, tickets: &mpsc::Receiver<Ticket>) {
-        let mut bytes_max = (self.bytes_max)(self.rows().made_bytes);
+        let mut bytes_max = (self.log_bytes_max)(self.rows().made_bytes);
         while let Ok(first) = tickets.recv() {
             let mut group = vec![first];
             while group.len() < GROUP_BATCHES_MAX
@@ -282,7 +295,7 @@ impl Shared {
         let copied = abort_on_panic(|| place::copy(&self.dir, &self.rows()));
         match copied {
             Ok(copy) => {
-                let bytes_max = (self.bytes_max)(copy.made_bytes);
+                let bytes_max = (self.log_bytes_max)(copy.made_bytes);
                 debug!(dir = %self.dir.display(), bytes, bytes_max, "the store was copied");
                 let before =
                     mem::replace(&mut *self.rows.write().unwrap_or_else(PoisonError::into_inner), copy);

@@ -17,7 +17,7 @@ use tierway_common::{
     trust::digest::Digest,
 };
 use tierway_endpoint::{catalogues::Catalogues, policy, rules::Roots};
-use tierway_proto::{sync::came_along, upstream::Upstream, v1};
+use tierway_proto::{metadata::came_along, upstream::Upstream, v1};
 use tokio::sync::Mutex;
 
 use super::failure::{Failure, failed};
@@ -99,7 +99,8 @@ impl Published {
         Ok(Self { os, dir, trust_dir, inner: Mutex::new(inner) })
     }
 
-    /// Brings over what the answer to a check-in announces unless it is here, and says what one who has version `from` must fetch.
+    /// Brings over what the answer to a check-in announces unless it is here, and says what one who has version `from`
+    /// must fetch.
     ///
     /// # Errors
     ///
@@ -112,14 +113,15 @@ impl Published {
     ) -> Result<Wanted, Failure> {
         let mut inner = self.inner.lock().await;
         // What one computer of the site has verified holds for all of them.
-        if answer.timestamp.as_ref().is_some_and(|timestamp| *timestamp != inner.timestamp) {
+        let new = answer.timestamp.as_ref().filter(|timestamp| **timestamp != inner.timestamp);
+        if let Some(timestamp) = new {
             let before = inner.catalogues.version();
             let refreshed = inner.catalogues.refresh(answer, &self.os, now).await;
             // An older one than is here is no news, and refused.
             if before == 0 || inner.catalogues.version() > before {
                 refreshed.map_err(failed("bring over what is published"))?;
                 self.read(&mut inner).await?;
-                inner.timestamp = answer.timestamp.clone().unwrap_or_default();
+                inner.timestamp.clone_from(timestamp);
             }
         }
         let nodes = inner.steps.iter().filter(|(step, _)| *step > from).flat_map(|(_, nodes)| nodes.clone());

@@ -1,6 +1,6 @@
 //! Computers are called, from central through relays down to each, and by whom they want to be.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use jiff::SignedDuration;
 use tierway_common::{
@@ -295,17 +295,16 @@ async fn what_a_person_wishes_is_decided_by_at_once_and_no_check_is_made_for_it(
     let closed = async || waits(&endpoint).is_some_and(|waits| waits.contains("outside change windows"));
     until("it waits for its window", closed).await;
     assert!(!wish(&endpoint, Wish::Acknowledge).await, "nobody is warned of anything");
-    // What was published just before it listened may still make it check once.
-    let mut unchecked = 0;
-    for hours in [2, 3] {
-        let checked = endpoint.status().last_check;
+    let mut checks = BTreeSet::from([endpoint.status().last_check]);
+    for hours in [2, 3, 4, 5] {
         let at = clock.now() + SignedDuration::from_hours(hours);
         assert!(wish(&endpoint, Wish::Postpone(at)).await);
         let what = format!("it is put off by {hours} hours");
         let until_then = format!("it was put off until {at}");
         until(&what, async || waits(&endpoint).is_some_and(|waits| waits.starts_with(&until_then))).await;
-        unchecked += usize::from(endpoint.status().last_check == checked);
+        checks.insert(endpoint.status().last_check);
     }
-    assert!(unchecked > 0, "each wish made it check");
+    // What was published just before it listened may still make it check once.
+    assert!(checks.len() <= 2, "wishes made it check: {checks:?}");
     endpoint.stop().await;
 }

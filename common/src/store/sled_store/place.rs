@@ -15,9 +15,8 @@ use tracing::{debug, info};
 use super::{abort_on_panic, io_error};
 use crate::{daemon::chain::Chain, files, store::StoreError};
 
-/// Memory that sled may keep pages in: the rows of 20,000 endpoints with 300 states each, which a list of them all reads
-/// page by page in the order of names. sled counts loosely, so the process may hold about twice as much.
-pub const CACHE_BYTES: u64 = 128 * 1024 * 1024;
+/// Memory that sled may keep pages in while a database is made.
+const CACHE_BYTES_MAKING: u64 = 64 << 20;
 /// Bytes of a segment of sled's log. What is longer than a quarter of one, sled puts into a file that it does not sync: after
 /// a power cut it is not there, and the database does not open. A page has up to 16 rows, and while it is split or joined a
 /// few more: 20 of the longest have 1.3 MB.
@@ -41,21 +40,22 @@ pub(super) struct Database {
     pub(super) path: PathBuf,
     /// How many copies were made until this one.
     number: u64,
+    cache_bytes: u64,
     /// Bytes that its log had when it was made.
     pub(super) made_bytes: u64,
 }
 
 impl Database {
     /// Opens the one of `number` in the folder `dir` of its store.
-    fn open(dir: &Path, number: u64, segment_bytes: usize) -> Result<Self, StoreError> {
+    fn open(dir: &Path, number: u64, segment_bytes: usize, cache_bytes: u64) -> Result<Self, StoreError> {
         let path = place(dir, number);
         remove_half_snapshots(&path)?;
-        let db = open_database(dir, &path, segment_bytes)?;
+        let db = open_database(dir, &path, segment_bytes, cache_bytes)?;
         sync_files(&path)?;
         let log = path.join("db");
         let log = File::options().write(true).open(&log).map_err(io_error("open", &log))?;
         let made_bytes = said(&path.join(MADE), |text| text.trim().parse().ok())?.unwrap_or_default();
-        Ok(Self { db, log, path, number, made_bytes })
+        Ok(Self { db, log, path, number, cache_bytes, made_bytes })
     }
 
     /// Puts on disk what was written.
@@ -89,7 +89,7 @@ pub(super) enum NotCopied {
 
 /// Opens the newest database in the folder `dir` of its store, and ends what a crash interrupted; makes it when there is
 /// none.
-pub(super) fn open(dir: &Path) -> Result<Database, StoreError> {
+pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<Database, StoreError> {
     remove_folder(&dir.join(NEW))?;
     let mut there = numbers(dir)?;
     let number = match there.pop_last() {
@@ -100,7 +100,7 @@ pub(super) fn open(dir: &Path) -> Result<Database, StoreError> {
         text.strip_prefix("segment_size: ")?.trim().parse().ok()
     })?;
     let segment_bytes = said.unwrap_or(SEGMENT_BYTES);
-    let mut database = Database::open(dir, number, segment_bytes)?;
+    let mut database = Database::open(dir, number, segment_bytes, cache_bytes)?;
     if segment_bytes != SEGMENT_BYTES {
         info!(dir = %dir.display(), "copying the store, which an earlier version made");
         let copied = copy(dir, &database);
@@ -140,7 +140,7 @@ fn create(
 ) -> Result<(), StoreError> {
     let new = dir.join(NEW);
     remove_folder(&new)?;
-    let db = open_database(dir, &new, SEGMENT_BYTES)?;
+    let db = open_database(dir, &new, SEGMENT_BYTES, CACHE_BYTES_MAKING)?;
     let filled = abort_on_panic(|| fill(&db).and_then(|()| db.flush()));
     filled.map_err(|error| backend(dir, error))?;
     drop(db);
@@ -168,7 +168,7 @@ pub(super) fn copy(dir: &Path, from: &Database) -> Result<Database, NotCopied> {
         }
         to.apply_batch(batch)
     });
-    made.and_then(|()| Database::open(dir, number, SEGMENT_BYTES)).map_err(|error| {
+    made.and_then(|()| Database::open(dir, number, SEGMENT_BYTES, from.cache_bytes)).map_err(|error| {
         match discard(dir, number) {
             Ok(()) => NotCopied::Here(error),
             Err(_) => NotCopied::Perhaps(error),
@@ -218,8 +218,13 @@ fn rename_folder(from: &Path, to: &Path) -> Result<(), StoreError> {
     }
 }
 
-fn open_database(dir: &Path, path: &Path, segment_bytes: usize) -> Result<::sled::Db, StoreError> {
-    let config = ::sled::Config::new().path(path).cache_capacity(CACHE_BYTES).segment_size(segment_bytes);
+fn open_database(
+    dir: &Path,
+    path: &Path,
+    segment_bytes: usize,
+    cache_bytes: u64,
+) -> Result<::sled::Db, StoreError> {
+    let config = ::sled::Config::new().path(path).cache_capacity(cache_bytes).segment_size(segment_bytes);
     let mut tries = 0;
     loop {
         match abort_on_panic(|| config.open()) {
@@ -278,7 +283,7 @@ fn sync(path: &Path) -> Result<(), StoreError> {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{SledStore, UNUSED_BYTES, bytes_max},
+        super::{SledStore, UNUSED_BYTES, twice_and_more},
         *,
     };
     use crate::store::{Batch, Row, Store as _};
@@ -295,7 +300,7 @@ mod tests {
     #[test]
     fn a_store_of_an_earlier_version_is_copied_when_it_is_opened() {
         let dir = tempfile::tempdir().unwrap();
-        let db = open_database(dir.path(), &dir.path().join("sled"), 512 * 1024).unwrap();
+        let db = open_database(dir.path(), &dir.path().join("sled"), 512 * 1024, CACHE_BYTES_MAKING).unwrap();
         for n in 0..40_u8 {
             db.insert([n], vec![n; 60_000]).unwrap();
         }
@@ -327,7 +332,7 @@ mod tests {
         }
         // 144 MB were written, of rows of 1 MB.
         let one_commit = (2 * SEGMENT_BYTES) as u64;
-        assert!(most <= bytes_max(store.shared.rows().made_bytes) + one_commit, "{most}");
+        assert!(most <= twice_and_more(store.shared.rows().made_bytes) + one_commit, "{most}");
         assert!(numbers_seen.len() > 3, "{numbers_seen:?}");
         drop(store);
         assert_eq!(rows(dir.path()).len(), 16);
@@ -350,7 +355,7 @@ mod tests {
         fs::write(dir.join(NEW).join("db"), b"half a database").unwrap();
         check(["lock", "sled"], b"v");
         // Before what was copied is gone: whatever is written from now on is in the copy alone.
-        drop(copy(dir, &open(dir).unwrap()).ok().unwrap());
+        drop(copy(dir, &open(dir, CACHE_BYTES_MAKING).unwrap()).ok().unwrap());
         assert_eq!(names(dir), ["lock", "sled", "sled.1"].map(Into::into).into());
         check(["lock", "sled.1"], b"v");
         SledStore::open(dir).unwrap().commit(Batch::new().put(b"k", b"later")).unwrap();

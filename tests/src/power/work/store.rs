@@ -2,7 +2,11 @@
 
 use std::path::Path;
 
-use tierway_common::store::{Batch, Row, Store, memory::MemoryStore, sled_store::SledStore};
+use tierway_common::store::{
+    Batch, Row, Store,
+    memory::MemoryStore,
+    sled_store::{Options, SledStore},
+};
 
 use super::{Random, Work, bytes, wrong};
 
@@ -16,7 +20,8 @@ const ROWS_MAX: usize = 100_000;
 pub(super) struct Steps(Vec<Option<Batch>>);
 
 fn open(folder: &Path) -> SledStore {
-    SledStore::open_within(&folder.join("data/store"), |made_bytes| made_bytes).unwrap()
+    let options = Options { log_bytes_max: |made_bytes| made_bytes, ..Options::default() };
+    SledStore::open_with(&folder.join("data/store"), options).unwrap()
 }
 
 fn rows(store: &dyn Store) -> Result<Vec<Row>, String> {
