@@ -180,13 +180,12 @@ fn by_name(
     limit: usize,
     fits: impl Fn(&&Arc<EndpointRecord>) -> bool,
 ) -> (Vec<Arc<EndpointRecord>>, Option<Place>) {
-    let later = |endpoint: &&Arc<EndpointRecord>| {
-        after.is_none_or(|Place { number, name }| (&endpoint.name, endpoint.number) > (name, *number))
-    };
-    // Also those of the same name, of which some may be left.
-    let from = after.map(|place| place.name.as_str());
-    let same = from.into_iter().flat_map(|name| model.endpoints_named(name));
-    let mut found = same.chain(model.endpoints_by_name(from)).filter(later).filter(fits);
+    // Those of the same name, of which some may be left, then those of later names.
+    let same = after.into_iter().flat_map(|Place { number, name }| {
+        model.endpoints_named(name).filter(move |endpoint| endpoint.number > *number)
+    });
+    let later = model.endpoints_by_name(after.map(|place| place.name.as_str()));
+    let mut found = same.chain(later).filter(fits);
     let chosen: Vec<_> = found.by_ref().take(limit).cloned().collect();
     let last = found.next().and(chosen.last());
     let next = last.map(|last| Place { number: last.number, name: last.name.clone() });

@@ -38,6 +38,9 @@ pub trait Table {
     }
 }
 
+/// Most keys are shorter.
+const KEY_BYTES: usize = 64;
+
 /// Puts the parts of a key together.
 #[derive(Clone, Debug, Default)]
 pub struct Key(Vec<u8>);
@@ -46,7 +49,7 @@ impl Key {
     /// No part yet.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        Self(Vec::with_capacity(KEY_BYTES))
     }
 
     /// A text that contains no `0x00`; ids never do. Should one, it is kept escaped (`0x00` as
