@@ -1,16 +1,17 @@
 //! `Admin`: what `tierctl` and the console ask.
 
 mod convert;
+mod lists;
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use futures_util::Stream;
+use http::Extensions;
 use jiff::civil::Time;
 use tierway_common::{
     daemon::{chain::Chain, tasks::TaskError},
     id::{GroupId, LevelId, SiteId, SourceId, TagId},
     rules::expr::Expr,
-    schema::{Members, State as UpdateState},
+    schema::Members,
     transport::identity::Role,
 };
 use tierway_proto::v1::{self, admin_server};
@@ -18,7 +19,12 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use self::convert::{call, endpoint, patch, patch_endpoint, relay, times};
+use self::{
+    convert::{call, patch, relay, times},
+    lists::{
+        Streamed, endpoints_part, parts, patch_endpoints_part, wanted_endpoints, wanted_patch_endpoints,
+    },
+};
 use super::{ToStatus, blocking, gate::Gate, millis, millis_of_seconds};
 use crate::{
     audit, calls,
@@ -29,8 +35,7 @@ use crate::{
     download::Progress,
     enroll::NewToken,
     fleet::{
-        self, AskError,
-        endpoints::{self, EndpointFilter, Place},
+        self, AskError, endpoints,
         patches::{self, PatchFilter, Standing},
         status::{self, Filter},
         times::{self, By},
@@ -71,6 +76,23 @@ impl AdminService {
     ) -> Result<Response<v1::Change>, Status> {
         let audit_sequence = blocking(&self.central, work).await?;
         Ok(Response::new(v1::Change { audit_sequence }))
+    }
+
+    /// Streams a list of which `part` gives a part and what to ask for the next, for as long as the caller is an operator.
+    fn parts<A: Send + 'static, T: Send + 'static>(
+        &self,
+        caller: Extensions,
+        first: A,
+        part: fn(&Central, A) -> Result<(T, Option<A>), AskError>,
+    ) -> Streamed<T> {
+        let (central, gate, caller) = (self.central.clone(), self.gate.clone(), Arc::new(caller));
+        parts(first, move |asked| {
+            let (central, allowed) = (central.clone(), gate.operator(&caller));
+            async move {
+                allowed?;
+                blocking(&central, move |central| part(central, asked)).await
+            }
+        })
     }
 
     /// Shuts out the one whose id is found.
@@ -114,11 +136,6 @@ fn text(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-/// Where a page of endpoints begins; at the first when nothing is said.
-fn place(after: &str) -> Result<Option<Place>, Status> {
-    text(after).map(|after| after.parse()).transpose().map_err(|error: AskError| error.to_status())
-}
-
 fn filter(
     site: Option<&String>,
     group: Option<&String>,
@@ -140,7 +157,7 @@ fn which(text: &str) -> Result<Which, Status> {
     }
 }
 
-type ProgressStream = Pin<Box<dyn Stream<Item = Result<v1::Progress, Status>> + Send>>;
+type ProgressStream = Streamed<v1::Progress>;
 
 #[tonic::async_trait]
 impl admin_server::Admin for AdminService {
@@ -174,23 +191,21 @@ impl admin_server::Admin for AdminService {
         request: Request<v1::ListEndpointsRequest>,
     ) -> Result<Response<v1::ListEndpointsResponse>, Status> {
         self.gate.operator(request.extensions())?;
-        let v1::ListEndpointsRequest { site, group, name, needing, limit, after } = request.into_inner();
-        let wanted = EndpointFilter {
-            filter: filter(site.as_ref(), group.as_ref(), None)?,
-            name,
-            needing,
-            limit: fleet::limit(limit),
-            after: place(&after)?,
-        };
-        let answer = blocking(&self.central, move |central| {
-            let page = endpoints::list(&central.state, &wanted)?;
-            Ok::<_, AskError>(v1::ListEndpointsResponse {
-                endpoints: page.rows.into_iter().map(endpoint).collect(),
-                next: page.next.map(|place| place.to_string()).unwrap_or_default(),
-            })
-        })
-        .await?;
+        let wanted = wanted_endpoints(request.into_inner())?;
+        let (answer, _) = blocking(&self.central, move |central| endpoints_part(central, wanted)).await?;
         Ok(Response::new(answer))
+    }
+
+    type StreamEndpointsStream = Streamed<v1::ListEndpointsResponse>;
+
+    async fn stream_endpoints(
+        &self,
+        request: Request<v1::ListEndpointsRequest>,
+    ) -> Result<Response<Self::StreamEndpointsStream>, Status> {
+        self.gate.operator(request.extensions())?;
+        let (_, caller, request) = request.into_parts();
+        let wanted = wanted_endpoints(request)?;
+        Ok(Response::new(self.parts(caller, wanted, endpoints_part)))
     }
 
     async fn get_endpoint(
@@ -381,21 +396,22 @@ impl admin_server::Admin for AdminService {
         request: Request<v1::ListPatchEndpointsRequest>,
     ) -> Result<Response<v1::ListPatchEndpointsResponse>, Status> {
         self.gate.operator(request.extensions())?;
-        let v1::ListPatchEndpointsRequest { patch, state, limit, after } = request.into_inner();
-        let state: Option<UpdateState> =
-            state.map(|text| fleet::state(&text)).transpose().map_err(|error| error.to_status())?;
-        let (limit, after) = (fleet::limit(limit), place(&after)?);
-        let answer = blocking(&self.central, move |central| {
-            let update = fleet::update(&central.state.model(), &patch)?.clone();
-            let page = endpoints::with_patch(&central.state, &update, state, after.as_ref(), limit)?;
-            let rows = page.rows.into_iter();
-            Ok::<_, AskError>(v1::ListPatchEndpointsResponse {
-                endpoints: rows.map(|(endpoint, patch)| patch_endpoint(&endpoint, patch)).collect(),
-                next: page.next.map(|place| place.to_string()).unwrap_or_default(),
-            })
-        })
-        .await?;
+        let wanted = wanted_patch_endpoints(request.into_inner())?;
+        let (answer, _) =
+            blocking(&self.central, move |central| patch_endpoints_part(central, wanted)).await?;
         Ok(Response::new(answer))
+    }
+
+    type StreamPatchEndpointsStream = Streamed<v1::ListPatchEndpointsResponse>;
+
+    async fn stream_patch_endpoints(
+        &self,
+        request: Request<v1::ListPatchEndpointsRequest>,
+    ) -> Result<Response<Self::StreamPatchEndpointsStream>, Status> {
+        self.gate.operator(request.extensions())?;
+        let (_, caller, request) = request.into_parts();
+        let wanted = wanted_patch_endpoints(request)?;
+        Ok(Response::new(self.parts(caller, wanted, patch_endpoints_part)))
     }
 
     async fn plan_approval(

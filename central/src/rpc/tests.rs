@@ -20,12 +20,15 @@ use tierway_common::{
 use tierway_proto::{
     OPERATOR_ANSWER_BYTES_MAX, joining,
     upstream::Upstream,
-    v1::{self, admin_client::AdminClient, notice::Kind, packages_client::PackagesClient},
+    v1::{
+        self, admin_client::AdminClient, admin_server::Admin, notice::Kind, packages_client::PackagesClient,
+    },
 };
+use tokio_stream::StreamExt;
 use tonic::{Code, Request, transport::Channel};
 use tonic_prost::ProstCodec;
 
-use super::*;
+use super::{admin::AdminService, gate::Gate, *};
 use crate::{
     config::{Config, File},
     init,
@@ -105,7 +108,8 @@ impl Live {
             valid_seconds: 60,
             server: Some(self.address.to_string()),
             groups: vec![],
-            name: String::new(),
+            // That of a computer is what it says itself.
+            name: if role == "operator" { name.to_owned() } else { String::new() },
         };
         let token: Token =
             self.admin().create_token(request).await.unwrap().into_inner().token.parse().unwrap();
@@ -237,6 +241,66 @@ async fn a_list_that_is_longer_than_what_tiers_tell_each_other_reaches_an_operat
     let only = admin.list_groups(only).await.unwrap().into_inner();
     assert_eq!((only.groups.len(), only.next.as_str()), (1, ""));
     assert_eq!(only.groups[0].name, "group-007");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_streamed_of_a_list_is_what_calls_for_one_part_after_the_other_answer() {
+    let live = Live::start().await;
+    for number in 1..=5 {
+        live.join("endpoint", &format!("web-{number}")).await;
+    }
+    let mut admin = live.admin();
+    for limit in [1, 2, 5, 0] {
+        let mut wanted = v1::ListEndpointsRequest { limit, ..Default::default() };
+        let mut streamed = admin.stream_endpoints(wanted.clone()).await.unwrap().into_inner();
+        loop {
+            let part = streamed.message().await.unwrap().unwrap();
+            assert_eq!(part, admin.list_endpoints(wanted.clone()).await.unwrap().into_inner(), "{limit}");
+            wanted.after = part.next;
+            if wanted.after.is_empty() {
+                break;
+            }
+        }
+        assert_eq!(streamed.message().await.unwrap(), None, "{limit}");
+    }
+    for (patch, after, said) in [
+        ("nothing", "", "`nothing`"),
+        ("nothing", "x", "`after` must be what the page before said, found `x`"),
+    ] {
+        let wanted = v1::ListPatchEndpointsRequest {
+            patch: patch.to_owned(),
+            after: after.to_owned(),
+            ..Default::default()
+        };
+        let refused = admin.list_patch_endpoints(wanted.clone()).await.unwrap_err();
+        let streamed = match admin.stream_patch_endpoints(wanted).await {
+            Ok(mut answer) => answer.get_mut().message().await.unwrap_err(),
+            Err(status) => status,
+        };
+        assert_eq!((streamed.code(), streamed.message()), (refused.code(), refused.message()));
+        assert!(refused.message().contains(said), "{refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_on_its_way_ends_when_its_operator_is_revoked() {
+    let live = Live::start().await;
+    for number in 1..=8 {
+        live.join("endpoint", &format!("web-{number}")).await;
+    }
+    let operator = live.join("operator", "second").await.own();
+    let central = live.central();
+    let admin = AdminService::new(central.clone(), Gate::new(central.state.clone()));
+    let mut request = Request::new(v1::ListEndpointsRequest { limit: 1, ..Default::default() });
+    request.extensions_mut().insert(Arc::new(operator.clone()));
+    let mut parts = admin.stream_endpoints(request).await.unwrap().into_inner();
+    assert_eq!(parts.next().await.unwrap().unwrap().endpoints[0].name, "web-1");
+    central.enrollment.revoke_operator(&operator.serial, "left", "operator:admin").unwrap();
+    let rest: Vec<_> = parts.collect().await;
+    // What was ready by then, and no more.
+    let (last, before) = rest.split_last().unwrap();
+    assert_eq!(last.as_ref().unwrap_err().code(), Code::PermissionDenied);
+    assert!(before.len() < 4 && before.iter().all(Result::is_ok), "{rest:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

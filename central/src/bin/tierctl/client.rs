@@ -1,7 +1,8 @@
 //! The connection to central, and asking page by page.
 
-use std::{io, time::Duration};
+use std::{future, io, pin::Pin, time::Duration};
 
+use futures_util::{Stream, StreamExt, stream};
 use jiff::Timestamp;
 use tierway_common::{
     daemon::chain::Chain,
@@ -15,7 +16,8 @@ use tierway_proto::{
     upstream::Upstream,
     v1::{admin_client::AdminClient, packages_client::PackagesClient, policies_client::PoliciesClient},
 };
-use tonic::transport::Channel;
+use tokio::sync::mpsc;
+use tonic::{Streaming, transport::Channel};
 
 use crate::{
     contexts::{ConnectionArgs, Context},
@@ -28,8 +30,10 @@ use crate::{
 /// For how long central issues the certificates of operators.
 const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Rows asked for at once: few enough to come at once, many enough that 250,000 are 250 calls.
+/// Rows asked for at once: few enough to come at once, many enough that 250,000 are 250 parts.
 pub(crate) const PAGE_ROWS: u32 = 1_000;
+/// Parts of a list that wait to be written.
+const PARTS_AHEAD: usize = 1;
 
 /// What commands call.
 pub(crate) type Central = AdminClient<Channel>;
@@ -71,40 +75,77 @@ pub(crate) async fn dial(
     Ok(channel)
 }
 
-/// Writes a list that comes page by page. Each is asked for while the one before it is written, so that central and this
-/// program work at the same time; two pages at most are here. `ask` gives the rows after a place, and the place of the
-/// last of them when there are more.
+/// What central answers to a question about a list: parts of it, each with the place of its last row when there are more.
+pub(crate) type Parts<T> = Pin<Box<dyn Stream<Item = Result<(Vec<T>, String), Failure>> + Send>>;
+
+/// The answer of a call that gives one part.
+pub(crate) fn one_part<T: Send + 'static>(rows: Vec<T>, next: String) -> Parts<T> {
+    Box::pin(stream::once(future::ready(Ok((rows, next)))))
+}
+
+/// The answer of a call that streams; `what` completes "could not …".
+pub(crate) fn streamed<M: Send + 'static, T: 'static>(
+    answer: Streaming<M>,
+    what: String,
+    rows_and_next: fn(M) -> (Vec<T>, String),
+) -> Parts<T> {
+    Box::pin(answer.map(move |part| part.map(rows_and_next).map_err(Failure::call(what.clone()))))
+}
+
+/// Writes a list that comes in parts. Some are asked for and read while one is written, so that central and this program
+/// work at the same time. `ask` asks for what comes after a place; where its answer ends before the list does, it is asked
+/// again for the rest.
 ///
 /// # Errors
 ///
-/// What `ask` fails with; when central answers with the same place again, which would go on for ever.
+/// What `ask` fails with; what an answer fails with at its first part; when central answers with the same place again, which
+/// would go on for ever.
 pub(crate) async fn list_pages<T, F>(
     screen: &mut Screen<'_>,
     shape: &Shape<T>,
-    ask: impl Fn(String) -> F,
+    ask: impl Fn(String) -> F + Send + 'static,
 ) -> Result<Exit, Failure>
 where
     T: Send + 'static,
-    F: Future<Output = Result<(Vec<T>, String), Failure>> + Send + 'static,
+    F: Future<Output = Result<Parts<T>, Failure>> + Send + 'static,
 {
     let mut listing = Listing::new(shape, &screen.options)?;
-    let mut cursor = Cursor::default();
-    let mut asked = tokio::spawn(ask(cursor.after()));
-    loop {
-        let (rows, next) = (&mut asked).await.map_err(Failure::local("wait for the list"))??;
-        let more = cursor.advance(next);
-        if matches!(more, Ok(true)) {
-            asked = tokio::spawn(ask(cursor.after()));
-        }
+    let (sender, mut parts) = mpsc::channel(PARTS_AHEAD);
+    let reading = tokio::spawn(read_parts(ask, sender));
+    while let Some(rows) = parts.recv().await {
         for row in &rows {
             listing.push(screen, row)?;
         }
-        if !more? {
-            break;
-        }
     }
+    reading.await.map_err(Failure::local("wait for the list"))??;
     listing.finish(screen)?;
     Ok(Exit::Ok)
+}
+
+/// Hands on each part of a list up to its end, or until nobody wants more.
+async fn read_parts<T, F>(ask: impl Fn(String) -> F, parts: mpsc::Sender<Vec<T>>) -> Result<(), Failure>
+where
+    F: Future<Output = Result<Parts<T>, Failure>>,
+{
+    let mut cursor = Cursor::default();
+    loop {
+        let mut answer = ask(cursor.after()).await?;
+        let mut came = false;
+        loop {
+            let (rows, next) = match answer.next().await {
+                Some(Ok(part)) => part,
+                // It has ended early, or the connection has: the rest is asked for anew.
+                Some(Err(_)) | None if came => break,
+                Some(Err(failure)) => return Err(failure),
+                None => return Err(Failure::Plain("central answered with no part of the list".to_owned())),
+            };
+            came = true;
+            let more = cursor.advance(next);
+            if parts.send(rows).await.is_err() || !more? {
+                return Ok(());
+            }
+        }
+    }
 }
 
 /// The place in a list from which the next page is asked for.

@@ -6,7 +6,7 @@ use clap::{ArgGroup, Args, Subcommand};
 use tierway_proto::v1;
 
 use crate::{
-    client::{Central, PAGE_ROWS, list_pages},
+    client::{Central, PAGE_ROWS, list_pages, streamed},
     confirm::{ConfirmArgs, confirm},
     failure::{Exit, Failure},
     output::{
@@ -239,20 +239,21 @@ pub(crate) async fn run(
 }
 
 async fn list(screen: &mut Screen<'_>, central: &mut Central, args: &ListArgs) -> Result<Exit, Failure> {
-    list_pages(screen, &ENDPOINTS, |after| {
-        let request = v1::ListEndpointsRequest {
-            site: args.site.clone(),
-            group: args.group.clone(),
-            name: args.name.clone(),
-            needing: args.needing.then_some(true),
-            limit: PAGE_ROWS,
-            after,
-        };
-        let mut central = central.clone();
+    let wanted = v1::ListEndpointsRequest {
+        site: args.site.clone(),
+        group: args.group.clone(),
+        name: args.name.clone(),
+        needing: args.needing.then_some(true),
+        limit: PAGE_ROWS,
+        after: String::new(),
+    };
+    let central = central.clone();
+    list_pages(screen, &ENDPOINTS, move |after| {
+        let (mut central, request) = (central.clone(), v1::ListEndpointsRequest { after, ..wanted.clone() });
         async move {
-            let answer = central.list_endpoints(request).await.map_err(Failure::call("list endpoints"))?;
-            let v1::ListEndpointsResponse { endpoints, next } = answer.into_inner();
-            Ok((endpoints, next))
+            let what = "list endpoints".to_owned();
+            let answer = central.stream_endpoints(request).await.map_err(Failure::call(&what))?;
+            Ok(streamed(answer.into_inner(), what, |part| (part.endpoints, part.next)))
         }
     })
     .await

@@ -7,7 +7,7 @@ use tierway_common::rules::expr::Expr;
 use tierway_proto::v1;
 
 use crate::{
-    client::{Central, PAGE_ROWS, list_pages},
+    client::{Central, PAGE_ROWS, list_pages, one_part},
     confirm::{ConfirmArgs, confirm},
     failure::{Exit, Failure},
     output::{
@@ -160,13 +160,14 @@ pub(crate) async fn run(
 }
 
 async fn list(screen: &mut Screen<'_>, central: &mut Central) -> Result<Exit, Failure> {
-    list_pages(screen, &GROUPS, |after| {
+    let central = central.clone();
+    list_pages(screen, &GROUPS, move |after| {
         let request = v1::ListGroupsRequest { name: None, limit: PAGE_ROWS, after };
         let mut central = central.clone();
         async move {
             let answer = central.list_groups(request).await.map_err(Failure::call("list groups"))?;
             let v1::ListGroupsResponse { groups, next } = answer.into_inner();
-            Ok((groups, next))
+            Ok(one_part(groups, next))
         }
     })
     .await

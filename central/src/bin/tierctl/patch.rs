@@ -5,7 +5,7 @@ use tierway_common::schema;
 use tierway_proto::v1;
 
 use crate::{
-    client::{Central, PAGE_ROWS, list_pages},
+    client::{Central, PAGE_ROWS, list_pages, one_part, streamed},
     endpoint::state_tint,
     failure::{Exit, Failure},
     output::{
@@ -262,19 +262,20 @@ pub(crate) async fn run(
 }
 
 async fn list(screen: &mut Screen<'_>, central: &mut Central, args: &ListArgs) -> Result<Exit, Failure> {
-    list_pages(screen, &PATCHES, |after| {
-        let request = v1::ListPatchesRequest {
-            name: args.name.clone(),
-            severity: args.severity.map(|severity| severity.as_str().to_owned()),
-            state: args.state.map(|state| state.as_str().to_owned()),
-            limit: PAGE_ROWS,
-            after,
-        };
-        let mut central = central.clone();
+    let wanted = v1::ListPatchesRequest {
+        name: args.name.clone(),
+        severity: args.severity.map(|severity| severity.as_str().to_owned()),
+        state: args.state.map(|state| state.as_str().to_owned()),
+        limit: PAGE_ROWS,
+        after: String::new(),
+    };
+    let central = central.clone();
+    list_pages(screen, &PATCHES, move |after| {
+        let (mut central, request) = (central.clone(), v1::ListPatchesRequest { after, ..wanted.clone() });
         async move {
             let answer = central.list_patches(request).await.map_err(Failure::call("list patches"))?;
             let v1::ListPatchesResponse { patches, next } = answer.into_inner();
-            Ok((patches, next))
+            Ok(one_part(patches, next))
         }
     })
     .await
@@ -405,18 +406,20 @@ async fn endpoints(
     central: &mut Central,
     args: &EndpointsArgs,
 ) -> Result<Exit, Failure> {
-    list_pages(screen, &ENDPOINTS, |after| {
-        let request = v1::ListPatchEndpointsRequest {
-            patch: args.patch.clone(),
-            state: args.state.map(|state| state.as_str().to_owned()),
-            limit: PAGE_ROWS,
-            after,
-        };
-        let (mut central, what) = (central.clone(), format!("list the endpoints of patch `{}`", args.patch));
+    let wanted = v1::ListPatchEndpointsRequest {
+        patch: args.patch.clone(),
+        state: args.state.map(|state| state.as_str().to_owned()),
+        limit: PAGE_ROWS,
+        after: String::new(),
+    };
+    let central = central.clone();
+    list_pages(screen, &ENDPOINTS, move |after| {
+        let request = v1::ListPatchEndpointsRequest { after, ..wanted.clone() };
+        let mut central = central.clone();
         async move {
-            let answer = central.list_patch_endpoints(request).await.map_err(Failure::call(what))?;
-            let v1::ListPatchEndpointsResponse { endpoints, next } = answer.into_inner();
-            Ok((endpoints, next))
+            let what = format!("list the endpoints of patch `{}`", request.patch);
+            let answer = central.stream_patch_endpoints(request).await.map_err(Failure::call(&what))?;
+            Ok(streamed(answer.into_inner(), what, |part| (part.endpoints, part.next)))
         }
     })
     .await

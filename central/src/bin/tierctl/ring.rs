@@ -8,7 +8,7 @@ use tierway_common::{
 use tierway_proto::v1;
 
 use crate::{
-    client::{PAGE_ROWS, Policies, list_pages},
+    client::{PAGE_ROWS, Policies, list_pages, one_part},
     confirm::ConfirmArgs,
     document::{self, FileArgs, RING_PLAN},
     failure::{Exit, Failure},
@@ -158,14 +158,15 @@ async fn members(
     args: MembersArgs,
 ) -> Result<Exit, Failure> {
     let MembersArgs { plan, ring } = args;
-    list_pages(screen, &MEMBERS, |after| {
+    let policies = policies.clone();
+    list_pages(screen, &MEMBERS, move |after| {
         let request =
             v1::ListRingMembersRequest { plan: plan.clone(), ring: ring.clone(), limit: PAGE_ROWS, after };
         let (mut policies, what) = (policies.clone(), format!("list the members of ring plan `{plan}`"));
         async move {
             let answer = policies.list_ring_members(request).await.map_err(Failure::call(what))?;
             let v1::ListRingMembersResponse { members, next } = answer.into_inner();
-            Ok((members, next))
+            Ok(one_part(members, next))
         }
     })
     .await

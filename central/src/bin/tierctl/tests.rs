@@ -257,10 +257,30 @@ async fn every_endpoint_of_a_patch_is_listed_in_every_format_and_not_only_the_fi
     {
         let args = format!("patch endpoints everywhere -o {format} --columns name --no-header");
         let ran = run_with(&Fake::default(), Caller::default(), &args).await;
-        assert_eq!((ran.exit, ran.asked.len()), (0, 3), "{}", ran.err);
+        assert_eq!((ran.exit, ran.asked.len()), (0, 2), "{}", ran.err);
         let lines: Vec<_> =
             ran.out.lines().map(str::trim).filter(|line| !["[", "]"].contains(line)).collect();
         assert_eq!(lines, (1..=2_500).map(expected).collect::<Vec<_>>(), "{format}");
+    }
+}
+
+#[tokio::test]
+async fn the_rest_of_a_list_is_asked_for_anew_when_its_stream_breaks_and_one_without_any_part_is_a_failure() {
+    let list = async |patch: &str| {
+        let args = format!("patch endpoints {patch} -o csv --columns name --no-header");
+        run_with(&Fake::default(), Caller::default(), &args).await
+    };
+    let torn = list("torn").await;
+    let all: String = (1..=2_500).map(|number| format!("web-{number:02}\n")).collect();
+    assert_eq!((torn.exit, torn.out, torn.err.as_str()), (0, all, ""));
+    let asked: Vec<bool> = torn.asked.iter().map(|request| request.contains("2000:web-2000")).collect();
+    assert_eq!(asked, [false, true], "{:?}", torn.asked);
+    for (patch, said) in [
+        ("closed", "tierctl: could not list the endpoints of patch `closed`: central is stopping\n"),
+        ("silent", "tierctl: central answered with no part of the list\n"),
+    ] {
+        let ran = list(patch).await;
+        assert_eq!((ran.exit, ran.out.as_str(), ran.err.as_str(), ran.asked.len()), (1, "", said, 1));
     }
 }
 

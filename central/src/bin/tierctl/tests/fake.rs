@@ -7,6 +7,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
+use futures_util::stream;
 use tierway_proto::v1::{
     self,
     admin_server::{Admin, AdminServer},
@@ -35,6 +36,38 @@ pub(crate) struct Fake {
     pub(crate) given: Arc<AtomicU64>,
     /// The audit log is broken here.
     pub(crate) broken_at: Option<String>,
+}
+
+type Streamed<T> = stream::Iter<std::vec::IntoIter<Result<T, Status>>>;
+
+fn endpoints_part(request: &v1::ListEndpointsRequest, after: &str) -> v1::ListEndpointsResponse {
+    let (numbers, next) = match after {
+        "" => ([1, 2].as_slice(), "web-02"),
+        "web-02" if request.name.as_deref() == Some("looping") => ([1].as_slice(), "web-02"),
+        _ => ([3].as_slice(), ""),
+    };
+    let endpoints = numbers.iter().map(|number| endpoint(*number)).collect();
+    v1::ListEndpointsResponse { endpoints, next: next.into() }
+}
+
+/// `everywhere` and `torn` are on so many endpoints that they come in three parts.
+fn patch_endpoints_part(patch: &str, after: &str) -> v1::ListPatchEndpointsResponse {
+    let (numbers, next) = match (patch, after) {
+        ("everywhere" | "torn", "") => (1..1_001, "1000:web-1000"),
+        ("everywhere" | "torn", "1000:web-1000") => (1_001..2_001, "2000:web-2000"),
+        ("everywhere" | "torn", _) => (2_001..2_501, ""),
+        _ => (1..2, ""),
+    };
+    let endpoints = numbers.map(|number| v1::PatchEndpoint {
+        endpoint: format!("id-{number}"),
+        name: format!("web-{number:02}"),
+        site: "osaka".into(),
+        state: "failed".into(),
+        times: times(),
+        detail: "dpkg is locked".into(),
+        standing: Some(standing()),
+    });
+    v1::ListPatchEndpointsResponse { endpoints: endpoints.collect(), next: next.into() }
 }
 
 impl Fake {
@@ -230,13 +263,18 @@ impl Admin for Fake {
         r: Request<v1::ListEndpointsRequest>,
     ) -> Result<Response<v1::ListEndpointsResponse>, Status> {
         let request = self.note(r)?;
-        let (numbers, next) = match request.after.as_str() {
-            "" => ([1, 2].as_slice(), "web-02"),
-            "web-02" if request.name.as_deref() == Some("looping") => ([1].as_slice(), "web-02"),
-            _ => ([3].as_slice(), ""),
-        };
-        let endpoints = numbers.iter().map(|number| endpoint(*number)).collect();
-        Ok(Response::new(v1::ListEndpointsResponse { endpoints, next: next.into() }))
+        Ok(Response::new(endpoints_part(&request, &request.after)))
+    }
+
+    type StreamEndpointsStream = Streamed<v1::ListEndpointsResponse>;
+
+    async fn stream_endpoints(
+        &self,
+        r: Request<v1::ListEndpointsRequest>,
+    ) -> Result<Response<Self::StreamEndpointsStream>, Status> {
+        let request = self.note(r)?;
+        let parts = ["", "web-02"].map(|after| Ok(endpoints_part(&request, after)));
+        Ok(Response::new(stream::iter(Vec::from(parts))))
     }
 
     async fn get_endpoint(
@@ -385,24 +423,27 @@ impl Admin for Fake {
         r: Request<v1::ListPatchEndpointsRequest>,
     ) -> Result<Response<v1::ListPatchEndpointsResponse>, Status> {
         let request = self.note(r)?;
-        // `everywhere` is on so many endpoints that they come in three parts.
-        let (numbers, next) = match (request.patch.as_str(), request.after.as_str()) {
-            ("everywhere", "") => (1..1_001, "1000:web-1000"),
-            ("everywhere", "1000:web-1000") => (1_001..2_001, "2000:web-2000"),
-            ("everywhere", _) => (2_001..2_501, ""),
-            _ => (1..2, ""),
+        Ok(Response::new(patch_endpoints_part(&request.patch, &request.after)))
+    }
+
+    type StreamPatchEndpointsStream = Streamed<v1::ListPatchEndpointsResponse>;
+
+    /// Of `everywhere` the stream ends early, of `torn` with an error, each after two of three parts; of `closed` it has none.
+    async fn stream_patch_endpoints(
+        &self,
+        r: Request<v1::ListPatchEndpointsRequest>,
+    ) -> Result<Response<Self::StreamPatchEndpointsStream>, Status> {
+        let v1::ListPatchEndpointsRequest { patch, after, .. } = self.note(r)?;
+        let part = |after| Ok(patch_endpoints_part(&patch, after));
+        let gone = || Err(Status::unavailable("central is stopping"));
+        let parts = match (patch.as_str(), after.as_str()) {
+            ("everywhere", "") => vec![part(""), part("1000:web-1000")],
+            ("torn", "") => vec![part(""), part("1000:web-1000"), gone()],
+            ("closed", _) => vec![gone()],
+            ("silent", _) => Vec::new(),
+            (_, after) => vec![part(after)],
         };
-        let endpoints = numbers.map(|number| v1::PatchEndpoint {
-            endpoint: format!("id-{number}"),
-            name: format!("web-{number:02}"),
-            site: "osaka".into(),
-            state: "failed".into(),
-            times: times(),
-            detail: "dpkg is locked".into(),
-            standing: Some(standing()),
-        });
-        let endpoints = endpoints.collect();
-        Ok(Response::new(v1::ListPatchEndpointsResponse { endpoints, next: next.into() }))
+        Ok(Response::new(stream::iter(parts)))
     }
 
     async fn plan_approval(
