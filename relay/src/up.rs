@@ -51,8 +51,9 @@ const SYNCS_APART: Duration = Duration::from_millis(250);
 /// took, at longest after the second: the busier the tier above, the more reports come to it together. Nobody below
 /// waits for it.
 const HANDED_UP_APART: (u32, Duration) = (10, Duration::from_millis(250));
-/// First and longest wait before trying the tier above again.
-const BACK_OFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
+/// First and longest wait before trying the tier above again. The longest is what a site does not hear of an emergency,
+/// and is not heard of, when the tier above is back; a thousand relays that try so often are 33 handshakes a second for it.
+const BACK_OFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 /// How often the outbox is looked at without being told.
 const FORWARD_AT_LEAST: SignedDuration = SignedDuration::from_mins(1);
 
@@ -114,10 +115,7 @@ impl Up {
     pub fn forward_wait(&self, random: u32) -> SignedDuration {
         match self.failures.load(Ordering::Relaxed) {
             0 => FORWARD_AT_LEAST,
-            failures => {
-                let wait = schedule::back_off(failures, BACK_OFF.0, BACK_OFF.1, random);
-                SignedDuration::try_from(wait).unwrap_or(FORWARD_AT_LEAST)
-            }
+            failures => SignedDuration::try_from(wait_after(failures, random)).unwrap_or(FORWARD_AT_LEAST),
         }
     }
 
@@ -333,11 +331,33 @@ pub async fn watch(up: Up, sync: Wake, stop: Stop, random: impl Fn() -> u32) {
                 info!(error = %Chain(error.as_ref()), "the tier above cannot be watched now");
             },
         }
-        let wait = schedule::back_off(failures, BACK_OFF.0, BACK_OFF.1, random());
+        let wait = wait_after(failures, random());
         failures += 1;
         tokio::select! {
             () = stop.wait() => return,
             () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// How long to leave the tier above alone after so many failures in a row; `random` is uniform in its range.
+fn wait_after(failures: u32, random: u32) -> Duration {
+    schedule::back_off(failures, BACK_OFF.0, BACK_OFF.1, random)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_long_the_tier_above_was_away_it_is_tried_again_within_a_minute() {
+        for (failures, longest) in [(0, 2), (1, 4), (3, 16), (5, 60), (1_000, 60), (u32::MAX, 60)] {
+            let longest = Duration::from_secs(longest);
+            assert!(
+                wait_after(failures, u32::MAX).abs_diff(longest) < Duration::from_millis(1),
+                "{failures}"
+            );
+            assert!(wait_after(failures, u32::MAX / 2) < longest && wait_after(failures, 0).is_zero());
         }
     }
 }
