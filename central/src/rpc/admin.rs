@@ -2,28 +2,25 @@
 
 mod convert;
 mod lists;
+mod progress;
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
+use futures_util::Stream;
 use http::Extensions;
 use jiff::civil::Time;
 use tierway_common::{
-    daemon::{chain::Chain, tasks::TaskError},
     id::{GroupId, LevelId, SiteId, SourceId, TagId},
     rules::expr::Expr,
     schema::Members,
     transport::identity::Role,
 };
 use tierway_proto::v1::{self, admin_server};
-use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use self::{
     convert::{call, patch, relay, times},
-    lists::{
-        Streamed, endpoints_part, parts, patch_endpoints_part, wanted_endpoints, wanted_patch_endpoints,
-    },
+    lists::{endpoints_part, parts, patch_endpoints_part, wanted_endpoints, wanted_patch_endpoints},
 };
 use super::{ToStatus, blocking, gate::Gate, millis, millis_of_seconds};
 use crate::{
@@ -32,7 +29,6 @@ use crate::{
         self, About, Conditions, PATCHES_AT_ONCE_MAX, PassedOn, Verb,
         groups::{self, Membership},
     },
-    download::Progress,
     enroll::NewToken,
     fleet::{
         self, AskError, endpoints,
@@ -49,12 +45,11 @@ use crate::{
     store::tables::AutoApprovalRecord,
 };
 
-/// Messages of progress that wait for a slow reader; older ones are skipped anyway.
-const PROGRESS_WAITING: usize = 4;
-/// How often progress is told at most.
-const PROGRESS_APART: Duration = Duration::from_millis(200);
 /// Names in one request.
 const NAMES_MAX: usize = 5_000;
+
+/// An answer that comes bit by bit.
+type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The service; cheap to clone.
 #[derive(Clone, Debug)]
@@ -156,8 +151,6 @@ fn which(text: &str) -> Result<Which, Status> {
         _ => Err(Status::invalid_argument(format!("`what` must be needed, approved or all, found `{text}`"))),
     }
 }
-
-type ProgressStream = Streamed<v1::Progress>;
 
 #[tonic::async_trait]
 impl admin_server::Admin for AdminService {
@@ -630,12 +623,12 @@ impl admin_server::Admin for AdminService {
         Ok(change)
     }
 
-    type SyncSourceStream = ProgressStream;
+    type SyncSourceStream = Streamed<v1::Progress>;
 
     async fn sync_source(
         &self,
         request: Request<v1::SyncSourceRequest>,
-    ) -> Result<Response<ProgressStream>, Status> {
+    ) -> Result<Response<Streamed<v1::Progress>>, Status> {
         self.gate.operator(request.extensions())?;
         let v1::SyncSourceRequest { name } = request.into_inner();
         let all = name.is_none();
@@ -652,55 +645,20 @@ impl admin_server::Admin for AdminService {
         if names.is_empty() {
             return Err(Status::failed_precondition("no source is configured"));
         }
-        let central = self.central.clone();
-        let total = names.len() as u64;
-        // Two steps of each source and the end: none is left out, as each says something else.
-        let (sender, receiver) = mpsc::channel(2 * names.len() + 1);
-        let told = sender.clone();
-        let step = move |step: String, done| {
-            let _ = told.try_send(Ok(convert::progress(Progress { step, done, total, unit: "sources" })));
-        };
-        let work = tokio::spawn(async move {
-            let reading = async {
-                let mut first: Option<TaskError> = None;
-                for (done, name) in (0..).zip(names) {
-                    step(format!("reading {name}"), done);
-                    match central.read_source(&name).await {
-                        Ok(applied) => {
-                            let known =
-                                central.state.model().sources().get(&name).map(|source| source.updates);
-                            step(format!("{name}: {}", convert::read(applied, known)), done + 1);
-                        }
-                        Err(error) => drop(first.get_or_insert(error)),
-                    }
-                }
-                first.map_or(Ok(()), Err)
-            };
-            if all {
-                central.board.run("sources", central.state.clock(), reading).await
-            } else {
-                reading.await
-            }
-        });
-        tokio::spawn(async move {
-            if let Err(status) = ended(work.await) {
-                let _ = sender.send(Err(status)).await;
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        Ok(Response::new(progress::of_reading(self.central.clone(), names, all)))
     }
 
-    type DownloadPayloadsStream = ProgressStream;
+    type DownloadPayloadsStream = Streamed<v1::Progress>;
 
     async fn download_payloads(
         &self,
         request: Request<v1::DownloadPayloadsRequest>,
-    ) -> Result<Response<ProgressStream>, Status> {
+    ) -> Result<Response<Streamed<v1::Progress>>, Status> {
         self.gate.operator(request.extensions())?;
         let v1::DownloadPayloadsRequest {} = request.into_inner();
         let central = self.central.clone();
         let watched = central.downloading.subscribe();
-        Ok(Response::new(streamed(watched, async move {
+        Ok(Response::new(progress::of_work(watched, async move {
             let work = central.download_payloads();
             central.board.run("download", central.state.clock(), work).await.map(drop)
         })))
@@ -741,41 +699,6 @@ impl admin_server::Admin for AdminService {
             blocking(&self.central, |central| audit::verify(central.state.store(), central.state.tenant()))
                 .await?;
         Ok(Response::new(v1::VerifyAuditResponse { records, head: head.to_string(), broken_at: broken }))
-    }
-}
-
-/// Runs `work`, which goes on when the caller goes away, and tells what `watched` says meanwhile.
-fn streamed(
-    mut watched: watch::Receiver<Progress>,
-    work: impl Future<Output = Result<(), TaskError>> + Send + 'static,
-) -> ProgressStream {
-    let (sender, receiver) = mpsc::channel(PROGRESS_WAITING);
-    tokio::spawn(async move {
-        let mut work = tokio::spawn(work);
-        watched.mark_unchanged();
-        let done = loop {
-            tokio::select! {
-                done = &mut work => break ended(done),
-                Ok(()) = watched.changed() => {
-                    let now = convert::progress(watched.borrow_and_update().clone());
-                    // A reader that is slow or gone misses some; the work goes on.
-                    let _ = sender.try_send(Ok(now));
-                    tokio::time::sleep(PROGRESS_APART).await;
-                }
-            }
-        };
-        let last = done.map(|()| convert::progress(watched.borrow().clone()));
-        let _ = sender.send(last).await;
-    });
-    Box::pin(ReceiverStream::new(receiver))
-}
-
-/// How work ended that went on by itself.
-fn ended(work: Result<Result<(), TaskError>, tokio::task::JoinError>) -> Result<(), Status> {
-    match work {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(Status::unavailable(Chain(error.as_ref()).to_string())),
-        Err(_) => Err(Status::internal("central met a fault")),
     }
 }
 

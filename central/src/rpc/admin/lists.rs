@@ -1,8 +1,7 @@
 //! Long lists: a part by itself, and streamed, the next part put together while one is on its way.
 
-use std::{pin::Pin, time::Duration};
+use std::time::Duration;
 
-use futures_util::Stream;
 use tierway_common::schema::State as UpdateState;
 use tierway_proto::v1;
 use tokio::sync::mpsc;
@@ -10,6 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::{
+    Streamed,
     convert::{endpoint, patch_endpoint},
     filter, text,
 };
@@ -26,9 +26,6 @@ use crate::{
 const WAITING: usize = 1;
 /// A reader that takes none for so long is left, and asks anew after what it has.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
-
-/// An answer on its way.
-pub(super) type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Sends what `part` answers to `first`, and to each question that it says comes next, in their order. It ends after the
 /// last part, after an error, and when the reader is gone or takes nothing for a minute.
