@@ -2,7 +2,8 @@
 //!
 //! Two lanes. *States* are transitions: every one goes up. Of the *inventories* of an endpoint the ones
 //! before a full one are superseded by it and dropped. What a relay below carries lies in two lanes of its own,
-//! after those: here nobody knows whether it is genuine, so it takes the place of nothing. The outbox has a limit
+//! after those: here nobody knows whether it is genuine, so it takes the place of nothing. Lanes and endpoints take
+//! turns, so that none waits for ever behind one that always has more. The outbox has a limit
 //! in bytes, and a share of it for each endpoint and for all relays together; when one is reached senders are told
 //! to keep their reports and come later, nothing is dropped for it.
 //!
@@ -14,6 +15,7 @@
 
 mod count;
 mod door;
+mod turns;
 
 use std::{
     collections::BTreeMap,
@@ -27,12 +29,12 @@ use tierway_common::{
     store::{Batch, Row, Store, StoreError},
     trust::envelope::{Envelope, Stream},
 };
-use tierway_proto::upstream::ENVELOPES_MAX;
 
 pub use self::{count::Fill, door::HandInError};
 use self::{
     count::{Count, Counted, Sender},
     door::Door,
+    turns::Turns,
 };
 
 /// Bytes of an envelope in one row; the store takes 64 KiB.
@@ -86,6 +88,7 @@ struct Inner {
     store: Arc<dyn Store>,
     count: Mutex<Count>,
     door: Door,
+    turns: Mutex<Turns>,
 }
 
 /// What one call of [`Outbox::take`] is about to do; what is new in it is counted already.
@@ -116,6 +119,11 @@ fn report_prefix(lane: u8, endpoint: &EndpointId, sequence: u64) -> Vec<u8> {
     [&endpoint_prefix(lane, endpoint)[..], &sequence.to_be_bytes()].concat()
 }
 
+/// Behind all rows of the endpoint in its lane that the row of this key belongs to.
+fn endpoint_end(key: &[u8]) -> Vec<u8> {
+    [key.get(..key.len().saturating_sub(10)).unwrap_or_default(), &[0xff; 11]].concat()
+}
+
 /// Who sent the report in a row of this key.
 fn sender_of(key: &[u8]) -> Sender {
     let endpoint = key.get(2..key.len().saturating_sub(11)).unwrap_or_default();
@@ -138,11 +146,13 @@ fn received_of(row: &Row) -> i64 {
 }
 
 impl Waiting {
+    fn first_key(&self) -> &[u8] {
+        self.keys.first().map(Vec::as_slice).unwrap_or_default()
+    }
+
     /// Deletes it, if it is still there.
     fn delete(&self, batch: &mut Batch) {
-        if let Some(first) = self.keys.first() {
-            batch.expect_present(first.clone());
-        }
+        batch.expect_present(self.first_key().to_vec());
         for key in &self.keys {
             batch.delete(key.clone());
         }
@@ -177,7 +187,7 @@ impl Outbox {
     /// When the store fails.
     pub fn open(store: Arc<dyn Store>, bytes_max: u64) -> Result<Self, StoreError> {
         let count = Mutex::new(Count::new(bytes_max));
-        let outbox = Self(Arc::new(Inner { store, count, door: Door::default() }));
+        let outbox = Self(Arc::new(Inner { store, count, door: Door::default(), turns: Mutex::default() }));
         outbox.read(PREFIX, None, &mut |waiting| {
             outbox.count().add(&waiting.counted);
             true
@@ -273,7 +283,7 @@ impl Outbox {
             }
             for waiting in dropped {
                 plan.dropped_rows += waiting.keys.len();
-                plan.dropped.insert(waiting.keys.first().cloned().unwrap_or_default(), waiting);
+                plan.dropped.insert(waiting.first_key().to_vec(), waiting);
             }
             plan.new.insert(prefix, (index, envelope, counted));
             plan.outcomes.push(Taken::Durable);
@@ -305,9 +315,8 @@ impl Outbox {
         let of_call = plan.dropped.range(of_endpoint.to_vec()..own.to_vec()).next_back();
         let after = of_call.and_then(|(_, last)| last.keys.last().cloned());
         self.read(of_endpoint, after, &mut |mut waiting| {
-            let first = waiting.keys.first().map(Vec::as_slice).unwrap_or_default();
             rows += waiting.keys.len();
-            if first >= own || rows > DROPPED_ROWS_MAX {
+            if waiting.first_key() >= own || rows > DROPPED_ROWS_MAX {
                 return false;
             }
             waiting.envelope = Bytes::new();
@@ -354,26 +363,6 @@ impl Outbox {
         Ok(())
     }
 
-    /// What goes up next: states before inventories, what came from endpoints before what came from relays;
-    /// together at most `bytes_max` but at least one, and at most [`ENVELOPES_MAX`].
-    ///
-    /// # Errors
-    ///
-    /// When the store fails.
-    pub fn next(&self, bytes_max: usize) -> Result<Vec<Waiting>, StoreError> {
-        let mut batch: Vec<Waiting> = Vec::new();
-        let mut total = 0;
-        self.read(PREFIX, None, &mut |waiting| {
-            total += waiting.envelope.len();
-            let fits = batch.is_empty() || (total <= bytes_max && batch.len() < ENVELOPES_MAX);
-            if fits {
-                batch.push(waiting);
-            }
-            fits
-        })?;
-        Ok(batch)
-    }
-
     /// Deletes what the tier above has.
     ///
     /// # Errors
@@ -387,8 +376,7 @@ impl Outbox {
             let mut settled = Vec::new();
             for waiting in done {
                 // One that was replaced while it went up is gone, and was counted then.
-                let first = waiting.keys.first().map(Vec::as_slice).unwrap_or_default();
-                if self.0.store.get(first)?.is_some() {
+                if self.0.store.get(waiting.first_key())?.is_some() {
                     waiting.delete(&mut batch);
                     settled.push(&waiting.counted);
                 }
@@ -411,6 +399,11 @@ impl Outbox {
     /// Held for a moment only, never while the store works.
     fn count(&self) -> MutexGuard<'_, Count> {
         self.0.count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Held for a moment only, never while the store works.
+    fn turns(&self) -> MutexGuard<'_, Turns> {
+        self.0.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How full it is.

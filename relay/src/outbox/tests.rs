@@ -17,6 +17,7 @@ use tierway_common::{
         keys::SigningKey,
     },
 };
+use tierway_proto::upstream::ENVELOPES_MAX;
 
 use super::*;
 
@@ -153,6 +154,75 @@ fn a_batch_keeps_to_its_size_but_takes_at_least_one() {
     for (limit, count) in [(1, 1), (bytes, 1), (2 * bytes, 2), (10 * bytes, 3)] {
         assert_eq!(outbox.next(limit).unwrap().len(), count, "{limit}");
     }
+}
+
+/// Hands these in as the endpoint `flood` or a relay would, over and over, so that more of them wait than fit into a batch of
+/// two; returns after how many batches all of `others` went up.
+fn batches_beside(flood: [&str; 4], carrier: Carrier, others: &[(&str, Carrier)]) -> usize {
+    let (outbox, _) = outbox(1 << 20);
+    let mut missing: Vec<_> = others.iter().map(|(name, carrier)| (envelope(name), *carrier)).collect();
+    for (other, carrier) in &missing {
+        outbox.take(std::slice::from_ref(other), *carrier, Timestamp::UNIX_EPOCH).unwrap();
+    }
+    let flood = flood.map(envelope);
+    let bytes = 2 * flood[0].bytes().len() + 1;
+    for batches in 1..100 {
+        outbox.take(&flood, carrier, Timestamp::UNIX_EPOCH).unwrap();
+        let waiting = outbox.next(bytes).unwrap();
+        missing.retain(|(other, _)| waiting.iter().all(|waiting| waiting.envelope != other.bytes()));
+        outbox.settle(&waiting).unwrap();
+        if missing.is_empty() {
+            return batches;
+        }
+    }
+    panic!("{} still wait", missing.len());
+}
+
+#[test]
+fn nobody_waits_for_ever_behind_an_endpoint_or_a_lane_that_always_has_more() {
+    const ENDPOINT: Carrier = Carrier::Endpoint;
+    const RELAY: Carrier = Carrier::Relay;
+    let states = ["s1:e1", "s2:e1", "s3:e1", "s4:e1"];
+    let inventories = ["i1:e1", "i2:e1", "i3:e1", "i4:e1"];
+    let cases: &[(_, _, &[(&str, Carrier)], usize)] = &[
+        // Another endpoint in the same lane is next.
+        (states, ENDPOINT, &[("s1:e0", ENDPOINT), ("s1:e2", ENDPOINT), ("s2:e2", ENDPOINT)], 2),
+        (inventories, ENDPOINT, &[("i1:e2", ENDPOINT), ("i1:e3", ENDPOINT)], 2),
+        (states, RELAY, &[("s1:e2", RELAY)], 2),
+        // Each other lane has its turn in eight, and none waits for one behind it.
+        (states, ENDPOINT, &[("i1:e1", ENDPOINT), ("s1:e9", RELAY), ("i1:e9", RELAY)], 8),
+        (inventories, ENDPOINT, &[("s1:e1", ENDPOINT), ("s2:e9", ENDPOINT)], 1),
+        (inventories, RELAY, &[("s1:e9", RELAY), ("i1:e2", ENDPOINT)], 1),
+    ];
+    for (flood, carrier, others, batches) in cases {
+        assert_eq!(batches_beside(*flood, *carrier, others), *batches, "{flood:?} before {others:?}");
+    }
+}
+
+#[test]
+fn whoever_has_a_turn_all_goes_up_once_and_of_each_endpoint_in_its_order() {
+    let (outbox, _) = outbox(1 << 20);
+    let names: Vec<_> = (1..=9)
+        .flat_map(|number| ["s", "i"].map(|kind| ["a", "b", "c"].map(|id| format!("{kind}{number}:{id}"))))
+        .flatten()
+        .collect();
+    take(&outbox, &names.iter().map(String::as_str).collect::<Vec<_>>());
+    let bytes = 4 * envelope("s1:a").bytes().len();
+    let mut went = Vec::new();
+    for _ in 0..names.len() {
+        let waiting = outbox.next(bytes).unwrap();
+        went.extend(self::names(&waiting));
+        outbox.settle(&waiting).unwrap();
+    }
+    for (kind, id) in [("s", "a"), ("s", "b"), ("s", "c"), ("i", "a"), ("i", "b"), ("i", "c")] {
+        let of_one: Vec<_> =
+            went.iter().filter(|name| name.starts_with(kind) && name.ends_with(id)).collect();
+        assert_eq!(
+            of_one,
+            (1..=9).map(|n| format!("{kind}{n}:{id}")).collect::<Vec<_>>().iter().collect::<Vec<_>>()
+        );
+    }
+    assert_eq!(went.len(), names.len());
 }
 
 #[test]
