@@ -27,12 +27,13 @@ use tonic::body::Body;
 use tower::{Service, ServiceExt};
 use tracing::{debug, warn};
 
-use self::{
-    admission::{Admission, Counted, Place},
-    turns::Turns,
-};
+use self::{admission::Admission, turns::Turns};
 use super::{identity::PeerIdentity, tls::Identity};
-use crate::daemon::{chain::Chain, stop::Stop};
+use crate::daemon::{
+    chain::Chain,
+    places::{Place, Places},
+    stop::Stop,
+};
 
 mod admission;
 mod turns;
@@ -169,7 +170,7 @@ pub async fn serve(
     let limits = Arc::new(limits);
     let admission = Arc::new(Admission::new(&limits));
     let turns = Arc::new(Turns::new(limits.handshakes_max));
-    let addresses = Counted::default();
+    let addresses = Places::default();
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -205,7 +206,7 @@ pub async fn serve(
     let _ = timeout(limits.connection_grace, all).await;
 }
 
-fn admit(gauge: &Gauge, addresses: &Counted<IpAddr>, limits: &Limits, peer: SocketAddr) -> Option<Held> {
+fn admit(gauge: &Gauge, addresses: &Places<IpAddr>, limits: &Limits, peer: SocketAddr) -> Option<Held> {
     if gauge.connections() >= limits.connections_max {
         return None;
     }
