@@ -17,7 +17,7 @@ use tierway_proto::{
     v1::{admin_client::AdminClient, packages_client::PackagesClient, policies_client::PoliciesClient},
 };
 use tokio::sync::mpsc;
-use tonic::{Streaming, transport::Channel};
+use tonic::{Response, Status, Streaming, transport::Channel};
 
 use crate::{
     contexts::{ConnectionArgs, Context},
@@ -75,21 +75,37 @@ pub(crate) async fn dial(
     Ok(channel)
 }
 
-/// What central answers to a question about a list: parts of it, each with the place of its last row when there are more.
-pub(crate) type Parts<T> = Pin<Box<dyn Stream<Item = Result<(Vec<T>, String), Failure>> + Send>>;
+/// What central answers to a question about a list: its first part, and those that it sends without being asked for them.
+pub(crate) struct Parts<T> {
+    first: Part<T>,
+    /// Ends early when the connection breaks.
+    others: Pin<Box<dyn Stream<Item = Part<T>> + Send>>,
+}
+
+/// Rows, and the place of the last of them when there are more.
+type Part<T> = (Vec<T>, String);
 
 /// The answer of a call that gives one part.
 pub(crate) fn one_part<T: Send + 'static>(rows: Vec<T>, next: String) -> Parts<T> {
-    Box::pin(stream::once(future::ready(Ok((rows, next)))))
+    Parts { first: (rows, next), others: Box::pin(stream::empty()) }
 }
 
 /// The answer of a call that streams; `what` completes "could not …".
-pub(crate) fn streamed<M: Send + 'static, T: 'static>(
-    answer: Streaming<M>,
-    what: String,
-    rows_and_next: fn(M) -> (Vec<T>, String),
-) -> Parts<T> {
-    Box::pin(answer.map(move |part| part.map(rows_and_next).map_err(Failure::call(what.clone()))))
+///
+/// # Errors
+///
+/// When the call failed, or ended before its first part.
+pub(crate) async fn streamed<M: Send + 'static, T: Send + 'static>(
+    answer: Result<Response<Streaming<M>>, Status>,
+    what: &str,
+    part: fn(M) -> Part<T>,
+) -> Result<Parts<T>, Failure> {
+    let mut answer = answer.map_err(Failure::call(what))?.into_inner();
+    let first = answer.message().await.map_err(Failure::call(what))?;
+    let none = || Failure::Plain(format!("could not {what}: central answered with no part of it"));
+    let first = part(first.ok_or_else(none)?);
+    let others = answer.filter_map(move |message| future::ready(message.ok().map(part)));
+    Ok(Parts { first, others: Box::pin(others) })
 }
 
 /// Writes a list that comes in parts. Some are asked for and read while one is written, so that central and this program
@@ -98,8 +114,7 @@ pub(crate) fn streamed<M: Send + 'static, T: 'static>(
 ///
 /// # Errors
 ///
-/// What `ask` fails with; what an answer fails with at its first part; when central answers with the same place again, which
-/// would go on for ever.
+/// What `ask` fails with; when central answers with the same place again, which would go on for ever.
 pub(crate) async fn list_pages<T, F>(
     screen: &mut Screen<'_>,
     shape: &Shape<T>,
@@ -129,21 +144,14 @@ where
 {
     let mut cursor = Cursor::default();
     loop {
-        let mut answer = ask(cursor.after()).await?;
-        let mut came = false;
-        loop {
-            let (rows, next) = match answer.next().await {
-                Some(Ok(part)) => part,
-                // It has ended early, or the connection has: the rest is asked for anew.
-                Some(Err(_)) | None if came => break,
-                Some(Err(failure)) => return Err(failure),
-                None => return Err(Failure::Plain("central answered with no part of the list".to_owned())),
-            };
-            came = true;
+        let Parts { first, mut others } = ask(cursor.after()).await?;
+        let mut part = Some(first);
+        while let Some((rows, next)) = part {
             let more = cursor.advance(next);
             if parts.send(rows).await.is_err() || !more? {
                 return Ok(());
             }
+            part = others.next().await;
         }
     }
 }

@@ -251,9 +251,8 @@ async fn list(screen: &mut Screen<'_>, central: &mut Central, args: &ListArgs) -
     list_pages(screen, &ENDPOINTS, move |after| {
         let (mut central, request) = (central.clone(), v1::ListEndpointsRequest { after, ..wanted.clone() });
         async move {
-            let what = "list endpoints".to_owned();
-            let answer = central.stream_endpoints(request).await.map_err(Failure::call(&what))?;
-            Ok(streamed(answer.into_inner(), what, |part| (part.endpoints, part.next)))
+            let answer = central.stream_endpoints(request).await;
+            streamed(answer, "list endpoints", |part| (part.endpoints, part.next)).await
         }
     })
     .await

@@ -418,8 +418,8 @@ async fn endpoints(
         let mut central = central.clone();
         async move {
             let what = format!("list the endpoints of patch `{}`", request.patch);
-            let answer = central.stream_patch_endpoints(request).await.map_err(Failure::call(&what))?;
-            Ok(streamed(answer.into_inner(), what, |part| (part.endpoints, part.next)))
+            let answer = central.stream_patch_endpoints(request).await;
+            streamed(answer, &what, |part| (part.endpoints, part.next)).await
         }
     })
     .await

@@ -277,7 +277,10 @@ async fn the_rest_of_a_list_is_asked_for_anew_when_its_stream_breaks_and_one_wit
     assert_eq!(asked, [false, true], "{:?}", torn.asked);
     for (patch, said) in [
         ("closed", "tierctl: could not list the endpoints of patch `closed`: central is stopping\n"),
-        ("silent", "tierctl: central answered with no part of the list\n"),
+        (
+            "silent",
+            "tierctl: could not list the endpoints of patch `silent`: central answered with no part of it\n",
+        ),
     ] {
         let ran = list(patch).await;
         assert_eq!((ran.exit, ran.out.as_str(), ran.err.as_str(), ran.asked.len()), (1, "", said, 1));
