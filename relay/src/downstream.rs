@@ -127,13 +127,13 @@ impl Downstream {
         self.gate.admit(request.extensions().get())
     }
 
-    async fn take_resync(&self, peer: &PeerIdentity) -> Result<bool, Status> {
-        let id = &peer.holder.id;
-        if peer.holder.role != Role::Endpoint || !self.resync.contains(id) {
-            return Ok(false);
+    /// Those of `named` that must send everything again, which the answer to this call says.
+    async fn take_resync(&self, named: Vec<String>) -> Result<Vec<String>, Status> {
+        if !named.iter().any(|id| self.resync.contains(id)) {
+            return Ok(Vec::new());
         }
-        let (resync, id) = (self.resync.clone(), id.clone());
-        blocking(move || resync.take(&id)).await
+        let resync = self.resync.clone();
+        blocking(move || resync.take(named)).await
     }
 }
 
@@ -216,7 +216,7 @@ impl upstream_server::Upstream for Downstream {
         Ok(Response::new(v1::CheckInResponse {
             timestamp_version: head.timestamp_version,
             timestamp: is_newer.then(|| head.timestamp.to_vec()),
-            resync: self.take_resync(&peer).await?,
+            resync: !self.take_resync(vec![peer.holder.id.clone()]).await?.is_empty(),
             resync_endpoints: Vec::new(),
             news: head.news,
             root_version: newest.root_version,
@@ -249,6 +249,7 @@ impl upstream_server::Upstream for Downstream {
         }
         let (indices, good): (Vec<_>, Vec<_>) = good.into_iter().unzip();
         let carrier = if peer.holder.role == Role::Relay { Carrier::Relay } else { Carrier::Endpoint };
+        let named = good.iter().map(|envelope| envelope.header().endpoint.to_string()).collect();
         let taken = self.outbox.hand_in(good, carrier, self.clock.now()).await;
         let taken = taken.map_err(|error| broken(&error))?;
         for (index, taken) in indices.into_iter().zip(taken) {
@@ -258,10 +259,9 @@ impl upstream_server::Upstream for Downstream {
             };
         }
         self.forward.wake();
-        let resync = self.take_resync(&peer).await?;
         Ok(Response::new(v1::SubmitReportsResponse {
             outcomes: outcomes.into_iter().map(Into::into).collect(),
-            resync_endpoints: if resync { vec![peer.holder.id.clone()] } else { Vec::new() },
+            resync_endpoints: self.take_resync(named).await?,
         }))
     }
 

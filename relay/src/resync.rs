@@ -63,20 +63,25 @@ impl Resync {
         if batch.is_empty() { Ok(()) } else { self.0.store.commit(&batch) }
     }
 
-    /// Whether `endpoint` is in the set, taking it out; waits for the disk. The answer goes to it, and if that is
-    /// lost the tier above finds the same gap again.
+    /// Those of `endpoints` that are in the set, taking them out; waits for the disk. The answer goes to them, and if
+    /// that is lost the tier above finds the same gap again.
     ///
     /// # Errors
     ///
     /// When the store fails.
-    pub fn take(&self, endpoint: &str) -> Result<bool, StoreError> {
-        if !self.contains(endpoint) {
-            return Ok(false);
+    pub fn take(&self, mut endpoints: Vec<String>) -> Result<Vec<String>, StoreError> {
+        endpoints.retain(|endpoint| self.contains(endpoint));
+        if endpoints.is_empty() {
+            return Ok(endpoints);
         }
         let mut batch = Batch::new();
-        batch.delete(key(endpoint));
+        for endpoint in &endpoints {
+            batch.delete(key(endpoint));
+        }
         self.0.store.commit(&batch)?;
-        Ok(self.set().remove(endpoint))
+        let mut set = self.set();
+        endpoints.retain(|endpoint| set.remove(endpoint));
+        Ok(endpoints)
     }
 
     fn set(&self) -> MutexGuard<'_, BTreeSet<String>> {
@@ -100,8 +105,9 @@ mod tests {
         let resync = Resync::open(store.clone()).unwrap();
         let ids: Vec<EndpointId> = ["e1", "e2", "e1"].map(|id| id.parse().unwrap()).into();
         resync.add(ids.iter()).unwrap();
-        let told = |resync: &Resync| ["e1", "e1", "e3"].map(|id| resync.take(id).unwrap());
-        assert_eq!(told(&resync), [true, false, false]);
+        let told = |ids: &[&str]| resync.take(ids.iter().map(ToString::to_string).collect()).unwrap();
+        assert_eq!(told(&["e1", "e3", "e1"]), ["e1"]);
+        assert_eq!(told(&["e1"]), [""; 0]);
         let resync = Resync::open(store).unwrap();
         assert_eq!((resync.contains("e1"), resync.contains("e2")), (false, true));
     }

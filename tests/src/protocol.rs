@@ -1,8 +1,8 @@
-//! The protocol between the tiers under a network, disks and clocks that a seed decides: the real central, relay and
-//! endpoints, whose doors are called without connections, on one thread and in simulated time.
+//! The protocol between the tiers under a network, disks and clocks that a seed decides: the real central, relays (one, or
+//! a chain of up to three) and endpoints, whose doors are called without connections, on one thread and in simulated time.
 //!
 //! For some hours requests and answers get lost, late, come twice, break off or lie; nodes crash, also in the middle of a
-//! commit; disks are full; clocks jump; nodes are cut off. Then nothing goes wrong any more, and everybody must come to the
+//! commit; disks are full; clocks jump; nodes are cut off; an endpoint is revoked. Then nothing goes wrong any more, and everybody must come to the
 //! same. What must hold all the while is in [`checks`]. The same seed gives the same events, which [`Outcome::digest`]
 //! stands for. Each promise can be broken on purpose ([`Sabotage`]), to show that it would be noticed.
 //!
@@ -29,7 +29,7 @@ pub use self::world::run;
 /// A promise that is broken on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sabotage {
-    /// The relay's disk acknowledges what it has not written.
+    /// The relays' disks acknowledge what they have not written.
     AcknowledgesUnwritten,
     /// So does central's.
     ForgetsWhatItTook,
@@ -45,13 +45,15 @@ pub enum Sabotage {
     LosesLeases,
     /// Central does not count the uses of tokens.
     NeverCountsTokens,
-    /// The relay stays cut off.
+    /// Central says that it has shut somebody out, and has not.
+    ShutsNobodyOut,
+    /// The relay below central stays cut off.
     StaysCutOff,
 }
 
 impl Sabotage {
     /// All.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::AcknowledgesUnwritten,
         Self::ForgetsWhatItTook,
         Self::TurnsReportsRound,
@@ -60,6 +62,7 @@ impl Sabotage {
         Self::TrustsEarlier,
         Self::LosesLeases,
         Self::NeverCountsTokens,
+        Self::ShutsNobodyOut,
         Self::StaysCutOff,
     ];
 
@@ -74,6 +77,7 @@ impl Sabotage {
             Self::TrustsEarlier => Promise::Newest,
             Self::LosesLeases => Promise::AtOnce,
             Self::NeverCountsTokens => Promise::Admitted,
+            Self::ShutsNobodyOut => Promise::ShutOut,
             Self::StaysCutOff => Promise::Converged,
         }
     }

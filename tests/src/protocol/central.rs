@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tierway_central::{
     calls::{self, Whom, Wish},
     config::{Config, File},
-    enroll::{NewIds, NewToken},
+    enroll::{EnrollError, NewIds, NewToken},
     init,
     layout::Layout,
     model::Write,
@@ -201,6 +201,13 @@ impl Running {
             })
             .map(drop)
             .map_err(|error| error.to_string())
+    }
+
+    /// Shuts an endpoint out; true when it is.
+    #[must_use]
+    pub fn revoke(&self, id: &str) -> bool {
+        let revoked = self.central.enrollment.revoke(id, "lost", "operator:tester");
+        matches!(revoked, Ok(_) | Err(EnrollError::Revoked(_)))
     }
 
     /// Everybody is called to check now, and to tell everything.

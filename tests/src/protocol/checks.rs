@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 use super::{
     Sabotage,
-    net::{CENTRAL, Node, RELAY},
+    net::{CENTRAL, Node, Tree},
 };
 
 /// What is promised.
@@ -45,13 +45,15 @@ pub enum Promise {
     AtOnce,
     /// A token lets in as many as it says.
     Admitted,
+    /// Of whom was revoked nothing counts any more.
+    ShutOut,
     /// When nothing goes wrong any more everybody comes to the same.
     Converged,
 }
 
 impl Promise {
     /// All.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Kept,
         Self::Once,
         Self::InOrder,
@@ -59,6 +61,7 @@ impl Promise {
         Self::Newest,
         Self::AtOnce,
         Self::Admitted,
+        Self::ShutOut,
         Self::Converged,
     ];
 }
@@ -81,6 +84,7 @@ enum Sealed {
 
 #[derive(Debug)]
 struct Inner {
+    tree: Tree,
     began: Instant,
     digest: u64,
     lines: Option<Vec<String>>,
@@ -96,6 +100,8 @@ struct Inner {
     arrived: BTreeMap<String, BTreeSet<u64>>,
     /// Numbers that central has come to: states, inventory.
     come_to: BTreeMap<String, (u64, u64)>,
+    /// Those that are revoked, and the numbers that central had come to.
+    revoked: BTreeMap<String, (u64, u64)>,
     /// Versions that each node has trusted last.
     versions: BTreeMap<Node, u64>,
     /// Endpoints that are down for an installation.
@@ -121,8 +127,9 @@ pub struct Passing {
 impl Watch {
     /// Begins now. What happens is kept line by line if `lines`.
     #[must_use]
-    pub fn new(lines: bool) -> Self {
+    pub fn new(tree: Tree, lines: bool) -> Self {
         Self(Arc::new(Mutex::new(Inner {
+            tree,
             began: Instant::now(),
             digest: 0xcbf2_9ce4_8422_2325,
             lines: lines.then(Vec::new),
@@ -134,6 +141,7 @@ impl Watch {
             acknowledged: BTreeMap::new(),
             arrived: BTreeMap::new(),
             come_to: BTreeMap::new(),
+            revoked: BTreeMap::new(),
             versions: BTreeMap::new(),
             down: BTreeSet::new(),
             calls: BTreeMap::new(),
@@ -183,6 +191,20 @@ impl Watch {
     #[must_use]
     pub fn id(&self, node: Node) -> Option<String> {
         self.inner().nodes.iter().find(|(_, own)| **own == node).map(|(id, _)| id.clone())
+    }
+
+    /// Central acknowledged that an endpoint is revoked.
+    pub fn revoked(&self, id: &str) {
+        self.looks();
+        let mut inner = self.inner();
+        let come_to = inner.come_to.get(id).copied().unwrap_or_default();
+        inner.revoked.insert(id.to_owned(), come_to);
+    }
+
+    /// Whether it is, by the id.
+    #[must_use]
+    pub fn is_revoked(&self, id: &str) -> bool {
+        self.inner().revoked.contains_key(id)
     }
 
     /// A node goes by metadata of this version.
@@ -261,12 +283,12 @@ impl Watch {
 
     /// An answer came back whole: who handed reports in may forget those that were accepted.
     pub fn acknowledged(&self, from: Node, request: &[u8], response: &[u8]) {
-        if from == RELAY || from == CENTRAL {
+        let mut inner = self.inner();
+        if inner.tree.servers().contains(&from) {
             return;
         }
         let Some(request) = message::<v1::SubmitReportsRequest>(request) else { return };
         let Some(response) = message::<v1::SubmitReportsResponse>(response) else { return };
-        let mut inner = self.inner();
         for (bytes, outcome) in request.envelopes.iter().zip(response.outcomes) {
             let Ok(envelope) = Envelope::parse(bytes) else { continue };
             let header = envelope.header();
@@ -291,6 +313,9 @@ impl Watch {
         let mut inner = self.inner();
         let acknowledged = std::mem::take(&mut inner.acknowledged);
         for (endpoint, numbers) in acknowledged {
+            if inner.revoked.contains_key(&endpoint) {
+                continue;
+            }
             let come_to = inner.come_to.get(&endpoint).map_or(0, |come_to| come_to.0);
             let last = numbers.last().copied().unwrap_or(0);
             let node = inner.nodes.get(&endpoint).copied();
@@ -378,6 +403,11 @@ impl Inner {
             self.holds(Promise::Once, forward, || {
                 format!("node {node:?}: central went from {before:?} back to {now:?}")
             });
+            if let Some(then) = self.revoked.get(&id).copied() {
+                self.holds(Promise::ShutOut, now == then, || {
+                    format!("node {node:?} was revoked at {then:?}, central has come to {now:?}")
+                });
+            }
             if now == before || !forward {
                 continue;
             }

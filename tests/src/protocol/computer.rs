@@ -51,7 +51,7 @@ use tokio::{
 use super::{
     Sabotage,
     checks::Watch,
-    net::{Net, Node, RELAY},
+    net::{Net, Node},
     published::{AT_ONCE, PACKAGE},
     world::Operator,
 };
@@ -67,6 +67,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Computer {
     /// Which.
     pub node: Node,
+    above: Node,
     dir: PathBuf,
     net: Net,
     watch: Watch,
@@ -182,10 +183,10 @@ pub async fn enroll(net: &Net, node: Node, above: Node, token: &Token, dir: &Pat
 }
 
 impl Computer {
-    /// One in `dir`, where nothing is yet but its system.
+    /// One below `above` in `dir`, where nothing is yet but its system.
     #[must_use]
     pub fn new(
-        node: Node,
+        (node, above): (Node, Node),
         dir: PathBuf,
         net: Net,
         watch: Watch,
@@ -196,7 +197,7 @@ impl Computer {
         roots::made_up(&dir.join("root"), &[(PACKAGE, "0.1")]);
         let random = Arc::new(Mutex::new(random));
         let (checks, version) = <(Arc<AtomicU64>, Arc<AtomicU64>)>::default();
-        Self { node, dir, net, watch, clock, random, sabotage, checks, version }
+        Self { node, above, dir, net, watch, clock, random, sabotage, checks, version }
     }
 
     /// Its folder.
@@ -235,7 +236,7 @@ impl Computer {
         while joining::load(&self.dir()).is_err() {
             token = token.or_else(|| operator.token());
             if let Some(known) = &token
-                && let Err(error) = enroll(&self.net, self.node, RELAY, known, &self.dir()).await
+                && let Err(error) = enroll(&self.net, self.node, self.above, known, &self.dir()).await
             {
                 // An answer got lost: the token is used up, and another one is asked for.
                 let refused = matches!(&error, JoinError::Server { source, .. }
@@ -266,7 +267,7 @@ impl Computer {
         let holder = joined.identity.own().holder;
         self.watch.named(self.node, &holder.id);
         let key = SigningKey::load(&joined.identity.files().identity)?;
-        let upstream = Upstream::over(self.net.wire(self.node, RELAY, Some(joined.identity.clone())));
+        let upstream = Upstream::over(self.net.wire(self.node, self.above, Some(joined.identity.clone())));
         let config = Config {
             data_dir: dir.clone(),
             root: self.dir.join("root"),

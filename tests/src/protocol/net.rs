@@ -32,12 +32,40 @@ use tower::{ServiceExt as _, util::BoxCloneSyncService};
 use super::{Sabotage, checks::Watch};
 use crate::simulation::random::Random;
 
-/// Who takes part: 0 is central, 1 the relay, the others are endpoints.
+/// Who takes part, by number, as a [`Tree`] has them.
 pub type Node = usize;
 /// Central.
 pub const CENTRAL: Node = 0;
-/// The relay.
-pub const RELAY: Node = 1;
+
+/// Who is below whom: 0 is central; then come relays, each below the one before; then endpoints, below one relay after the
+/// other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tree {
+    /// How many relays there are, at least one.
+    pub relays: usize,
+    /// How many endpoints.
+    pub endpoints: usize,
+}
+
+impl Tree {
+    /// How many there are altogether.
+    #[must_use]
+    pub fn nodes(self) -> usize {
+        1 + self.relays + self.endpoints
+    }
+
+    /// Central and the relays.
+    #[must_use]
+    pub fn servers(self) -> std::ops::RangeInclusive<Node> {
+        CENTRAL..=self.relays
+    }
+
+    /// Whom a node other than central calls.
+    #[must_use]
+    pub fn above(self, node: Node) -> Node {
+        if self.servers().contains(&node) { node - 1 } else { 1 + node % self.relays }
+    }
+}
 
 /// What answers at the door of a tier.
 pub type Door = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;

@@ -15,7 +15,7 @@ use tierway_relay::{
 
 use super::{
     disk::Disk,
-    net::{CENTRAL, Net, RELAY},
+    net::{Net, Node},
 };
 
 /// A relay that runs.
@@ -26,12 +26,13 @@ pub struct Running {
     _tasks: Tasks,
 }
 
-/// Opens the relay that joined in `dir` and lets it begin.
+/// Opens the relay that joined `above` in `dir` and lets it begin.
 ///
 /// # Errors
 ///
 /// When its disk fails meanwhile.
 pub fn start(
+    (node, above): (Node, Node),
     dir: &Path,
     disk: &Disk,
     net: &Net,
@@ -41,12 +42,12 @@ pub fn start(
     let config = Config { data_dir: dir.to_owned(), disk_free_bytes_min: 0, ..Config::default() };
     let identity = joining::load(dir)?.identity;
     let holder = identity.own().holder;
-    let upstream = Upstream::over(net.wire(RELAY, CENTRAL, Some(identity)));
+    let upstream = Upstream::over(net.wire(node, above, Some(identity)));
     let stop = Stop::new();
     let opened =
         Opened::new(&config, &holder, Arc::new(disk.clone()), upstream, clock.clone(), stop.clone())?;
     let mut tasks = Tasks::new(clock, stop);
-    net.opens(RELAY, opened.door());
+    net.opens(node, opened.door());
     let up = opened.up.clone();
     opened.begin(&mut tasks, random);
     Ok(Running { up, _tasks: tasks })

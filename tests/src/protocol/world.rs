@@ -4,7 +4,7 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap},
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicI64, Ordering},
@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use jiff::{SignedDuration, Timestamp};
 use tempfile::TempDir;
 use tierway_central::leases;
@@ -29,7 +30,7 @@ use super::{
     computer::{self, Computer},
     debris::{self, Rot},
     disk::Disk,
-    net::{CENTRAL, Net, Node, Odds, RELAY},
+    net::{CENTRAL, Net, Node, Odds, Tree},
     published, relay,
 };
 use crate::simulation::random::Random;
@@ -78,6 +79,7 @@ impl Operator {
 enum What {
     Release(u64),
     Call,
+    Revoke(Node),
     Crash(Node),
     PowerFails(Node),
     Start(Node),
@@ -92,14 +94,16 @@ enum What {
 
 struct World {
     options: Options,
+    tree: Tree,
     dir: TempDir,
     began: Instant,
     net: Net,
     watch: Watch,
     operator: Operator,
-    disks: [Disk; 2],
-    relay: Option<relay::Running>,
-    computers: Vec<(Computer, Option<JoinSet<()>>)>,
+    /// Of central and of each relay.
+    disks: Vec<Disk>,
+    relays: BTreeMap<Node, relay::Running>,
+    computers: BTreeMap<Node, (Computer, Option<JoinSet<()>>)>,
     clocks: Vec<(Clock, Arc<AtomicI64>)>,
     ids: Arc<Mutex<Random>>,
     events: BinaryHeap<Reverse<(Instant, u64, What)>>,
@@ -132,12 +136,18 @@ impl World {
     fn new(options: Options) -> Self {
         let Options { seed, sabotage, lines } = options;
         let mut random = Random::of(seed, &[2]);
-        let endpoints = 2 + random.index(2);
-        let nodes = 2 + endpoints;
+        // Most have one relay; the others a chain of two or three.
+        let relays = match seed % 8 {
+            3 => 2,
+            7 => 3,
+            _ => 1,
+        };
+        let tree = Tree { relays, endpoints: 2 + random.index(2) };
+        let nodes = tree.nodes();
         let memory = Path::new("/dev/shm");
         let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
         let began = Instant::now();
-        let watch = Watch::new(lines);
+        let watch = Watch::new(tree, lines);
         let mut odds = |most: u64| if random.percent(60) { random.below(most) } else { 0 };
         let odds = Odds {
             lost: odds(120),
@@ -168,29 +178,35 @@ impl World {
             )
         });
         let of_relay = sabotage.filter(|sabotage| *sabotage == Sabotage::AcknowledgesUnwritten);
-        let disks = [
-            Disk::new(central::rows(start), Random::of(seed, &[3, 0]), of_central),
-            Disk::new(&[], Random::of(seed, &[3, 1]), of_relay),
-        ];
+        let disks = tree.servers().map(|node| {
+            let (rows, sabotage) =
+                if node == CENTRAL { (central::rows(start), of_central) } else { (&[][..], of_relay) };
+            Disk::new(rows, Random::of(seed, &[3, node as u64]), sabotage)
+        });
+        let disks = disks.collect();
         let generations = 2 + random.below(3);
         central::set_up(&dir.path().join("central"), start, generations);
-        let computers = (2..nodes)
+        let computers = (1 + relays..nodes)
             .map(|node| {
                 let (home, random) =
                     (dir.path().join(format!("node-{node}")), Random::of(seed, &[4, node as u64]));
                 let clock = clocks[node].0.clone();
-                (Computer::new(node, home, net.clone(), watch.clone(), clock, random, sabotage), None)
+                let place = (node, tree.above(node));
+                let computer =
+                    Computer::new(place, home, net.clone(), watch.clone(), clock, random, sabotage);
+                (node, (computer, None))
             })
             .collect();
         Self {
             options,
+            tree,
             dir,
             began,
             net,
             watch,
             operator: Operator::default(),
             disks,
-            relay: None,
+            relays: BTreeMap::new(),
             computers,
             clocks,
             ids: Arc::new(Mutex::new(Random::of(seed, &[5]))),
@@ -213,19 +229,21 @@ impl World {
         *self.faults.entry(name).or_default() += 1;
     }
 
-    /// Central begins, and the relay joins; nobody crashes meanwhile.
+    /// Central begins, and the relays join, one after the other; nobody crashes meanwhile.
     async fn join(&mut self) {
         self.start_central();
         self.operator.with(central::Running::set_policy).unwrap().unwrap();
-        let home = self.dir.path().join("relay");
-        loop {
-            let token = self.operator.with(|central| central.token(Role::Relay, 1)).unwrap().unwrap();
-            if computer::enroll(&self.net, RELAY, CENTRAL, &token, &home).await.is_ok() {
-                break;
+        for node in 1..=self.tree.relays {
+            let (above, home) = (self.tree.above(node), self.home(node));
+            loop {
+                let token = self.operator.with(|central| central.token(Role::Relay, 1)).unwrap().unwrap();
+                if computer::enroll(&self.net, node, above, &token, &home).await.is_ok() {
+                    break;
+                }
             }
+            self.start_relay(node);
         }
-        self.start_relay();
-        for (computer, tasks) in &mut self.computers {
+        for (computer, tasks) in self.computers.values_mut() {
             *tasks = Some(computer.begin(self.operator.clone()));
         }
     }
@@ -246,6 +264,11 @@ impl World {
         for _ in 0..random.below(4) {
             events.push((when(&mut random), What::Call));
         }
+        if self.options.seed % 5 == 2 {
+            let mut random = Random::of(self.options.seed, &[10]);
+            let node = nodes - 1 - random.index(self.tree.endpoints);
+            events.push((when(&mut random), What::Revoke(node)));
+        }
         // What is broken on purpose shows sooner the more goes wrong.
         let more = if self.options.sabotage.is_some() { 5 } else { 0 };
         for _ in 0..more + random.below(7) {
@@ -253,7 +276,7 @@ impl World {
             events.push((when(&mut random), What::Crash(node)));
         }
         for _ in 0..more + random.below(6) {
-            let node = random.index(2);
+            let node = random.index(1 + self.tree.relays);
             events.push((when(&mut random), What::PowerFails(node)));
         }
         for _ in 0..random.below(4) {
@@ -261,7 +284,7 @@ impl World {
             events.push((when(&mut random), What::Cut(node, seconds)));
         }
         for _ in 0..random.below(3) {
-            let (node, seconds) = (random.index(2), 30 + random.below(3_600));
+            let (node, seconds) = (random.index(1 + self.tree.relays), 30 + random.below(3_600));
             events.push((when(&mut random), What::Full(node, seconds)));
         }
         for _ in 0..random.below(4) {
@@ -284,16 +307,17 @@ impl World {
             let next = self.events.peek().map(|Reverse((at, ..))| *at);
             let look = Instant::now() + LOOK;
             let wake = next.map_or(look, |next| next.min(look));
-            let (central_down, relay_down) = (self.down[CENTRAL], self.down[RELAY]);
-            let disks = self.disks.clone();
+            let up = self.tree.servers().filter(|node| !self.down[*node]);
+            let mut disks: FuturesUnordered<_> =
+                up.map(|node| self.disks[node].failed().map(move |()| node)).collect();
             let failed = tokio::select! {
                 biased;
-                () = disks[CENTRAL].failed(), if !central_down => Some(CENTRAL),
-                () = disks[RELAY].failed(), if !relay_down => Some(RELAY),
+                Some(node) = disks.next() => Some(node),
                 () = sleep_until(wake) => None,
             };
-            if let Some(relay) = &self.relay {
-                self.watch.trusts(RELAY, relay.up.mirror.head().timestamp_version);
+            drop(disks);
+            for (node, relay) in &self.relays {
+                self.watch.trusts(*node, relay.up.mirror.head().timestamp_version);
             }
             if let Some(node) = failed {
                 self.fault("power failed");
@@ -330,6 +354,17 @@ impl World {
             What::Call => {
                 self.operator.with(central::Running::call);
             }
+            What::Revoke(node) => {
+                let id = self.watch.id(node);
+                let shuts = self.options.sabotage != Some(Sabotage::ShutsNobodyOut);
+                let revoked = id
+                    .filter(|id| self.operator.with(|central| !shuts || central.revoke(id)).unwrap_or(false));
+                match revoked {
+                    Some(id) => self.watch.revoked(&id),
+                    // It is not in yet, or the disk failed.
+                    None => self.push(AGAIN, what),
+                }
+            }
             What::Crash(node) if !self.down[node] => {
                 self.fault("crash");
                 self.goes_down(node).await;
@@ -361,7 +396,7 @@ impl World {
                 self.disks.iter().for_each(|disk| disk.fills(false));
                 self.clocks.iter().for_each(|(_, ahead)| ahead.store(0, Ordering::Relaxed));
                 if self.options.sabotage == Some(Sabotage::StaysCutOff) {
-                    self.net.cuts(RELAY, true);
+                    self.net.cuts(1, true);
                 }
             }
         }
@@ -373,13 +408,13 @@ impl World {
         self.net.closes(node);
         match node {
             CENTRAL => self.operator.set(None),
-            RELAY => self.relay = None,
+            _ if self.relays.remove(&node).is_some() => {}
             _ => {
-                if let Some(mut tasks) = self.computers[node - 2].1.take() {
+                if let Some(mut tasks) = self.computers.get_mut(&node).and_then(|(_, tasks)| tasks.take()) {
                     tasks.shutdown().await;
                 }
                 if self.options.sabotage == Some(Sabotage::TrustsEarlier) {
-                    let trust = self.computers[node - 2].0.dir().join("trust");
+                    let trust = self.home(node).join("trust");
                     for role in ["timestamp", "snapshot", "targets"] {
                         fs::remove_file(trust.join(format!("{role}.json"))).ok();
                     }
@@ -394,34 +429,35 @@ impl World {
 
     /// What was being written then lies about.
     fn leaves(&self, node: Node, random: &mut Random) {
-        let (dir, rot) = match node {
-            CENTRAL => (self.dir.path().join("central"), Rot::Never),
-            RELAY => (self.dir.path().join("relay"), Rot::Sometimes),
-            _ => (self.computers[node - 2].0.dir(), Rot::Sometimes),
-        };
-        debris::leave(&dir, random, rot);
+        let rot = if node == CENTRAL { Rot::Never } else { Rot::Sometimes };
+        debris::leave(&self.home(node), random, rot);
+    }
+
+    /// Its folder.
+    fn home(&self, node: Node) -> PathBuf {
+        match self.computers.get(&node) {
+            Some((computer, _)) => computer.dir(),
+            None if node == CENTRAL => self.dir.path().join("central"),
+            None => self.dir.path().join(format!("node-{node}")),
+        }
     }
 
     fn starts(&mut self, node: Node) {
-        match node {
-            CENTRAL => {
-                self.disks[CENTRAL].restarts();
-                self.start_central();
-            }
-            RELAY => {
-                self.disks[RELAY].restarts();
-                self.start_relay();
-            }
-            _ => {
-                let (computer, tasks) = &mut self.computers[node - 2];
-                *tasks = Some(computer.begin(self.operator.clone()));
-                self.down[node] = false;
-            }
+        if let Some((computer, tasks)) = self.computers.get_mut(&node) {
+            *tasks = Some(computer.begin(self.operator.clone()));
+            self.down[node] = false;
+            return;
+        }
+        self.disks[node].restarts();
+        if node == CENTRAL {
+            self.start_central();
+        } else {
+            self.start_relay(node);
         }
     }
 
     fn start_central(&mut self) {
-        let home = self.dir.path().join("central");
+        let home = self.home(CENTRAL);
         let clock = self.clocks[CENTRAL].0.clone();
         match central::start(home, &self.disks[CENTRAL], &self.net, clock, self.ids.clone()) {
             Ok(running) => {
@@ -433,26 +469,28 @@ impl World {
         }
     }
 
-    fn start_relay(&mut self) {
+    fn start_relay(&mut self, node: Node) {
         let random = Arc::new(Mutex::new(Random::of(self.options.seed, &[9, self.count])));
         let uniform = move || {
             u32::try_from(random.lock().unwrap_or_else(PoisonError::into_inner).bits() >> 32).unwrap_or(0)
         };
-        let home = self.dir.path().join("relay");
-        let clock = self.clocks[RELAY].0.clone();
-        match relay::start(&home, &self.disks[RELAY], &self.net, clock, uniform) {
+        let (place, home, clock) =
+            ((node, self.tree.above(node)), self.home(node), self.clocks[node].0.clone());
+        match relay::start(place, &home, &self.disks[node], &self.net, clock, uniform) {
             Ok(running) => {
-                self.relay = Some(running);
-                self.down[RELAY] = false;
+                self.relays.insert(node, running);
+                self.down[node] = false;
             }
-            Err(_) => self.push(NOT_YET, What::Start(RELAY)),
+            Err(_) => self.push(NOT_YET, What::Start(node)),
         }
     }
 
     /// In what the tiers are not the same yet.
     fn differs(&self) -> Option<String> {
         self.watch.looks();
-        let Some(relay) = &self.relay else { return Some("the relay is down".to_owned()) };
+        if let Some(down) = self.down.iter().position(|down| *down) {
+            return Some(format!("node {down} is down"));
+        }
         let last = published::version(self.generations);
         let made = usize::try_from(self.operator.made.load(Ordering::Relaxed)).unwrap();
         self.operator
@@ -463,24 +501,34 @@ impl World {
                 self.watch.holds(Promise::Admitted, enrolled <= made, || {
                     format!("{enrolled} endpoints have enrolled with {made} tokens for one each")
                 });
-                if relay.up.outbox.fill().reports > 0 {
-                    return Some(format!("the relay still has {:?}", relay.up.outbox.fill()));
-                }
                 let changed = central.publisher.news().borrow().changed;
-                let head = relay.up.mirror.head().timestamp_version;
-                if head < changed {
-                    return Some(format!("the relay has version {head} of {changed}"));
-                }
-                for (computer, _) in &self.computers {
-                    let node = computer.node;
-                    let (_, version) = computer.stands();
-                    if version < changed || !computer.system().contains(&format!("Version: {last}\n")) {
-                        return Some(format!("node {node} goes by {version} of {changed}"));
+                for (node, relay) in &self.relays {
+                    if relay.up.outbox.fill().reports > 0 {
+                        return Some(format!("relay {node} still has {:?}", relay.up.outbox.fill()));
                     }
+                    let head = relay.up.mirror.head().timestamp_version;
+                    if head < changed {
+                        return Some(format!("relay {node} has version {head} of {changed}"));
+                    }
+                }
+                for (computer, _) in self.computers.values() {
+                    let node = computer.node;
                     let Some(id) = self.watch.id(node) else { return Some(format!("node {node} is nobody")) };
                     let Some(record) = records.iter().find(|record| record.id.as_str() == id) else {
                         return Some(format!("node {node} is unknown"));
                     };
+                    if self.watch.is_revoked(&id) {
+                        let knows =
+                            |relay: &relay::Running| relay.up.mirror.head().revoked.contains(&record.serial);
+                        if !self.relays.values().all(knows) {
+                            return Some(format!("a relay lets node {node} in, which is revoked"));
+                        }
+                        continue;
+                    }
+                    let (_, version) = computer.stands();
+                    if version < changed || !computer.system().contains(&format!("Version: {last}\n")) {
+                        return Some(format!("node {node} goes by {version} of {changed}"));
+                    }
                     if record.resync_states || record.resync_inventory {
                         return Some(format!("node {node} is asked for everything"));
                     }
