@@ -76,7 +76,8 @@ fn run(bytes: &[u8]) -> bool {
         .unwrap();
         assert_eq!(below, walked.iter().filter(|(other, _)| other.starts_with(key.as_str())).count());
     }
-    assert_eq!(tree::get(&root, "\u{10ffff}none", &source).unwrap(), None);
+    let last = walked.iter().find(|(key, _)| key == "\u{10ffff}none").map(|(_, document)| document);
+    assert_eq!(tree::get(&root, "\u{10ffff}none", &source).unwrap().as_ref(), last, "behind all others");
 
     // The tree that we would build of this map, and the way from one to the other.
     let mut ours: HashMap<Digest, Bytes> = HashMap::new();

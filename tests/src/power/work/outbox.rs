@@ -107,18 +107,23 @@ impl Work for Steps {
 
     fn check(&self, folder: &Path, told: usize) -> Result<(), String> {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
-        let model = Outbox::open(store, BYTES_MAX).unwrap();
+        // Whose turn it is is forgotten with the process, and goes on by reading.
+        let reopened = || Outbox::open(store.clone(), BYTES_MAX).unwrap();
+        let mut model = reopened();
         for step in &self.0[..told] {
+            if matches!(step, Step::Reopen) {
+                model = reopened();
+            }
             play(&model, step)?;
         }
         let outbox = open(folder)?;
-        let (found, before) = (waiting(&outbox)?, waiting(&model)?);
+        let (found, before) = (waiting(&outbox)?, waiting(&reopened())?);
         let fill = outbox.fill();
         if found != before {
             if let Some(step) = self.0.get(told) {
                 play(&model, step)?;
             }
-            let after = waiting(&model)?;
+            let after = waiting(&reopened())?;
             if found != after {
                 let lost = before.iter().filter(|report| !found.contains(report)).count();
                 return Err(format!(
