@@ -1,6 +1,6 @@
 //! What endpoints (and relays below) ask of this relay.
 
-use std::{pin::Pin, sync::Arc};
+use std::{collections::BTreeSet, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -127,13 +127,20 @@ impl Downstream {
         self.gate.admit(request.extensions().get())
     }
 
-    /// Those of `named` that must send everything again, which the answer to this call says.
-    async fn take_resync(&self, named: Vec<String>) -> Result<Vec<String>, Status> {
-        if !named.iter().any(|id| self.resync.contains(id)) {
+    /// Notes that an endpoint called; a relay below is none.
+    fn note(&self, peer: &PeerIdentity) {
+        if peer.holder.role == Role::Endpoint {
+            self.seen.note(&peer.holder.id, self.clock.now());
+        }
+    }
+
+    /// Those of `asked` that are told by the answer to this call that they must send everything again.
+    async fn take_resync(&self, asked: BTreeSet<String>) -> Result<Vec<String>, Status> {
+        if asked.is_empty() {
             return Ok(Vec::new());
         }
         let resync = self.resync.clone();
-        blocking(move || resync.take(named)).await
+        blocking(move || resync.take(asked)).await
     }
 }
 
@@ -206,7 +213,7 @@ impl upstream_server::Upstream for Downstream {
             return Err(Status::invalid_argument("more than 256 notices are answered at once"));
         }
         self.notices.answered(&peer, &answered);
-        self.seen.note(&peer.holder.id, self.clock.now());
+        self.note(&peer);
         if self.payloads.want(wanted.iter().filter_map(|digest| Digest::try_from(digest.as_slice()).ok())) {
             self.stage.wake();
         }
@@ -216,7 +223,7 @@ impl upstream_server::Upstream for Downstream {
         Ok(Response::new(v1::CheckInResponse {
             timestamp_version: head.timestamp_version,
             timestamp: is_newer.then(|| head.timestamp.to_vec()),
-            resync: !self.take_resync(vec![peer.holder.id.clone()]).await?.is_empty(),
+            resync: !self.take_resync(self.resync.among([&*peer.holder.id])).await?.is_empty(),
             resync_endpoints: Vec::new(),
             news: head.news,
             root_version: newest.root_version,
@@ -233,7 +240,7 @@ impl upstream_server::Upstream for Downstream {
         if envelopes.len() > ENVELOPES_MAX {
             return Err(Status::invalid_argument("more than 1,024 reports at once"));
         }
-        self.seen.note(&peer.holder.id, self.clock.now());
+        self.note(&peer);
         let mut outcomes = vec![v1::ReportOutcome::Refused; envelopes.len()];
         let mut good: Vec<(usize, Envelope)> = Vec::new();
         for (index, bytes) in envelopes.into_iter().enumerate() {
@@ -249,7 +256,7 @@ impl upstream_server::Upstream for Downstream {
         }
         let (indices, good): (Vec<_>, Vec<_>) = good.into_iter().unzip();
         let carrier = if peer.holder.role == Role::Relay { Carrier::Relay } else { Carrier::Endpoint };
-        let named = good.iter().map(|envelope| envelope.header().endpoint.to_string()).collect();
+        let asked = self.resync.among(good.iter().map(|envelope| envelope.header().endpoint.as_str()));
         let taken = self.outbox.hand_in(good, carrier, self.clock.now()).await;
         let taken = taken.map_err(|error| broken(&error))?;
         for (index, taken) in indices.into_iter().zip(taken) {
@@ -261,7 +268,7 @@ impl upstream_server::Upstream for Downstream {
         self.forward.wake();
         Ok(Response::new(v1::SubmitReportsResponse {
             outcomes: outcomes.into_iter().map(Into::into).collect(),
-            resync_endpoints: self.take_resync(named).await?,
+            resync_endpoints: self.take_resync(asked).await?,
         }))
     }
 
@@ -269,7 +276,7 @@ impl upstream_server::Upstream for Downstream {
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<NoticeStream>, Status> {
         let peer = self.peer(&request)?;
-        self.seen.note(&peer.holder.id, self.clock.now());
+        self.note(&peer);
         let v1::WatchRequest { timestamp_version } = request.into_inner();
         let notices = self.notices.watch(&peer, timestamp_version).map(Ok);
         // Or else whoever watches would hold up a stop for as long as open requests are let end.
@@ -352,5 +359,87 @@ impl BlobSource for Served {
 
     async fn fetch(&self, digest: Digest) -> bool {
         self.payloads.have(digest).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use jiff::Timestamp;
+    use tierway_common::{
+        blobs::BlobOptions,
+        store::{Store, memory::MemoryStore},
+    };
+    use upstream_server::Upstream as _;
+
+    use super::*;
+    use crate::outbox::tests::envelope;
+
+    /// A relay below which nobody was yet, and above which nobody is.
+    fn downstream(dir: &Path) -> Downstream {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let (clock, mirror) =
+            (Clock::manual(Timestamp::UNIX_EPOCH), Mirror::open(&dir.join("metadata")).unwrap());
+        let nobody = tonic::transport::Endpoint::from_static("http://127.0.0.1:9").connect_lazy();
+        let upstream = Upstream::new(nobody);
+        let options = BlobOptions { quota_bytes: 1 << 20, free_floor_bytes: 0 };
+        let blobs = Blobs::open(&dir.join("payloads"), options).unwrap();
+        Downstream {
+            gate: Gate { tenant: "default".parse().unwrap(), mirror: mirror.clone(), clock: clock.clone() },
+            mirror,
+            payloads: Payloads::new(blobs, upstream.clone()),
+            outbox: Outbox::open(store.clone(), 1 << 20).unwrap(),
+            resync: Resync::open(store).unwrap(),
+            upstream,
+            notices: Notices::new(clock.clone()),
+            forward: Wake::default(),
+            stage: Wake::default(),
+            seen: Arc::default(),
+            clock,
+            stop: Stop::new(),
+            enrolling: Enrolling::default(),
+        }
+    }
+
+    fn from<T>(caller: &str, message: T) -> Request<T> {
+        let peer = PeerIdentity {
+            holder: format!("spiffe://tierway/tenant/default/site/osaka/{caller}").parse().unwrap(),
+            serial: "5e".to_owned(),
+            not_before: Timestamp::MIN,
+            not_after: Timestamp::MAX,
+            public_key: Vec::new(),
+            certificate: Vec::new().into(),
+        };
+        let mut request = Request::new(message);
+        request.extensions_mut().insert(Arc::new(peer));
+        request
+    }
+
+    #[tokio::test]
+    async fn whoever_carries_the_reports_of_an_endpoint_hears_once_that_it_must_send_everything_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let relay = downstream(folder.path());
+        let submit = async |caller: &str, names: &[&str]| {
+            let envelopes = names.iter().map(|name| envelope(name).bytes().clone()).collect();
+            let request = from(caller, v1::SubmitReportsRequest { envelopes });
+            relay.submit_reports(request).await.unwrap().into_inner().resync_endpoints
+        };
+        let asked: Vec<_> = ["e1", "e2", "e3"].map(|id| id.parse().unwrap()).into();
+        relay.resync.add(asked.iter()).unwrap();
+
+        // By a relay below: those that its reports name, and no others.
+        assert_eq!(submit("relay/r2", &["s1:e2", "s2:e2", "s1:e4"]).await, ["e2"]);
+        assert_eq!(submit("relay/r2", &["s3:e2"]).await, [""; 0]);
+        // By themselves, with a report of their own, or when they check in.
+        assert_eq!(submit("endpoint/e1", &["s1:e3", "s1:e1"]).await, ["e1"]);
+        let check_in = async |caller: &str| {
+            let request = from(caller, v1::CheckInRequest::default());
+            relay.check_in(request).await.unwrap().into_inner().resync
+        };
+        let told =
+            [check_in("endpoint/e1").await, check_in("endpoint/e3").await, check_in("endpoint/e3").await];
+        assert_eq!(told, [false, true, false]);
+        assert_eq!(relay.seen.lately(relay.clock.now()), 2, "a relay is counted as an endpoint");
     }
 }

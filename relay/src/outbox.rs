@@ -48,6 +48,8 @@ const SCAN_ROWS: usize = 512;
 const DROPPED_ROWS_MAX: usize = 4_096;
 /// How often a batch is decided anew because others changed what it was decided by; each time one of them was done.
 const TRIES_MAX: u32 = 64;
+/// Sequence and part, with which a key ends.
+const NUMBERS_BYTES: usize = 10;
 const PREFIX: &[u8] = b"o";
 
 /// Who hands reports in.
@@ -121,12 +123,13 @@ fn report_prefix(lane: u8, endpoint: &EndpointId, sequence: u64) -> Vec<u8> {
 
 /// Behind all rows of the endpoint in its lane that the row of this key belongs to.
 fn endpoint_end(key: &[u8]) -> Vec<u8> {
-    [key.get(..key.len().saturating_sub(10)).unwrap_or_default(), &[0xff; 11]].concat()
+    let endpoint = key.get(..key.len().saturating_sub(NUMBERS_BYTES)).unwrap_or_default();
+    [endpoint, &[0xff; NUMBERS_BYTES + 1]].concat()
 }
 
 /// Who sent the report in a row of this key.
 fn sender_of(key: &[u8]) -> Sender {
-    let endpoint = key.get(2..key.len().saturating_sub(11)).unwrap_or_default();
+    let endpoint = key.get(2..key.len().saturating_sub(1 + NUMBERS_BYTES)).unwrap_or_default();
     match key.get(1) {
         Some(b's' | b't') => Sender::Endpoint(String::from_utf8_lossy(endpoint).into_owned()),
         _ => Sender::Relays,
@@ -414,4 +417,4 @@ impl Outbox {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -39,10 +39,14 @@ impl Resync {
         Ok(Self(Arc::new(Inner { store, set: Mutex::new(set) })))
     }
 
-    /// Whether `endpoint` is in the set; does not touch the disk.
+    /// Those of `named` that are in the set; does not touch the disk.
     #[must_use]
-    pub fn contains(&self, endpoint: &str) -> bool {
-        self.set().contains(endpoint)
+    pub fn among<'a>(&self, named: impl IntoIterator<Item = &'a str>) -> BTreeSet<String> {
+        let set = self.set();
+        if set.is_empty() {
+            return BTreeSet::new();
+        }
+        named.into_iter().filter(|endpoint| set.contains(*endpoint)).map(str::to_owned).collect()
     }
 
     /// Adds endpoints; waits for the disk.
@@ -63,25 +67,20 @@ impl Resync {
         if batch.is_empty() { Ok(()) } else { self.0.store.commit(&batch) }
     }
 
-    /// Those of `endpoints` that are in the set, taking them out; waits for the disk. The answer goes to them, and if
-    /// that is lost the tier above finds the same gap again.
+    /// Takes endpoints out that are in the set; waits for the disk. Those of them that still were, which the answer
+    /// goes to: if that is lost the tier above finds the same gap again.
     ///
     /// # Errors
     ///
     /// When the store fails.
-    pub fn take(&self, mut endpoints: Vec<String>) -> Result<Vec<String>, StoreError> {
-        endpoints.retain(|endpoint| self.contains(endpoint));
-        if endpoints.is_empty() {
-            return Ok(endpoints);
-        }
+    pub fn take(&self, endpoints: BTreeSet<String>) -> Result<Vec<String>, StoreError> {
         let mut batch = Batch::new();
         for endpoint in &endpoints {
             batch.delete(key(endpoint));
         }
         self.0.store.commit(&batch)?;
         let mut set = self.set();
-        endpoints.retain(|endpoint| set.remove(endpoint));
-        Ok(endpoints)
+        Ok(endpoints.into_iter().filter(|endpoint| set.remove(endpoint)).collect())
     }
 
     fn set(&self) -> MutexGuard<'_, BTreeSet<String>> {
@@ -105,10 +104,10 @@ mod tests {
         let resync = Resync::open(store.clone()).unwrap();
         let ids: Vec<EndpointId> = ["e1", "e2", "e1"].map(|id| id.parse().unwrap()).into();
         resync.add(ids.iter()).unwrap();
-        let told = |ids: &[&str]| resync.take(ids.iter().map(ToString::to_string).collect()).unwrap();
-        assert_eq!(told(&["e1", "e3", "e1"]), ["e1"]);
-        assert_eq!(told(&["e1"]), [""; 0]);
+        let asked = resync.among(["e1", "e3", "e1"]);
+        assert_eq!(resync.take(asked.clone()).unwrap(), ["e1"]);
+        assert_eq!(resync.take(asked).unwrap(), [""; 0]);
         let resync = Resync::open(store).unwrap();
-        assert_eq!((resync.contains("e1"), resync.contains("e2")), (false, true));
+        assert_eq!(Vec::from_iter(resync.among(["e1", "e2"])), ["e2"]);
     }
 }

@@ -2,9 +2,10 @@
 //! a chain of up to three) and endpoints, whose doors are called without connections, on one thread and in simulated time.
 //!
 //! For some hours requests and answers get lost, late, come twice, break off or lie; nodes crash, also in the middle of a
-//! commit; disks are full; clocks jump; nodes are cut off; an endpoint is revoked. Then nothing goes wrong any more, and everybody must come to the
-//! same. What must hold all the while is in [`checks`]. The same seed gives the same events, which [`Outcome::digest`]
-//! stands for. Each promise can be broken on purpose ([`Sabotage`]), to show that it would be noticed.
+//! commit; disks are full; clocks jump; nodes are cut off; an endpoint is revoked. Then nothing goes wrong any more, and
+//! everybody must come to the same. What must hold all the while is in [`checks`]. The same seed gives the same events,
+//! which [`Outcome::digest`] stands for. Each promise can be broken on purpose ([`Sabotage`]), to show that it would be
+//! noticed.
 //!
 //! Keys are random all the same, and nothing that happens depends on them. Files lie on a real file system: a crash leaves
 //! them as they are between two steps, with what was being written beside them ([`debris`]).

@@ -27,6 +27,7 @@ const AT_ONCE_MAX: usize = 32;
 struct Waiting {
     submission: Submission,
     answer: oneshot::Sender<Option<Vec<Outcome>>>,
+    /// Its own, and one of all of its role; free again when it is taken out.
     _places: (Place<Holder>, Place<Role>),
 }
 

@@ -22,7 +22,7 @@ use tierway_proto::upstream::ENVELOPES_MAX;
 use super::*;
 
 /// An envelope: `s7` a transition, `i7` a change of inventory, `I7` a whole one; after `:` its endpoint.
-pub(super) fn envelope(text: &str) -> Envelope {
+pub(crate) fn envelope(text: &str) -> Envelope {
     let (kind, endpoint) = text.split_once(':').unwrap_or((text, "e1"));
     let (kind, sequence) = kind.split_at(1);
     let report = match kind {

@@ -109,8 +109,8 @@ pub(crate) async fn streamed<M: Send + 'static, T: Send + 'static>(
 }
 
 /// Writes a list that comes in parts. Some are asked for and read while one is written, so that central and this program
-/// work at the same time; three at most are here. `ask` asks for what comes after a place; where its answer ends before the list does, it is asked
-/// again for the rest.
+/// work at the same time; three at most are here. `ask` asks for what comes after a place; where its answer ends before
+/// the list does, it is asked again for the rest.
 ///
 /// # Errors
 ///
