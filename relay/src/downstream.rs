@@ -20,7 +20,10 @@ use tierway_proto::{
     upstream::{ENROLLING_MAX, ENVELOPES_MAX, Upstream, UpstreamError},
     v1::{self, upstream_server},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 use tonic::{Request, Response, Status};
 use tracing::warn;
 
@@ -139,8 +142,8 @@ impl Downstream {
         if asked.is_empty() {
             return Ok(Vec::new());
         }
-        let resync = self.resync.clone();
-        blocking(move || resync.take(asked)).await
+        let (resync, now) = (self.resync.clone(), Instant::now());
+        blocking(move || resync.take(asked, now)).await
     }
 }
 
@@ -256,7 +259,11 @@ impl upstream_server::Upstream for Downstream {
         }
         let (indices, good): (Vec<_>, Vec<_>) = good.into_iter().unzip();
         let carrier = if peer.holder.role == Role::Relay { Carrier::Relay } else { Carrier::Endpoint };
-        let asked = self.resync.among(good.iter().map(|envelope| envelope.header().endpoint.as_str()));
+        let mut asked = self.resync.among(good.iter().map(|envelope| envelope.header().endpoint.as_str()));
+        if carrier == Carrier::Relay {
+            // Whoever calls here himself hears it himself, whatever a relay says that it carries.
+            asked.retain(|id| !self.seen.knows(id));
+        }
         let taken = self.outbox.hand_in(good, carrier, self.clock.now()).await;
         let taken = taken.map_err(|error| broken(&error))?;
         for (index, taken) in indices.into_iter().zip(taken) {
@@ -425,21 +432,22 @@ mod tests {
             let request = from(caller, v1::SubmitReportsRequest { envelopes });
             relay.submit_reports(request).await.unwrap().into_inner().resync_endpoints
         };
-        let asked: Vec<_> = ["e1", "e2", "e3"].map(|id| id.parse().unwrap()).into();
-        relay.resync.add(asked.iter()).unwrap();
-
-        // By a relay below: those that its reports name, and no others.
-        assert_eq!(submit("relay/r2", &["s1:e2", "s2:e2", "s1:e4"]).await, ["e2"]);
-        assert_eq!(submit("relay/r2", &["s3:e2"]).await, [""; 0]);
-        // By themselves, with a report of their own, or when they check in.
-        assert_eq!(submit("endpoint/e1", &["s1:e3", "s1:e1"]).await, ["e1"]);
         let check_in = async |caller: &str| {
             let request = from(caller, v1::CheckInRequest::default());
             relay.check_in(request).await.unwrap().into_inner().resync
         };
-        let told =
-            [check_in("endpoint/e1").await, check_in("endpoint/e3").await, check_in("endpoint/e3").await];
-        assert_eq!(told, [false, true, false]);
-        assert_eq!(relay.seen.lately(relay.clock.now()), 2, "a relay is counted as an endpoint");
+        assert!(!check_in("endpoint/e4").await);
+        let asked = ["e1", "e2", "e3", "e4"].map(|id| id.parse().unwrap()).into();
+        relay.resync.add(asked, Instant::now()).unwrap();
+
+        // By a relay below: those that its reports name, none that calls here itself, and no others.
+        assert_eq!(submit("relay/r2", &["s1:e2", "s2:e2", "s1:e4"]).await, ["e2"]);
+        assert_eq!(submit("relay/r2", &["s3:e2"]).await, [""; 0]);
+        // By themselves, with a report of their own, or when they check in.
+        assert_eq!(submit("endpoint/e1", &["s1:e3", "s1:e1"]).await, ["e1"]);
+        for (caller, told) in [("e1", false), ("e3", true), ("e3", false), ("e4", true)] {
+            assert_eq!(check_in(&format!("endpoint/{caller}")).await, told, "{caller}");
+        }
+        assert_eq!(relay.seen.lately(relay.clock.now()), 3, "a relay is counted as an endpoint");
     }
 }

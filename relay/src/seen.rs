@@ -27,6 +27,11 @@ impl Seen {
         }
     }
 
+    /// Whether it called lately.
+    pub fn knows(&self, id: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(id)
+    }
+
     /// How many called in the last 24 hours; the others are forgotten.
     pub fn lately(&self, now: Timestamp) -> usize {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -27,6 +27,7 @@ use tierway_proto::{
     upstream::{ENVELOPES_MAX, Upstream},
     v1,
 };
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::{
@@ -138,7 +139,7 @@ impl Up {
     ///
     /// When the tier above, or the disk, fails.
     pub async fn sync(&self, sync: &mut Sync, now: Timestamp) -> Result<(), TaskError> {
-        let begun = tokio::time::Instant::now();
+        let begun = Instant::now();
         // What is asked for while this runs is answered and passed on by the run after it; the answers first, or
         // one might be given for an order that this run does not know.
         let answered: Vec<u64> = self.answers().iter().copied().collect();
@@ -231,7 +232,7 @@ impl Up {
 
     async fn forward_all(&self) -> Result<(), TaskError> {
         loop {
-            let begun = tokio::time::Instant::now();
+            let begun = Instant::now();
             let outbox = self.outbox.clone();
             let batch = disk::blocking(move || outbox.next(BATCH_BYTES)).await??;
             if batch.is_empty() {
@@ -271,9 +272,8 @@ impl Up {
         if ids.is_empty() {
             return Ok(());
         }
-        let (resync, asked) = (self.resync.clone(), ids.clone());
-        disk::blocking(move || resync.add(asked.iter())).await??;
-        for id in ids {
+        let (resync, now) = (self.resync.clone(), Instant::now());
+        for id in disk::blocking(move || resync.add(ids, now)).await?? {
             self.notices.resync(&id);
         }
         Ok(())
