@@ -2,7 +2,7 @@
 
 use tierway_common::schema::{
     Decision,
-    policy::{RingPlan, RolloutStage, Trusted},
+    policy::{RingPlan, Rollout, RolloutStage, Trusted},
 };
 
 use super::{DecideError, not_found};
@@ -13,6 +13,7 @@ use crate::{
         documents::{Document, Documents, Kind, Reference},
     },
     state::{Change, State},
+    store::tables::RolloutRecord,
 };
 
 /// Documents in one request.
@@ -144,8 +145,12 @@ pub fn set(state: &State, documents: &[Document], actor: &str) -> Result<(Vec<Ou
             if *outcome == Outcome::Unchanged {
                 continue;
             }
-            if matches!(document, Document::Trust(_)) && *outcome == Outcome::Added {
-                trust_what_is_approved(model, change, actor);
+            match document {
+                Document::Trust(_) if *outcome == Outcome::Added => {
+                    trust_what_is_approved(model, change, actor);
+                }
+                Document::RingPlan(plan) => keep_open(model, change, plan),
+                _ => {}
             }
             let (kind, name) = (document.kind(), document.name());
             change.audit(actor, set_action(kind), object(kind, &name), document.json().unwrap_or_default());
@@ -153,6 +158,18 @@ pub fn set(state: &State, documents: &[Document], actor: &str) -> Result<(Vec<Ou
         }
         Ok(outcomes)
     })
+}
+
+/// What went through all rings of a plan is open in all that it has now.
+fn keep_open(model: &Model, change: &mut Change, plan: &RingPlan) {
+    let last = u32::try_from(plan.rings.len().saturating_sub(1)).unwrap_or(u32::MAX);
+    let of_plan = model.policy().rollouts().values().filter(|record| record.rollout.plan == plan.id);
+    for record in of_plan {
+        if record.rollout.stage == RolloutStage::Complete && record.rollout.open != last {
+            let rollout = Rollout { open: last, ..record.rollout.clone() };
+            change.write(Write::Rollout(RolloutRecord { rollout, ..record.clone() }));
+        }
+    }
 }
 
 /// What was approved before there was a trust policy goes on.

@@ -187,14 +187,23 @@ pub fn list(state: &State, plan: Option<&RingPlanId>) -> Vec<Standing> {
 }
 
 /// Writes an approval; where it goes by a ring plan, with the rollout that begins. One that was aborted
-/// begins anew.
+/// begins anew, and so does one that goes on when another group joins it: its computers would all find their rings open.
+/// One that is paused or halted stays so.
 pub(super) fn approve(model: &Model, change: &mut Change, approval: Approval) {
     if let Some(plan) = approval.rings.as_ref().and_then(|id| model.policy().documents().ring_plan(id)) {
         let key = (plan.id.clone(), approval.update.clone());
         let before = model.policy().rollouts().get(&key);
-        if before.is_none_or(|before| before.rollout.stage == RolloutStage::Aborted) {
+        let went_by_it = model.policy().approval(&approval.group, &approval.update).is_some_and(|before| {
+            before.decision == Decision::Approve && before.rings.as_ref() == Some(&plan.id)
+        });
+        let forgiven = match before {
+            None => Some(Vec::new()),
+            Some(before) if before.rollout.stage == RolloutStage::Aborted => Some(Vec::new()),
+            Some(before) => (before.rollout.stage.installs() && !went_by_it).then(|| before.forgiven.clone()),
+        };
+        if let Some(forgiven) = forgiven {
             let rollout = gates::begun(plan, &approval.update, &approval.by, change.now);
-            change.write(Write::Rollout(RolloutRecord { rollout, forgiven: Vec::new() }));
+            change.write(Write::Rollout(RolloutRecord { rollout, forgiven }));
         }
     }
     change.write(Write::Approval(approval));

@@ -1,6 +1,9 @@
 use std::sync::Arc;
 
-use tierway_common::store::table;
+use tierway_common::{
+    id::{RingPlanId, UpdateId},
+    store::table,
+};
 
 use super::*;
 use crate::{
@@ -8,8 +11,10 @@ use crate::{
     decide::{
         About, Verb,
         groups::{Membership, delete_group, set_group},
+        rollouts,
         tests::{ADMIN, decide, id, last_audit, office},
     },
+    policy::gates::Hand,
     state::State,
     store::tables,
 };
@@ -181,4 +186,31 @@ fn the_rings_of_a_plan_stay_while_an_update_is_on_its_way() {
     set(&bench.state, &[plan(r#"{"permille":10}"#, "2h")], ADMIN).unwrap();
     let error = set(&bench.state, &[plan(r#"{"permille":900}"#, "2h")], ADMIN).unwrap_err().to_string();
     assert!(error.contains("`debian-12/a_2` is on its way"), "{error}");
+}
+
+#[test]
+fn what_went_through_all_rings_of_a_plan_is_open_in_a_ring_that_is_added_to_it() {
+    let bench = office();
+    let plan = |middle: &str| {
+        let test = r#"{"name":"t","who":{"permille":10},"soak":"1h"}"#;
+        read(
+            Kind::RingPlan,
+            &format!(r#"{{"id":"safe","rings":[{test},{middle}{{"name":"r","who":"rest"}}]}}"#),
+        )
+    };
+    set(&bench.state, &[plan("")], ADMIN).unwrap();
+    let (names, safe): (_, RingPlanId) = (["a".to_owned()], "safe".parse().unwrap());
+    let conditions = crate::decide::Conditions { rings: Some(safe.clone()), ..Default::default() };
+    let about = About::Named(&names);
+    crate::decide::patches_if(&bench.state, about, &id("everyone"), Verb::Approve, &conditions, ADMIN)
+        .unwrap();
+    let update: UpdateId = "debian-12/a_2".parse().unwrap();
+    rollouts::control(&bench.state, &safe, &update, Hand::Promote, ADMIN).unwrap();
+    for (plan, open) in [(plan(r#"{"name":"m","who":{"permille":100}},"#), 2), (plan(""), 1)] {
+        set(&bench.state, &[plan], ADMIN).unwrap();
+        let record = bench.state.model().policy().rollouts()[&(safe.clone(), update.clone())].clone();
+        assert_eq!((record.rollout.stage, record.rollout.open), (RolloutStage::Complete, open));
+        let told = pending(&bench, "rollout/safe/debian-12/a_2").unwrap().unwrap();
+        assert!(told.contains(&format!(r#""stage":"complete","open":{open}"#)), "{told}");
+    }
 }

@@ -140,6 +140,30 @@ fn what_people_do_is_audited_and_what_makes_no_sense_is_refused() {
 }
 
 #[test]
+fn another_group_that_goes_by_the_same_plan_begins_with_the_first_ring() {
+    let bench = fleet();
+    set_group(&bench.state, &id("more"), 5, &Membership::Named(vec!["host-9".to_owned()]), None, ADMIN)
+        .unwrap();
+    let approve_for = |group: &str| {
+        let conditions = Conditions { rings: Some(plan()), ..Conditions::default() };
+        let names = ["a".to_owned()];
+        patches_if(&bench.state, About::Named(&names), &id(group), Verb::Approve, &conditions, ADMIN)
+            .unwrap();
+    };
+    approve_for("test");
+    control(&bench.state, &plan(), &update(), Hand::Promote, ADMIN).unwrap();
+    approve_for("test");
+    assert_eq!(stands(&bench), (RolloutStage::Complete, 1), "the same group once more: it goes on");
+    approve_for("more");
+    assert_eq!(stands(&bench), (RolloutStage::Running, 0));
+    approve_for("test");
+    assert_eq!(stands(&bench), (RolloutStage::Running, 0));
+    control(&bench.state, &plan(), &update(), Hand::Pause, ADMIN).unwrap();
+    approve_for("everyone");
+    assert_eq!(stands(&bench), (RolloutStage::Paused, 0), "who paused it says when it goes on");
+}
+
+#[test]
 fn a_rollout_that_no_approval_goes_by_is_forgotten() {
     let bench = fleet();
     approve(&bench);
