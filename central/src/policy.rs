@@ -270,13 +270,13 @@ impl Policy {
     }
 
     /// The decision that counts for members of all `groups`: that of the group with the highest
-    /// priority; of two with the same priority the one that declines.
+    /// priority; of two with the same priority the one that declines, then the first by name, as endpoints do.
     #[must_use]
     pub fn decision<'a>(&'a self, groups: &[&Group], update: &UpdateId) -> Option<&'a Approval> {
         let of_update = self.approvals.get(update)?;
         let decided = groups.iter().filter_map(|group| Some((group.priority, of_update.get(&group.id)?)));
         decided
-            .max_by_key(|(priority, approval)| (*priority, approval.decision))
+            .max_by_key(|(priority, approval)| (*priority, approval.decision, Reverse(&approval.group)))
             .map(|(_, approval)| approval)
     }
 
@@ -289,7 +289,7 @@ impl Policy {
             Some((group.priority, approval))
         });
         decided
-            .max_by_key(|(priority, approval)| (*priority, approval.decision))
+            .max_by_key(|(priority, approval)| (*priority, approval.decision, Reverse(&approval.group)))
             .map(|(_, approval)| approval)
     }
 
@@ -405,22 +405,29 @@ mod tests {
     }
 
     #[test]
-    fn the_higher_priority_wins_and_of_equals_the_one_that_declines() {
+    fn the_higher_priority_wins_of_equals_the_one_that_declines_then_the_first_by_name() {
         use Decision::{Approve, Decline};
-        type Case<'a> = (Vec<(&'a str, Decision)>, Option<Decision>);
-        let cases: [Case<'_>; 5] = [
+        type Case<'a> = (Vec<(&'a str, Decision)>, Option<&'a str>);
+        let cases: [Case<'_>; 6] = [
             (vec![], None),
-            (vec![("a1", Approve)], Some(Approve)),
-            (vec![("a1", Approve), ("b1", Decline)], Some(Decline)),
-            (vec![("a1", Decline), ("c2", Approve)], Some(Approve)),
-            (vec![("a1", Approve), ("b1", Approve), ("c2", Decline)], Some(Decline)),
+            (vec![("a1", Approve)], Some("a1")),
+            (vec![("a1", Approve), ("b1", Decline)], Some("b1")),
+            (vec![("a1", Decline), ("c2", Approve)], Some("c2")),
+            (vec![("a1", Approve), ("b1", Approve), ("c2", Decline)], Some("c2")),
+            (vec![("a1", Approve), ("b1", Approve)], Some("a1")),
         ];
+        let site = "lyon".parse().unwrap();
+        let member = Member { site: &site, assigned: &[], tags: &[], by_rule: &[] };
         for (approvals, expected) in cases {
             let policy = policy(&[("a1", 1), ("b1", 1), ("c2", 2)], &approvals);
             let groups: Vec<_> = policy.groups().values().collect();
             let update = "debian-12/a_1".parse().unwrap();
-            assert_eq!(policy.decision(&groups, &update).map(|a| a.decision), expected, "{approvals:?}");
-            assert_eq!(policy.ranked(&update).first().map(|a| a.decision), expected, "{approvals:?}");
+            let says = [
+                policy.decision(&groups, &update),
+                policy.decision_for(member, &update),
+                policy.ranked(&update).first().copied(),
+            ];
+            assert_eq!(says.map(|a| a.map(|a| a.group.as_str())), [expected; 3], "{approvals:?}");
         }
     }
 

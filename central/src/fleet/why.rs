@@ -51,7 +51,15 @@ pub fn why(state: &State, trees: &Blobs, endpoint: &str, patch: &str) -> Result<
     let (update_document, _) = document(state, trees, &update)?;
     let explained = state.facts(endpoint.number)?.map(|facts| explain_update(&update_document, &facts));
     let reported = patch_on(state, &endpoint, &update.id)?;
-    let approval = approval(state.model().decision(&endpoint, &update.id));
+    let approval = {
+        let model = state.model();
+        match model.decision(&endpoint, &update.id) {
+            None if model.approved_for(&update.id).contains(endpoint.number) => {
+                "nobody decided, and its service level asks for no approval".to_owned()
+            }
+            decision => approval(decision),
+        }
+    };
     let name = &endpoint.name;
     let summary = match explained.as_ref().map(|explained| &explained.verdict) {
         None => format!("{name} has not reported its facts yet"),
