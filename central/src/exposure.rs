@@ -70,7 +70,7 @@ struct News {
     compiled: Compiled,
     /// New or changed, with their numbers.
     updates: BTreeMap<UpdateId, u32>,
-    /// Numbers of those, and of those that are gone.
+    /// Numbers of those.
     numbers: RoaringBitmap,
     gone: RoaringBitmap,
 }
@@ -176,12 +176,13 @@ fn estimate(state: &State, news: &News, version: u64, total: &mut Exposed) -> Re
                 }
                 let old = Arc::new(state.states(*number)?);
                 let seconds = u32::try_from(change.now.as_second()).unwrap_or(0);
-                let mut new = merge(&old, verdicts, news, seconds);
+                let (mut new, overruled) = merge(&old, verdicts, news, seconds);
                 new.limit_details();
                 if new != *old {
                     affected += 1;
                     let mut record = EndpointRecord::clone(record);
                     (record.estimated_for, record.assessed) = (version, true);
+                    record.overruled |= overruled;
                     change.write(Write::Together(vec![
                         Write::States { endpoint: *number, old, new: Arc::new(new) },
                         Write::Endpoint(Arc::new(record)),
@@ -218,11 +219,14 @@ fn conclude(
     Ok(Some(says.filter_map(|(id, verdict)| Some((*news.updates.get(&id)?, verdict))).collect()))
 }
 
-fn merge(old: &Record, verdicts: &Verdicts, news: &News, now_seconds: u32) -> Record {
-    let mut new = old.clone();
+/// What is known of an endpoint with these verdicts; and whether something is left out or estimated that it had
+/// reported itself, of an update that is still there.
+fn merge(old: &Record, verdicts: &Verdicts, news: &News, now_seconds: u32) -> (Record, bool) {
+    let (mut new, mut overruled) = (old.clone(), false);
     new.retain(|entry| {
         // It does not apply any more where the news say nothing of it.
         let known = verdicts.contains_key(&entry.update) || !news.numbers.contains(entry.update);
+        overruled |= !known && !entry.estimated;
         known && !news.gone.contains(entry.update)
     });
     for (&update, verdict) in verdicts {
@@ -234,12 +238,14 @@ fn merge(old: &Record, verdicts: &Verdicts, news: &News, now_seconds: u32) -> Re
             Verdict::Installed => (UpdateState::Installed, None),
             Verdict::Unknown { reason } => (UpdateState::Unknown, Some(reason.as_str())),
         };
-        // What the endpoint knows better: that it tried, that a reboot is due.
+        // What the endpoint knows better: that it tried, that a reboot is due, and what central cannot decide, for
+        // want of a fact that nobody asked for when it reported.
         let agrees = matches!(
             (known, state),
             (UpdateState::Failed, UpdateState::Needed) | (UpdateState::RebootPending, UpdateState::Installed)
         );
-        if known == state || agrees {
+        let knows_better = state == UpdateState::Unknown && before.is_some_and(|entry| !entry.estimated);
+        if known == state || agrees || knows_better {
             continue;
         }
         // Needed again after it was there: what was settled then is over, and the need is a new one.
@@ -263,8 +269,9 @@ fn merge(old: &Record, verdicts: &Verdicts, news: &News, now_seconds: u32) -> Re
         if new.set(entry).is_err() {
             warn!(update, "too many states, left one out");
         }
+        overruled |= before.is_some_and(|entry| !entry.estimated);
     }
-    new
+    (new, overruled)
 }
 
 #[cfg(test)]

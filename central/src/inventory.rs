@@ -428,7 +428,7 @@ impl Taking<'_> {
             // What central concluded for updates the endpoint does not know yet stays until its next cycle.
             changed.new = before.clone();
             changed.new.retain(|entry| entry.estimated);
-            self.record.resync_states = false;
+            (self.record.resync_states, self.record.overruled) = (false, false);
         }
         let mut unknown = 0;
         for entry in entries {
@@ -525,6 +525,8 @@ impl Taking<'_> {
         if record.estimated_for > 0 && summary.dictionary_version >= record.estimated_for {
             // It has evaluated what central had only concluded; what it did not name does not apply.
             record.estimated_for = 0;
+            // Unless that was as it had told before: it does not say that again by itself.
+            record.resync_states |= std::mem::take(&mut record.overruled);
             self.changed()?.new.retain(|entry| !entry.estimated);
         }
         Ok(())

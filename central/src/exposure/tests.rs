@@ -1,6 +1,6 @@
 use jiff::Timestamp;
 use ring::rand::SystemRandom;
-use tierway_common::trust::keys::SigningKey;
+use tierway_common::{rules::expr::FlagTest, trust::keys::SigningKey};
 
 use super::*;
 use crate::{
@@ -59,7 +59,22 @@ fn states(bench: &Bench, number: u32) -> Vec<(u32, UpdateState, bool)> {
     record.entries().iter().map(|entry| (entry.update, entry.state, entry.estimated)).collect()
 }
 
-use UpdateState::{Failed, Installed, Needed};
+use UpdateState::{Failed, Installed, Needed, Unknown};
+
+/// As an endpoint reports it.
+fn own(update: u32, state: UpdateState) -> Entry {
+    Entry {
+        update,
+        state,
+        estimated: false,
+        since: 5,
+        detected: Some(3),
+        authorized: None,
+        applied: None,
+        detail: Some("dpkg failed".into()),
+        progress: Progress::default(),
+    }
+}
 
 #[test]
 fn a_new_dictionary_shows_who_is_affected_before_anyone_scans() {
@@ -93,24 +108,37 @@ fn the_same_publication_is_evaluated_once_and_a_later_one_only_where_it_differs(
 #[test]
 fn what_the_endpoint_found_itself_stays_where_central_concludes_the_same_or_knows_less() {
     let bench = bench();
-    endpoint(&bench, 0, &[("a", "1"), ("b", "1")]);
-    bench.apply(&[update("a", "2"), update("b", "2")]);
-    let own = |number, state| Entry {
-        update: number,
-        state,
-        estimated: false,
-        since: 5,
-        detected: Some(3),
-        authorized: None,
-        applied: None,
-        detail: Some("dpkg failed".into()),
-        progress: Default::default(),
+    endpoint(&bench, 0, &[("a", "1"), ("b", "1"), ("c", "1"), ("d", "1")]);
+    // Of `c` and `d` it takes a flag that nobody has asked for before to tell whether they are installed.
+    let asks = |product: &str| Update {
+        installed: Expr::Flag(FlagTest { name: "asked-for-now".to_owned() }),
+        ..update(product, "2")
     };
-    set(&bench, 0, own(0, Failed));
-    set(&bench, 0, own(1, Needed));
+    bench.apply(&[update("a", "2"), update("b", "2"), asks("c"), asks("d")]);
+    for own in [own(0, Failed), own(1, Needed), own(2, Installed)] {
+        set(&bench, 0, own);
+    }
     let exposed = run(&bench.state, &bench.trees, &published(&bench, 1)).unwrap();
-    assert_eq!(exposed.affected, 0);
-    assert_eq!(states(&bench, 0), [(0, Failed, false), (1, Needed, false)]);
+    assert_eq!(exposed.affected, 1);
+    let expected = [(0, Failed, false), (1, Needed, false), (2, Installed, false), (3, Unknown, true)];
+    assert_eq!(states(&bench, 0), expected);
+    assert!(!bench.state.model().endpoint(0).unwrap().overruled);
+}
+
+#[test]
+fn what_stands_in_place_of_what_the_endpoint_reported_is_remembered_until_it_has_sent_it_again() {
+    for (own, packages, expected) in [
+        (own(0, Installed), [("a", "1")].as_slice(), vec![(0, Needed, true)]),
+        (own(0, Needed), &[("b", "1")], vec![]),
+    ] {
+        let bench = bench();
+        endpoint(&bench, 0, packages);
+        bench.apply(&[update("a", "2")]);
+        set(&bench, 0, own);
+        run(&bench.state, &bench.trees, &published(&bench, 1)).unwrap();
+        assert_eq!(states(&bench, 0), expected);
+        assert!(bench.state.model().endpoint(0).unwrap().overruled);
+    }
 }
 
 #[test]

@@ -390,6 +390,33 @@ fn an_estimate_lasts_until_the_endpoint_has_evaluated_the_same_dictionary() {
     bench.report(4, &bench.cycle(8));
     assert_eq!(bench.states(), [(0, Installed)], "it does not need it after all");
     assert_eq!((bench.how_many(1, Needed), bench.record().estimated_for), (0, 0));
+    assert!(!bench.record().resync_states, "nothing it reported was lost");
+}
+
+#[test]
+fn an_endpoint_sends_all_again_when_it_has_evaluated_what_central_had_concluded_otherwise_than_it_reported() {
+    let bench = bench();
+    bench.report(1, &bench.snapshot(&[("a_1", Installed)]));
+    let old = Arc::new(bench.state.states(0).unwrap());
+    let mut new = Record::clone(&old);
+    new.set(Entry { state: Needed, estimated: true, ..old.entries()[0].clone() }).unwrap();
+    let record = EndpointRecord { estimated_for: 8, overruled: true, ..bench.record() };
+    bench
+        .state
+        .change(|_, change| {
+            change.write(Write::Endpoint(Arc::new(record)));
+            change.write(Write::States { endpoint: 0, old, new: Arc::new(new) });
+            Ok::<_, StoreError>(())
+        })
+        .unwrap();
+    bench.report(2, &bench.cycle(7));
+    assert!(!bench.record().resync_states);
+    // It finds what it found before, and has nothing to say of it.
+    bench.report(3, &bench.cycle(8));
+    assert!(bench.record().resync_states && bench.state.model().resync().contains(0));
+    bench.report(4, &bench.snapshot(&[("a_1", Installed)]));
+    assert_eq!(bench.states(), [(0, Installed)]);
+    assert!(!bench.record().resync_states && !bench.record().overruled);
 }
 
 #[test]

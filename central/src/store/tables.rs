@@ -269,6 +269,10 @@ pub struct EndpointRecord {
     /// Estimates hold until it reports a cycle with at least this timestamp metadata version; 0: none.
     #[serde(default)]
     pub estimated_for: u64,
+    /// Among them are some in place of what it reported itself. Where it finds that again it has nothing new to say, so it
+    /// must send all its states once it has evaluated.
+    #[serde(default)]
+    pub overruled: bool,
     /// It says that it needs a reboot.
     #[serde(default)]
     pub reboot_pending: bool,
@@ -310,6 +314,7 @@ impl EndpointRecord {
             assessed: false,
             dictionary_version: 0,
             estimated_for: 0,
+            overruled: false,
             reboot_pending: false,
             machine_class: String::new(),
             problems: Vec::new(),
@@ -639,6 +644,9 @@ pub struct PublishedRecord {
     pub timestamp_version: u64,
     /// When the targets last changed.
     pub changed: Option<Timestamp>,
+    /// When the timestamp metadata was signed, also again while nothing changed.
+    #[serde(default)]
+    pub signed: Option<Timestamp>,
     /// Version of the timestamp metadata that came with the last change worth a check of every computer.
     #[serde(default)]
     pub news: u64,
