@@ -400,7 +400,7 @@ impl Publisher {
     ) -> Result<(), PublishError> {
         let tenant = self.state.tenant();
         let Published { files, timestamp_version } = published;
-        record.timestamp_version = timestamp_version;
+        (record.timestamp_version, record.signed) = (timestamp_version, Some(self.state.now()));
         let remembered = serde_json::to_vec(&repository.state()).map_err(PublishError::Remembered)?;
         chunked::put(&mut batch, &tables::Writer { tenant, chunk: 0 }, &remembered)?;
         for (name, bytes) in &files {

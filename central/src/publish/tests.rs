@@ -197,7 +197,10 @@ fn a_timestamp_signed_again_has_a_later_version_and_end_and_the_same_targets() {
     let mut news = publisher.news();
     news.mark_unchanged();
     press.bench.clock.advance(SignedDuration::from_hours(1));
+    let changed = publisher.published().changed;
     assert_eq!(publisher.refresh().unwrap(), 2);
+    let published = publisher.published();
+    assert_eq!((published.changed, published.signed), (changed, Some(press.bench.clock.now())));
     assert_eq!(publisher.metadata("targets", None), targets);
     assert_eq!(publisher.publish().unwrap(), Outcome::Unchanged { more: false });
     assert!(!news.has_changed().unwrap(), "nobody is called for it");

@@ -166,7 +166,8 @@ impl admin_server::Admin for AdminService {
         })
         .await?;
         let published = self.central.publisher.published();
-        Ok(Response::new(convert::status(status, published.timestamp_version, millis(published.changed))))
+        let signed = millis(published.signed.or(published.changed));
+        Ok(Response::new(convert::status(status, published.timestamp_version, signed)))
     }
 
     async fn why(&self, request: Request<v1::WhyRequest>) -> Result<Response<v1::WhyResponse>, Status> {
