@@ -126,6 +126,8 @@ pub enum Write {
     },
     /// The packed facts of an endpoint, by number; not kept in memory.
     Facts(u32, Arc<[u8]>),
+    /// Forgets them.
+    NoFacts(u32),
     /// How long an update takes to install, by its number.
     Timing(u32, Arc<TimingRecord>),
     /// Forgets that, of an update that is gone.
@@ -499,6 +501,7 @@ impl Model {
             | Write::Token(_)
             | Write::NoToken(_)
             | Write::Facts(..)
+            | Write::NoFacts(_)
             | Write::SourceMemory(..) => {}
         }
     }
@@ -706,6 +709,9 @@ impl Write {
             }
             Self::Facts(endpoint, bytes) => {
                 chunked::put(batch, &tables::Facts { tenant, number: *endpoint, chunk: 0 }, bytes)?;
+            }
+            Self::NoFacts(endpoint) => {
+                chunked::delete(batch, &tables::Facts { tenant, number: *endpoint, chunk: 0 });
             }
             Self::Timing(number, record) => {
                 table::put(batch, &tables::Timing { tenant, number: *number }, record)?;

@@ -9,7 +9,7 @@ use tierway_common::{
 };
 
 use super::{
-    gone::{GONE_KEPT, forget_gone, forget_updates},
+    gone::{GONE_KEPT, REVOKED_KEPT, forget_gone, forget_revoked, forget_updates},
     groups::{Membership, delete_group, set_group, tag},
     *,
 };
@@ -404,6 +404,36 @@ fn an_update_that_is_gone_is_forgotten_once_nobody_has_it_and_its_number_is_anot
     let again = State::open(bench.state.tenant().clone(), bench.store.clone(), bench.clock.clone());
     let names: Vec<_> = again.unwrap().model().updates().map(|update| update.id.name().to_owned()).collect();
     assert_eq!(names, ["b_2", "d_2"]);
+}
+
+#[test]
+fn what_is_known_of_a_revoked_endpoint_is_forgotten_and_keeps_no_update_that_is_gone() {
+    let bench = office();
+    let record = bench.state.model().endpoint(0).unwrap().clone();
+    bench.apply(&[update("b", "2")]);
+    bench.clock.advance(GONE_KEPT);
+    assert_eq!((forget_revoked(&bench.state).unwrap(), forget_updates(&bench.state).unwrap()), (0, 0));
+    bench
+        .state
+        .change(|_, change| {
+            let record = EndpointRecord {
+                revoked: true,
+                last_report: Some(change.now),
+                ..EndpointRecord::clone(&record)
+            };
+            change.write(Write::Endpoint(Arc::new(record)));
+            Ok::<_, StoreError>(())
+        })
+        .unwrap();
+    bench.clock.advance(REVOKED_KEPT - SignedDuration::from_secs(1));
+    assert_eq!(forget_revoked(&bench.state).unwrap(), 0, "it can still be asked for");
+    bench.clock.advance(SignedDuration::from_secs(1));
+    assert_eq!((forget_revoked(&bench.state).unwrap(), forget_revoked(&bench.state).unwrap()), (1, 0));
+    assert_eq!(forget_updates(&bench.state).unwrap(), 1);
+    let again = State::open(bench.state.tenant().clone(), bench.store.clone(), bench.clock.clone()).unwrap();
+    assert_eq!((again.facts(0).unwrap(), again.states(0).unwrap().entries().len()), (None, 0));
+    assert_eq!(again.model().endpoint(0).unwrap().name, record.name);
+    assert!(again.facts(1).unwrap().is_some() && !again.states(1).unwrap().entries().is_empty());
 }
 
 #[test]

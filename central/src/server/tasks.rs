@@ -336,6 +336,7 @@ impl Central {
             central.enrollment.retain()?;
             central.leases.retain()?;
             decide::gone::forget_gone(&central.state)?;
+            while decide::gone::forget_revoked(&central.state)? == decide::gone::REVOKED_AT_ONCE_MAX {}
             while decide::gone::forget_updates(&central.state)? == decide::gone::FORGOTTEN_AT_ONCE_MAX {}
             while central.state.retain_audit(audit::RECORDS_MAX)? {}
             central.publisher.pin()?;
