@@ -24,6 +24,7 @@ use self::{fit::Room, replaced::replacements};
 pub use self::{
     fit::{REBOOT_RESERVE, UNMEASURED_MIN, reboot_reserve, unbound},
     reason::{Needs, Reason},
+    replaced::{Stands, superseded},
 };
 use crate::{
     consent::{self, Consent, Countdown, Terms, signed},
@@ -204,7 +205,7 @@ pub fn plan(findings: &[Finding<'_>], here: &Here, book: &Book, now: &Now<'_>) -
         .filter(|finding| is_to_do(finding, book, now.facts))
         .map(|finding| (&finding.update.id, finding))
         .collect();
-    let replacements = replacements(findings, &needed);
+    let replacements = replacements(findings, &needed, here);
     let mut order: Vec<&Finding<'_>> = needed.values().copied().collect();
     order.sort_by_key(|finding| place(finding.update));
     let mut plan = Plan::default();

@@ -32,7 +32,7 @@ use crate::{
     fetch::Fetcher,
     install::{self, Cleaned, Engine, Means, PayloadFetcher, deb::is_incomplete, failsafe::Limit},
     ledger::{Conditions, Event, TakenOver},
-    plan::{self, Finding, LeaseNeed, Now, Payloads},
+    plan::{self, Finding, LeaseNeed, Now, Payloads, Stands, superseded},
     policy::{
         self,
         here::{Computer, Documents, Here},
@@ -191,7 +191,7 @@ impl<E: Engine + Send + Sync> Cycle<E> {
         mut verdicts: BTreeMap<UpdateId, Verdict>,
         now: Timestamp,
     ) -> Result<Vec<StateEntry>, CycleError> {
-        self.leave_superseded_out(&mut verdicts);
+        self.leave_superseded_out(&mut verdicts)?;
         let half_installed = self.facts.values.keys().any(|key| key.starts_with("flag:incomplete:"));
         let mut updates = BTreeMap::new();
         for (id, verdict) in &verdicts {
@@ -410,25 +410,28 @@ impl<E: Engine + Send + Sync> Cycle<E> {
         }
     }
 
-    /// An update that a newer one replaces here is not told as needed beside it, unless it alone is approved.
-    fn leave_superseded_out(&self, verdicts: &mut BTreeMap<UpdateId, Verdict>) {
-        let approved = |update: &UpdateId| {
-            verdicts.get(update) == Some(&Verdict::Needed)
-                && self.decisions.get(update).is_some_and(|d| d.decision == Decision::Approve)
-        };
-        let matters =
-            |update: &UpdateId| matches!(verdicts.get(update), Some(Verdict::Needed | Verdict::Installed));
-        let superseded: Vec<UpdateId> = verdicts
-            .keys()
-            .filter(|id| {
-                let newer = self.catalogues.superseded_by(id).filter(matters).collect::<Vec<_>>();
-                !newer.is_empty() && (!approved(id) || newer.iter().any(approved))
-            })
-            .cloned()
-            .collect();
-        for id in superseded {
+    /// An update that a newer one replaces here is not told beside it, see [`superseded`].
+    fn leave_superseded_out(&self, verdicts: &mut BTreeMap<UpdateId, Verdict>) -> Result<(), CycleError> {
+        let mut stands: BTreeMap<UpdateId, Stands> = BTreeMap::new();
+        for (id, verdict) in &*verdicts {
+            let decision = self.decisions.get(id).filter(|decided| decided.decision == Decision::Approve);
+            if let (Verdict::Needed, Some(decision)) = (verdict, decision) {
+                let update = self.catalogues.update(id)?;
+                let open = update.is_some_and(|update| self.here.closed(&update, decision).is_none());
+                stands.insert(id.clone(), Stands { approved: true, open, applied: false });
+            }
+        }
+        for (id, record) in self.ledger.book().records().filter(|(_, record)| record.applied.is_some()) {
+            let there = verdicts.get(id) == Some(&Verdict::Installed);
+            if there || record.state == State::RebootPending {
+                stands.entry(id.clone()).or_default().applied = true;
+            }
+        }
+        let of = |id: &UpdateId| stands.get(id).copied().unwrap_or_default();
+        for id in superseded(verdicts, |id| self.catalogues.superseded_by(id), of) {
             verdicts.remove(&id);
         }
+        Ok(())
     }
 
     /// Carries the steps of the plan out.

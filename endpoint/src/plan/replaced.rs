@@ -2,16 +2,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tierway_common::id::UpdateId;
+use tierway_common::{id::UpdateId, rules::Verdict};
 
 use super::{Finding, approved};
+use crate::policy::here::Here;
 
-/// Older update → a newer one that is needed and approved and replaces it, directly or over others. Both
+/// Older update → a newer one that is needed, approved and open here and replaces it, directly or over others. Both
 /// documents may say so: the newer what it replaces, the older by what it is replaced.
 pub(super) fn replacements<'a>(
     findings: &'a [Finding<'_>],
     needed: &BTreeMap<&UpdateId, &Finding<'_>>,
+    here: &Here,
 ) -> BTreeMap<&'a UpdateId, &'a UpdateId> {
+    let is_open = |finding: &Finding<'_>| {
+        let closed = |decision| here.closed(finding.update, decision).is_some();
+        approved(finding) && !finding.decision.is_some_and(closed)
+    };
     let mut older: BTreeMap<&UpdateId, BTreeSet<&UpdateId>> = BTreeMap::new();
     for finding in findings {
         let update = finding.update;
@@ -25,7 +31,7 @@ pub(super) fn replacements<'a>(
     let mut replaced = BTreeMap::new();
     for finding in findings {
         let newest = &finding.update.id;
-        if !needed.contains_key(newest) || !approved(finding) {
+        if !needed.contains_key(newest) || !is_open(finding) {
             continue;
         }
         let mut seen = BTreeSet::from([newest]);
@@ -49,4 +55,32 @@ pub(super) fn replacements<'a>(
         replaced.remove(id);
     }
     replaced
+}
+
+/// What is known of an update here, for [`superseded`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stands {
+    /// Needed, and approved.
+    pub approved: bool,
+    /// Needed, approved, and open here: it is to be installed.
+    pub open: bool,
+    /// It was applied here and is there, or will be after a restart.
+    pub applied: bool,
+}
+
+/// Those of `verdicts` that are not told beside a newer one: where a newer one is needed or there, all but what is
+/// approved, which only gives way to a newer one that is to be installed here itself, and what was applied here, which
+/// speaks for the update to the rings that come later.
+pub fn superseded<I: Iterator<Item = UpdateId>>(
+    verdicts: &BTreeMap<UpdateId, Verdict>,
+    newer: impl Fn(&UpdateId) -> I,
+    stands: impl Fn(&UpdateId) -> Stands,
+) -> Vec<UpdateId> {
+    let matters = |id: &UpdateId| matches!(verdicts.get(id), Some(Verdict::Needed | Verdict::Installed));
+    let gives_way = |id: &&UpdateId| {
+        let newer: Vec<UpdateId> = newer(id).filter(matters).collect();
+        let Stands { approved, open: _, applied } = if newer.is_empty() { return false } else { stands(id) };
+        !applied && (!approved || newer.iter().any(|newer| stands(newer).open))
+    };
+    verdicts.keys().filter(gives_way).cloned().collect()
 }

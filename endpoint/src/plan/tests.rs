@@ -80,6 +80,18 @@ fn finding<'a>(update: &'a Update, verdict: &'a Verdict, decision: Option<&'a Ef
 
 /// What is planned where nothing is published but decisions and nobody is at the machine.
 fn plan(findings: &[Finding<'_>], book: &Book, facts: &Facts, at: Timestamp, limits: &Limits) -> Plan {
+    plan_here(findings, &Here::default(), book, facts, at, limits)
+}
+
+/// The same where that policy holds.
+fn plan_here(
+    findings: &[Finding<'_>],
+    here: &Here,
+    book: &Book,
+    facts: &Facts,
+    at: Timestamp,
+    limits: &Limits,
+) -> Plan {
     let now = Now {
         at,
         facts,
@@ -90,7 +102,7 @@ fn plan(findings: &[Finding<'_>], book: &Book, facts: &Facts, at: Timestamp, lim
         limits,
         stale: None,
     };
-    super::plan(findings, &Here::default(), book, &now)
+    super::plan(findings, here, book, &now)
 }
 
 impl Plan {
@@ -187,6 +199,55 @@ fn an_older_update_gives_way_to_a_newer_one_only_when_that_is_approved_and_neede
         ];
         let plan = plan(&findings, &Book::default(), &Facts::default(), at(1), &Limits::default());
         assert_eq!(plan.installed(), installed.into_iter().map(id).collect::<Vec<_>>(), "{decisions:?}");
+    }
+}
+
+#[test]
+fn an_older_update_does_not_give_way_to_a_newer_one_that_is_closed_here() {
+    let approve = decided(Decision::Approve, 0);
+    let older = Update { severity: Severity::Critical, ..update("1", &[]) };
+    let mut here = Here::default();
+    here.settings.severity_at_least = Severity::Critical;
+    for (severity, expected) in [(Severity::Critical, "2"), (Severity::Low, "1")] {
+        let newer = Update { severity, ..update("2", &["1"]) };
+        let findings = [&older, &newer].map(|update| finding(update, &Verdict::Needed, Some(&approve)));
+        let (book, facts) = (Book::default(), Facts::default());
+        let plan = plan_here(&findings, &here, &book, &facts, at(1), &Limits::default());
+        assert_eq!(plan.installed(), [id(expected)], "{severity:?}");
+    }
+}
+
+#[test]
+fn what_is_superseded_is_left_out_unless_it_is_approved_and_the_newer_one_is_not_installed_here_or_it_was_applied()
+ {
+    let (waits, open) = (
+        Stands { approved: true, ..Stands::default() },
+        Stands { approved: true, open: true, applied: false },
+    );
+    let applied = Stands { applied: true, ..Stands::default() };
+    let nothing = Stands::default();
+    let unknown = || Verdict::Unknown { reason: "nobody asked".to_owned() };
+    for (older, newer, stand, is_left_out) in [
+        (Verdict::Needed, Verdict::Needed, [nothing, nothing], true),
+        (Verdict::Needed, Verdict::Installed, [nothing, nothing], true),
+        (Verdict::Needed, Verdict::NotApplicable, [nothing, nothing], false),
+        (Verdict::Needed, unknown(), [nothing, nothing], false),
+        (unknown(), Verdict::Needed, [nothing, nothing], true),
+        // Approved alone; with a newer one that is approved and waits for its ring; and with one that is to be installed.
+        (Verdict::Needed, Verdict::Needed, [open, nothing], false),
+        (Verdict::Needed, Verdict::Needed, [open, waits], false),
+        (Verdict::Needed, Verdict::Needed, [waits, waits], false),
+        (Verdict::Needed, Verdict::Needed, [open, open], true),
+        // Of what is there only what was applied here is told on.
+        (Verdict::Installed, Verdict::Needed, [nothing, nothing], true),
+        (Verdict::Installed, Verdict::Needed, [applied, open], false),
+        (Verdict::Installed, Verdict::Installed, [applied, applied], false),
+    ] {
+        let verdicts = BTreeMap::from([(id("1"), older.clone()), (id("2"), newer.clone())]);
+        let by = |of: &UpdateId| (*of == id("1")).then(|| id("2")).into_iter();
+        let stands = |of: &UpdateId| stand[usize::from(*of == id("2"))];
+        let expected = if is_left_out { vec![id("1")] } else { vec![] };
+        assert_eq!(superseded(&verdicts, by, stands), expected, "{older:?} {newer:?} {stand:?}");
     }
 }
 
