@@ -581,6 +581,38 @@ mod tests {
     }
 
     #[test]
+    fn what_is_still_needed_after_the_reboot_it_asked_for_has_failed_once_more_each_time_until_it_is_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut ledger, _) = Ledger::open(directory.path()).unwrap();
+        let pending = Conditions { reboot_pending: true, ..Conditions::default() };
+        let booted = |minute| Event::Booted { boot: BootId(format!("boot {minute}")), at: at(minute) };
+        ledger.record(vec![booted(0)]).unwrap();
+        ledger.observe(at(0), &about(Verdict::Needed), &Conditions::default()).unwrap();
+        for round in 1..=3 {
+            let minute = i64::from(round) * 10;
+            ledger.begin(&id("a"), at(minute)).unwrap();
+            ledger.end(&id("a"), at(minute), Outcome::SuccessRebootRequired, None, None).unwrap();
+            // Until the reboot that may be as it must be.
+            assert_eq!(ledger.observe(at(minute), &about(Verdict::Needed), &pending).unwrap(), []);
+            ledger.record(vec![booted(minute + 1)]).unwrap();
+            let told = ledger.observe(at(minute + 2), &about(Verdict::Needed), &pending).unwrap();
+            assert_eq!(told[0].state, State::Failed);
+            let why = "reported success, and is still needed, after the reboot too";
+            assert_eq!(told[0].detail.as_deref(), Some(why));
+            let failing = ledger.book.record(&id("a")).unwrap().failing.clone().unwrap();
+            let expected = (Outcome::ReportedSuccessStillNeeded, round, at(minute + 2));
+            assert_eq!((failing.outcome, failing.times, failing.ended), expected);
+            assert_eq!(ledger.observe(at(minute + 3), &about(Verdict::Needed), &pending).unwrap(), []);
+        }
+        let before = ledger.book.record(&id("a")).cloned();
+        drop(ledger);
+        let (mut ledger, _) = Ledger::open(directory.path()).unwrap();
+        assert_eq!(ledger.book.record(&id("a")).cloned(), before);
+        ledger.observe(at(90), &about(Verdict::Installed), &Conditions::default()).unwrap();
+        assert_eq!(ledger.book.record(&id("a")).unwrap().failing, None);
+    }
+
+    #[test]
     fn what_an_update_waits_for_is_told_when_it_changes_and_not_when_only_what_is_left_of_a_window_does() {
         let directory = tempfile::tempdir().unwrap();
         let (mut ledger, _) = Ledger::open(directory.path()).unwrap();

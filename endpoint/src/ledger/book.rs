@@ -110,6 +110,18 @@ impl Record {
     fn is_to_be_verified(&self) -> bool {
         self.verified.is_none() && (self.applied.is_some() || self.detected.is_some())
     }
+
+    /// An attempt ended so; once more where the one before ended alike.
+    fn fails(&mut self, outcome: Outcome, at: Timestamp, detail: Option<String>) {
+        let before = self.failing.take().filter(|failing| failing.outcome == outcome);
+        let times = before.map_or(1, |failing| failing.times.saturating_add(1));
+        self.failing = Some(Box::new(Failing { outcome, times, ended: at, detail }));
+    }
+
+    /// Whether the last attempt was found to have been in vain after its reboot.
+    fn failed_at_boot(&self) -> bool {
+        self.failing.as_ref().is_some_and(|failing| failing.outcome == Outcome::ReportedSuccessStillNeeded)
+    }
 }
 
 /// Attempts in a row that ended alike.
@@ -376,8 +388,10 @@ impl Book {
                     return Some(entry(&update, &record));
                 }
                 let record = self.record_at(update.clone(), at);
-                if matches!(state, State::Installed | State::RebootPending) {
+                if state == State::Installed {
                     record.failing = None;
+                } else if state == State::Failed && record.state == State::RebootPending {
+                    record.fails(Outcome::ReportedSuccessStillNeeded, at, detail.clone());
                 }
                 shift(record, at, state, detail).then(|| entry(&update, record))
             }
@@ -470,11 +484,12 @@ impl Book {
         };
         let text = Some(cut(&text, DETAIL_BYTES_MAX).to_owned());
         let state = outcome.state();
-        record.failing = (outcome.class() != Class::Done).then(|| {
-            let before = record.failing.take().filter(|failing| failing.outcome == outcome);
-            let times = before.map_or(1, |failing| failing.times.saturating_add(1));
-            Box::new(Failing { outcome, times, ended: at, detail: text.clone() })
-        });
+        if outcome.class() != Class::Done {
+            record.fails(outcome, at, text.clone());
+        } else if state != Some(State::RebootPending) || !record.failed_at_boot() {
+            // Whether it is there this time the next boot tells, and how often it was not is counted until then.
+            record.failing = None;
+        }
         let shown = if matches!(state, Some(State::Installed)) { None } else { text };
         let changed = match state {
             Some(state) => shift(record, at, state, shown).then(|| entry(&update, record)),
@@ -485,6 +500,12 @@ impl Book {
             self.history.pop_front();
         }
         changed
+    }
+
+    /// Whether what waited for a boot had one.
+    fn was_in_vain(&self, record: &Record) -> bool {
+        let booted = self.boots.current.as_ref().is_some_and(|(_, seen)| *seen > record.since);
+        record.state == State::RebootPending && booted
     }
 
     /// What a scan at `now` changes: one event for every update that stands elsewhere, or for another
@@ -526,6 +547,10 @@ impl Book {
                 Verdict::Needed => match waits {
                     // What it replaces may be replaced at the restart only.
                     Some(record) => (State::RebootPending, record.detail.clone()),
+                    None if record.is_some_and(|record| self.was_in_vain(record)) => {
+                        let outcome = Outcome::ReportedSuccessStillNeeded;
+                        (State::Failed, Some(format!("{}, after the reboot too", outcome.sentence())))
+                    }
                     None => needed(failing),
                 },
                 Verdict::Installed => match (waits, failing) {
