@@ -371,8 +371,15 @@ async fn a_failed_script_is_told_and_finished_by_the_next_attempt() {
 
     fs::write(system.root().join("etc/fixed"), "").unwrap();
     let attempted = system.install(&alpha).await;
-    assert_eq!(attempted.outcome, Outcome::AlreadyInstalled, "{:?}", attempted.detail);
+    // It counts as installed by this attempt, so that a reboot that it needs is due.
+    assert_eq!(
+        (attempted.outcome, attempted.took.is_some()),
+        (Outcome::Success, true),
+        "{:?}",
+        attempted.detail
+    );
     assert_eq!(system.facts().values.get("flag:incomplete:alpha"), None);
+    assert_eq!(system.install(&alpha).await.outcome, Outcome::AlreadyInstalled);
 }
 
 #[tokio::test]

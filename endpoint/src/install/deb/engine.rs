@@ -159,8 +159,15 @@ impl DebEngine {
             Ok(Cleaned::Busy) => return Err(Stop::new(Outcome::LockBusy, "")),
             Err(error) => return Err(stop_of(&error)),
         }
-        self.repair(request, before).await?;
-        fresh().needed(request.update)?;
+        let repaired = self.repair(request, before).await?;
+        match (repaired, fresh().needed(request.update)) {
+            // That was the installation, cut off or failed before: whether it asks for a reboot is to be judged.
+            (Some(took), Err(stop)) if stop.outcome == Outcome::AlreadyInstalled => {
+                let detail = "what an earlier attempt left half installed is finished".to_owned();
+                return Ok(Said { outcome: Outcome::Success, detail, steps: Vec::new(), took });
+            }
+            (_, needed) => needed?,
+        }
         let repository = Arc::new(Repository::create(&self.root).map_err(|error| stop_of(&error))?);
         let mut prepared: Option<Vec<Step>> = None;
         for _ in 0..ROUNDS_MAX {
@@ -179,19 +186,22 @@ impl DebEngine {
 
     /// Finishes what was cut off: dpkg's own work, without which apt does nothing, and, when `before` finds
     /// the right version there but half installed, that. Other packages that are not fully installed are
-    /// left to apt, and their failure is not this update's.
-    async fn repair(&self, request: &Request<'_>, before: &Fresh) -> Result<(), Stop> {
+    /// left to apt, and their failure is not this update's. Returns how long it took to finish packages of the update
+    /// itself, where that is what it did.
+    async fn repair(&self, request: &Request<'_>, before: &Fresh) -> Result<Option<Duration>, Stop> {
         let unfinished = before.state != State::Needed;
         if !unfinished && !self.was_cut_off()? {
-            return Ok(());
+            return Ok(None);
         }
         tracing::info!(update = %request.update.id, "finishing the package manager's interrupted work");
         let policy = self.service_policy()?;
         let (ran, bare) = self.run_with(self.apt.configure_all(request.limit), None, policy.as_ref()).await?;
+        let took = ran.took;
         let text = ran.errors.text + &ran.output.text;
         let said = codes::of_program(ran.end, &text);
         if said == Outcome::Success {
-            return Ok(());
+            let own = unfinished || is_incomplete(request.update, &before.facts);
+            return Ok(own.then_some(took));
         }
         let world = self.world()?;
         let names = update_names(request.update);
@@ -212,7 +222,7 @@ impl DebEngine {
         if stopped || self.was_cut_off()? {
             return Err(Stop::new(Outcome::RepairFailed, complaint));
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Whether dpkg's journal of changes is not empty.
