@@ -51,16 +51,13 @@ use crate::{
     policy::{Effective, here::Here},
     probe::{Seen, Surroundings},
     reboot,
-    report::{ReportError, Spool},
+    report::{ReportError, Spool, portions},
     rhythm::Rhythm,
     terms::Terms,
 };
 
 /// Payloads announced to the tier above, so that it can have them ready.
 const WANTED_MAX: usize = 256;
-
-/// States in one report: some 200 bytes each, of a mebibyte.
-const ENTRIES_PER_REPORT: usize = 3_000;
 
 /// Why a cycle did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -322,9 +319,9 @@ impl<E: Engine + Send + Sync> Cycle<E> {
             if self.told_all { (false, changed) } else { (true, self.ledger.book().entries()) };
         let book = self.ledger.book();
         let mut reports: Vec<Report> = Vec::new();
-        for entries in entries.chunks(ENTRIES_PER_REPORT) {
+        for entries in portions(entries) {
             // What follows a snapshot adds to it.
-            reports.push(Report::States { snapshot, entries: entries.to_vec() });
+            reports.push(Report::States { snapshot, entries });
             snapshot = false;
         }
         if snapshot {
@@ -356,7 +353,7 @@ fn everything(book: &Book) -> Report {
     let mut entries = book.entries();
     // Those that are installed come back with the next snapshot that has room.
     entries.sort_by_key(|entry| entry.state == State::Installed);
-    entries.truncate(ENTRIES_PER_REPORT);
+    let entries = portions(entries).into_iter().next().unwrap_or_default();
     Report::States { snapshot: true, entries }
 }
 

@@ -6,6 +6,7 @@
 //! facts that were last accepted, or all of them when nothing was accepted yet or central asked for all.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
@@ -16,13 +17,13 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tierway_common::{
     daemon::chain::Chain,
-    facts::Facts,
+    facts::{Domain, Facts, domain_of},
     files,
     id::{EndpointId, TenantId},
-    schema::Report,
+    schema::{Report, StateEntry},
     trust::{
         digest::Digest,
-        envelope::{ENVELOPE_BYTES_MAX, Envelope, EnvelopeError, Header, Stream},
+        envelope::{ENVELOPE_BYTES_MAX, Envelope, EnvelopeError, Header, REPORT_BYTES_MAX, Stream},
         keys::SigningKey,
     },
 };
@@ -36,6 +37,10 @@ use tracing::warn;
 const STATES_WAITING_MAX: usize = 512;
 /// Bytes of one call.
 const BATCH_BYTES: usize = 1 << 20;
+/// States in one report: some 200 bytes each.
+const ENTRIES_PER_REPORT: usize = 3_000;
+/// Bytes of the states, or of the facts, of one report: what it says besides has room in the rest.
+const CONTENT_BYTES_MAX: usize = REPORT_BYTES_MAX - (64 << 10);
 /// Facts that central holds, in the spool's folder.
 const ACCEPTED: &str = "accepted.json";
 /// Number and facts of the inventory that was put on its way last.
@@ -159,6 +164,7 @@ impl Spool {
     ///
     /// [`ReportError`]; it is not on its way then.
     pub fn inventory(&mut self, facts: &Facts, key: &SigningKey, now: Timestamp) -> Result<(), ReportError> {
+        let facts = &*with_room(facts);
         let digest = facts.digest();
         if self.offered.map_or(self.accepted, |(_, offered)| Some(offered)) == Some(digest) {
             return Ok(());
@@ -173,7 +179,14 @@ impl Spool {
             None => Report::Inventory { at: now, facts: facts.clone() },
         };
         let earlier: Vec<_> = self.files()?.into_iter().filter(|file| file.0 == Stream::Inventory).collect();
-        let sequence = self.seal(Stream::Inventory, whole, &report, key, now)?;
+        let sequence = match self.seal(Stream::Inventory, whole, &report, key, now) {
+            // All may be less than what was and what is.
+            Err(ReportError::Seal(EnvelopeError::TooLarge { .. })) if !whole => {
+                let all = Report::Inventory { at: now, facts: facts.clone() };
+                self.seal(Stream::Inventory, true, &all, key, now)?
+            }
+            sealed => sealed?,
+        };
         self.offered = Some((sequence, digest));
         self.write(OFFERED, &(sequence, facts))?;
         for (_, _, path) in earlier {
@@ -363,9 +376,53 @@ fn read<T: serde::de::DeserializeOwned>(path: &Path, bytes_max: u64) -> Result<O
         .map_err(|source| spool_error(path, source))
 }
 
+/// Facts of which a report has room: of more, the largest domains of which only what rules ask for is read are left
+/// out, then the largest of all, and said to be.
+fn with_room(facts: &Facts) -> Cow<'_, Facts> {
+    let bytes = |facts: &Facts| serde_json::to_vec(facts).map_or(0, |json| json.len());
+    let mut told = Cow::Borrowed(facts);
+    while bytes(&told) > CONTENT_BYTES_MAX {
+        let mut sizes: BTreeMap<&str, usize> = BTreeMap::new();
+        for (key, value) in &told.values {
+            *sizes.entry(domain_of(key)).or_default() += key.len() + value.len();
+        }
+        let is_asked = |name: &str| matches!(told.domains.get(name), Some(Domain::Asked { .. }));
+        let largest = sizes.into_iter().max_by_key(|(name, bytes)| (is_asked(name), *bytes));
+        let Some(largest) = largest.map(|(name, _)| name.to_owned()) else { break };
+        warn!(domain = largest, "there are more facts than a report has room for: left these out");
+        let told = told.to_mut();
+        told.values.retain(|key, _| domain_of(key) != largest);
+        let source = told.domains.get(&largest).map_or_else(String::new, |domain| domain.source().to_owned());
+        let reason = "there is more of it than a report has room for".to_owned();
+        told.domains.insert(largest, Domain::Failed { source, reason });
+    }
+    told
+}
+
+/// States in portions of which each has room in a report, in their order.
+#[must_use]
+pub fn portions(entries: Vec<StateEntry>) -> Vec<Vec<StateEntry>> {
+    let (mut portions, mut bytes): (Vec<Vec<StateEntry>>, usize) = (Vec::new(), 0);
+    for entry in entries {
+        let more = serde_json::to_vec(&entry).map_or(0, |json| json.len() + 1);
+        match portions.last_mut() {
+            Some(last) if last.len() < ENTRIES_PER_REPORT && bytes + more <= CONTENT_BYTES_MAX => {
+                last.push(entry);
+                bytes += more;
+            }
+            _ => {
+                portions.push(vec![entry]);
+                bytes = more;
+            }
+        }
+    }
+    portions
+}
+
 #[cfg(test)]
 mod tests {
     use ring::rand::SystemRandom;
+    use tierway_common::schema::{DETAIL_BYTES_MAX, Progress, State};
 
     use super::*;
 
@@ -413,6 +470,66 @@ mod tests {
         }
         accepted(&mut spool);
         assert_eq!(spool.acknowledged(), Some(facts("3").digest()));
+    }
+
+    #[test]
+    fn of_more_facts_than_a_report_has_room_for_the_answers_to_rules_are_left_out_and_said_to_be() {
+        let key = SigningKey::generate(&SystemRandom::new()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = open(dir.path());
+        let asked = |name: &str| (name.to_owned(), Domain::Asked { source: format!("the source of {name}") });
+        let fact = |name: &str, bytes| (name.to_owned(), "\"".repeat(bytes));
+        let facts = Facts {
+            domains: [
+                asked("wmi"),
+                asked("registry"),
+                ("package:deb".to_owned(), Domain::Complete { source: "dpkg".to_owned() }),
+            ]
+            .into(),
+            values: [fact("wmi:a", 300_000), fact("registry:a", 10), fact("package:deb:a:all", 400_000)]
+                .into(),
+        };
+        let inventories =
+            [facts.clone(), Facts { values: [fact("registry:a", 20)].into(), ..facts.clone() }, facts];
+        for (facts, keys) in inventories.iter().zip([2, 1, 2]) {
+            spool.inventory(facts, &key, Timestamp::UNIX_EPOCH).unwrap();
+            let told = offered_facts(dir.path()).unwrap().unwrap().1;
+            assert_eq!(told.values.len(), keys, "{:?}", told.domains);
+            let left_out = matches!(&told.domains["wmi"], Domain::Failed { source, .. } if source == "the source of wmi");
+            assert_eq!((left_out, told.domains["registry"] == facts.domains["registry"]), (keys == 2, true));
+            accepted(&mut spool);
+            assert_eq!(spool.acknowledged(), Some(told.digest()));
+        }
+    }
+
+    #[test]
+    fn however_much_states_say_each_portion_of_them_has_room_in_a_report_and_none_is_lost() {
+        let key = SigningKey::generate(&SystemRandom::new()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = open(dir.path());
+        let entry = |number: usize, detail: &str| StateEntry {
+            update: format!("debian-12/u_{number}").parse().unwrap(),
+            state: State::Unknown,
+            at: Timestamp::UNIX_EPOCH,
+            detected: None,
+            applied: None,
+            detail: (!detail.is_empty()).then(|| detail.to_owned()),
+            progress: Progress::default(),
+        };
+        for (count, detail, least) in [
+            (0, String::new(), 0),
+            (2 * ENTRIES_PER_REPORT, String::new(), 2),
+            (2 * ENTRIES_PER_REPORT, "\u{1}".repeat(DETAIL_BYTES_MAX), 10),
+        ] {
+            let entries: Vec<StateEntry> = (0..count).map(|number| entry(number, &detail)).collect();
+            let portions = portions(entries.clone());
+            assert!(portions.len() >= least, "{}", portions.len());
+            assert_eq!(portions.concat(), entries);
+            for entries in portions {
+                let report = Report::States { snapshot: false, entries };
+                spool.states(&report, || report.clone(), &key, Timestamp::UNIX_EPOCH).unwrap();
+            }
+        }
     }
 
     #[test]
