@@ -13,7 +13,7 @@ use tierway_common::{
     lease::{Ask, Lease, LeaseError, Want, verify_grant},
     trust::{digest::Digest, keys::PublicKey},
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::{
     Code, Status, Streaming,
     body::Body,
@@ -45,8 +45,10 @@ const LATER_MAX: Duration = Duration::from_secs(60);
 const LATER: &str = "retry-after";
 /// A blob stream must bring something this often…
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// …and on average at least this much a second, or it is called slow retrieval and given up.
+/// …and on average, but for the beginning, at least this much a second, or it is called slow retrieval and given up.
 const BYTES_PER_SECOND_MIN: u64 = 2 * 1024;
+/// So long a blob stream may take besides.
+const BEGINNING: Duration = Duration::from_secs(60);
 /// Longest payload: more than any vendor's update, less than any disk.
 pub const PAYLOAD_BYTES_MAX: u64 = 16 << 30;
 /// Longest wait before asking for a lease again: nobody on the way may make it longer.
@@ -291,7 +293,7 @@ impl Upstream {
             let mut stream = self.open(batch.iter().map(|digest| (*digest, 0)).collect()).await?;
             let mut parts = BytesMut::new();
             let mut total = 0;
-            let mut deadline = Deadline::new(bytes_max.saturating_mul(batch.len() as u64));
+            let mut deadline = Deadline::new();
             for (index, digest) in batch.iter().enumerate() {
                 parts.clear();
                 loop {
@@ -369,7 +371,7 @@ impl Upstream {
         *resumed = at > 0;
         let mut stream = self.open(vec![(digest, at)]).await?;
         let bytes_max = bytes.unwrap_or(PAYLOAD_BYTES_MAX);
-        let mut deadline = Deadline::new(bytes_max.saturating_sub(at));
+        let mut deadline = Deadline::new();
         loop {
             let Some(chunk) = deadline.next(&mut stream).await? else {
                 return Err(UpstreamError::Protocol("it ended a blob early"));
@@ -444,26 +446,29 @@ fn check_chunk(chunk: &v1::BlobChunk, index: usize) -> Result<v1::BlobEnd, Upstr
     Ok(chunk.end())
 }
 
-/// Ends streams that stall or trickle.
+/// Ends streams that stall or trickle. Only what came buys time: what could still come may be a thousand times more.
 struct Deadline {
-    at: tokio::time::Instant,
+    begun: Instant,
+    received: u64,
 }
 
 impl Deadline {
-    fn new(bytes: u64) -> Self {
-        let whole = STALL_TIMEOUT * 2 + Duration::from_secs(bytes / BYTES_PER_SECOND_MIN);
-        Self { at: tokio::time::Instant::now() + whole }
+    fn new() -> Self {
+        Self { begun: Instant::now(), received: 0 }
     }
 
     async fn next(
         &mut self,
         stream: &mut Streaming<v1::BlobChunk>,
     ) -> Result<Option<v1::BlobChunk>, UpstreamError> {
-        let until = self.at.min(tokio::time::Instant::now() + STALL_TIMEOUT);
-        match tokio::time::timeout_at(until, stream.message()).await {
-            Ok(chunk) => Ok(chunk?),
-            Err(_) => Err(UpstreamError::Slow { call: "FetchBlobs" }),
-        }
+        let bought = Duration::from_secs(self.received / BYTES_PER_SECOND_MIN);
+        let until = (self.begun + BEGINNING + bought).min(Instant::now() + STALL_TIMEOUT);
+        let Ok(chunk) = timeout_at(until, stream.message()).await else {
+            return Err(UpstreamError::Slow { call: "FetchBlobs" });
+        };
+        let chunk = chunk?;
+        self.received += chunk.as_ref().map_or(0, |chunk| chunk.data.len() as u64);
+        Ok(chunk)
     }
 }
 
@@ -477,6 +482,10 @@ mod tests {
         },
     };
 
+    use futures_util::{StreamExt as _, stream};
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+    use prost::Message as _;
     use tierway_common::daemon::chain::Chain;
 
     use super::*;
@@ -533,13 +542,57 @@ mod tests {
         ] {
             let case = format!("{statuses:?}");
             let (upstream, asked) = answering(statuses);
-            let began = tokio::time::Instant::now();
+            let began = Instant::now();
             upstream.metadata("timestamp", None).await.unwrap_err();
             assert_eq!(
                 (asked.load(Ordering::Relaxed), began.elapsed().as_secs()),
                 (asked_then, waited),
                 "{case}"
             );
+        }
+    }
+
+    /// A tier that sends a blob in pieces of so many bytes, each so long after the one before.
+    fn trickling(blob: Bytes, piece: usize, apart: Duration) -> Upstream {
+        let service = tower::service_fn(move |_: http::Request<Body>| {
+            let last = blob.chunks(piece).count() - 1;
+            let messages = blob.chunks(piece).enumerate().map(|(number, data)| {
+                let end = if number == last { v1::BlobEnd::Complete } else { v1::BlobEnd::Unspecified };
+                let data = Bytes::copy_from_slice(data);
+                let chunk = v1::BlobChunk { index: 0, data, end: end.into() }.encode_to_vec();
+                let length = u32::try_from(chunk.len()).unwrap();
+                Bytes::from([&[0][..], &length.to_be_bytes(), &chunk].concat())
+            });
+            let messages = stream::iter(messages.collect::<Vec<_>>()).then(move |message| async move {
+                sleep(apart).await;
+                Ok::<_, Status>(Frame::data(message))
+            });
+            let response = http::Response::new(Body::new(StreamBody::new(messages)));
+            async move { Ok::<_, Status>(response) }
+        });
+        Upstream::over(service)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tier_that_trickles_is_given_up_after_a_minute_and_what_has_come_buys_time() {
+        for (bytes, piece, apart, ended) in [
+            (1_000, 1, 29, Some(60)),
+            (2, 1, 31, Some(30)),
+            (256 << 10, 1 << 10, 1, Some(119)),
+            (256 << 10, 2 << 10, 1, None),
+        ] {
+            let blob = Bytes::from(vec![7u8; bytes]);
+            let digest = Digest::of(&blob);
+            let upstream = trickling(blob.clone(), piece, Duration::from_secs(apart));
+            let began = Instant::now();
+            let found = upstream.small_blobs(&[digest], 8 << 20).await;
+            match ended {
+                Some(seconds) => {
+                    assert!(matches!(found, Err(UpstreamError::Slow { .. })), "{piece}: {found:?}");
+                    assert_eq!(began.elapsed().as_secs(), seconds, "{piece} bytes each {apart} s");
+                }
+                None => assert_eq!(found.unwrap()[&digest], blob),
+            }
         }
     }
 }
