@@ -4,7 +4,7 @@
 //! its directory synced. What a crash leaves is a partial, which the next [`Writer`] hashes again and
 //! continues. A blob is hashed again before its bytes are believed: on every [`Blobs::get`] from disk, and
 //! once per process and file for [`Blobs::reader`] and [`Blobs::path`]. One that no longer has
-//! its digest is set aside and is absent from then on, so that the caller fetches it again.
+//! its digest, or cannot be read, is set aside and is absent from then on, so that the caller fetches it again.
 //!
 //! The directory has a quota and leaves a floor of free space on its file system. When room is
 //! needed, blobs go by least recent use; never one that is pinned, or that someone is reading. To be
@@ -17,7 +17,7 @@
 //! <dir>/ab/<hex>       blobs, by the first byte of their digest; access time = last use, to the hour
 //! <dir>/partial/<hex>  blobs being written, or left by an interruption
 //! <dir>/pins/<owner>   32 bytes for each digest that the owner pins
-//! <dir>/corrupt/<hex>  the last few that no longer had their digest
+//! <dir>/corrupt/<hex>  the last few that no longer had their digest, or could not be read
 //! ```
 
 mod cache;
@@ -86,7 +86,7 @@ pub struct Usage {
     pub quota: u64,
     /// Bytes of partials, those being written counted with their whole expected length.
     pub partial_bytes: u64,
-    /// Blobs that were found corrupt since the directory was opened.
+    /// Blobs that were found corrupt or unreadable since the directory was opened.
     pub corrupt: u64,
 }
 
@@ -102,7 +102,7 @@ pub struct EvictReport {
 /// Why a blob could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum BlobError {
-    /// It is not here, or was found corrupt just now: fetch it.
+    /// It is not here, or was found corrupt or unreadable just now: fetch it.
     #[error("blob `{digest}` is not here")]
     Absent {
         /// Which one.
@@ -283,8 +283,8 @@ impl Blobs {
     ///
     /// # Errors
     ///
-    /// [`BlobError::Absent`] also when it was found corrupt; [`BlobError::TooLarge`] when it has more than
-    /// `bytes_max`; [`BlobError::Io`].
+    /// [`BlobError::Absent`] also when it was found corrupt or unreadable; [`BlobError::TooLarge`] when it has more
+    /// than `bytes_max`; [`BlobError::Io`] when it does not open.
     pub fn get(&self, digest: &Digest, bytes_max: u64) -> Result<Bytes, BlobError> {
         let inner = &*self.0;
         let bytes = inner.index().len(digest).ok_or(BlobError::Absent { digest: *digest })?;
@@ -297,9 +297,10 @@ impl Blobs {
             inner.used(digest);
             return Ok(whole);
         }
-        let (path, mut file) = inner.open_file(digest)?;
+        let (_, mut file) = inner.open_file(digest)?;
         let mut content = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0));
-        (&mut file).take(bytes + 1).read_to_end(&mut content).map_err(disk::error("read", &path))?;
+        let read = (&mut file).take(bytes + 1).read_to_end(&mut content);
+        read.map_err(|source| inner.unreadable(digest, &source))?;
         let found = Digest::of(&content);
         if found != *digest {
             return Err(inner.quarantine(digest, &found));
@@ -346,13 +347,13 @@ impl Blobs {
     ///
     /// # Errors
     ///
-    /// [`BlobError::Absent`] also when it was found corrupt; [`BlobError::Io`].
+    /// [`BlobError::Absent`] also when it was found corrupt or unreadable; [`BlobError::Io`] when it does not open.
     pub fn reader(&self, digest: &Digest) -> Result<Reader, BlobError> {
         Reader::open(&self.0, digest)
     }
 
-    /// The blob, as [`Blobs::reader`] gives it; `None`, with a line in the log, when it is damaged or unreadable,
-    /// and `None` when it is not here.
+    /// The blob, as [`Blobs::reader`] gives it; `None`, with a line in the log, when it is damaged, unreadable or does
+    /// not open, and `None` when it is not here.
     #[must_use]
     pub fn find(&self, digest: &Digest) -> Option<Reader> {
         match self.reader(digest) {
@@ -499,13 +500,39 @@ impl Inner {
     fn quarantine(&self, digest: &Digest, found: &Digest) -> BlobError {
         let path = disk::blob_path(&self.dir, digest);
         error!(path = %path.display(), %found, "a blob is corrupt and was set aside");
-        self.corrupt.fetch_add(1, Ordering::Relaxed);
         let mut index = self.index();
-        let bytes = fs::metadata(&path).map_or(u64::MAX, |data| data.len());
-        let kept = bytes <= CORRUPT_BYTES_MAX && disk::keep_corrupt(&self.dir, digest, CORRUPT_FILES_MAX);
-        if !kept && let Err(error) = disk::remove(&path) {
+        if !self.set_aside(digest, &path)
+            && let Err(error) = disk::remove(&path)
+        {
             error!(%error, "could not remove a corrupt blob");
         }
+        self.forget(&mut index, digest)
+    }
+
+    /// The same with one whose file opens and cannot be read. A large one stays where it is until it comes anew: the
+    /// disk may come to itself, and of a package of an administrator's own there may be no other copy.
+    fn unreadable(&self, digest: &Digest, source: &std::io::Error) -> BlobError {
+        let path = disk::blob_path(&self.dir, digest);
+        error!(path = %path.display(), error = %source, "a blob cannot be read and counts as absent");
+        let mut index = self.index();
+        // A file gives way to the one that comes anew, a folder would not.
+        if !self.set_aside(digest, &path)
+            && path.is_dir()
+            && let Err(error) = fs::remove_dir_all(&path)
+        {
+            error!(%error, "could not remove what stands in the place of a blob");
+        }
+        self.forget(&mut index, digest)
+    }
+
+    /// Moves what is not too large to where corrupt files are kept; whether it did.
+    fn set_aside(&self, digest: &Digest, path: &Path) -> bool {
+        let bytes = fs::metadata(path).map_or(u64::MAX, |data| data.len());
+        bytes <= CORRUPT_BYTES_MAX && disk::keep_corrupt(&self.dir, digest, CORRUPT_FILES_MAX)
+    }
+
+    fn forget(&self, index: &mut Index, digest: &Digest) -> BlobError {
+        self.corrupt.fetch_add(1, Ordering::Relaxed);
         index.remove(digest);
         self.cache().remove(digest);
         BlobError::Absent { digest: *digest }
@@ -630,13 +657,14 @@ impl Inner {
     }
 
     /// Hashes the file of a blob unless it was since it last changed.
-    fn verify(&self, digest: &Digest, path: &Path, file: &mut File) -> Result<u64, BlobError> {
+    fn verify(&self, digest: &Digest, file: &mut File) -> Result<u64, BlobError> {
         let _verifying = self.verify[usize::from(digest.as_bytes()[0]) % VERIFY_LOCKS]
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let identity = disk::FileIdentity::of(file).map_err(disk::error("read", path))?;
+        let unreadable = |source: std::io::Error| self.unreadable(digest, &source);
+        let identity = disk::FileIdentity::of(file).map_err(unreadable)?;
         if self.index().verified(digest) != Some(identity) {
-            let found = disk::hash(file).map_err(disk::error("read", path))?;
+            let found = disk::hash(file).map_err(unreadable)?;
             if found != *digest {
                 return Err(self.quarantine(digest, &found));
             }

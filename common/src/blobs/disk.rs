@@ -161,9 +161,11 @@ pub(super) fn hash(file: &mut File) -> io::Result<Digest> {
     let mut hasher = Hasher::new();
     let mut buffer = vec![0; HASH_BUFFER_BYTES];
     loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hasher.finish()),
-            count => hasher.update(&buffer[..count]),
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(hasher.finish()),
+            Ok(count) => hasher.update(&buffer[..count]),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
 }
@@ -183,7 +185,7 @@ pub(super) fn keep_corrupt(dir: &Path, digest: &Digest, files_max: usize) -> boo
     files.sort();
     for (_, path) in files.iter().rev().skip(files_max) {
         // What cannot be removed now is tried again at the next corrupt file.
-        let _left = fs::remove_file(path);
+        let _left = fs::remove_file(path).or_else(|_| fs::remove_dir_all(path));
     }
     true
 }

@@ -2,7 +2,12 @@
 
 #[cfg(target_os = "linux")]
 use std::io::IoSliceMut;
-use std::{fmt, fs::File, path::PathBuf, sync::Arc};
+use std::{
+    fmt,
+    fs::File,
+    path::PathBuf,
+    sync::{Arc, Weak},
+};
 
 #[cfg(target_os = "linux")]
 use rustix::io::{ReadWriteFlags, preadv2};
@@ -23,6 +28,8 @@ pub(super) struct OpenBlob {
 pub struct Reader {
     digest: Digest,
     open: Arc<OpenBlob>,
+    /// Where it belongs to, unless that was closed meanwhile.
+    inner: Weak<Inner>,
 }
 
 impl fmt::Debug for Reader {
@@ -32,7 +39,7 @@ impl fmt::Debug for Reader {
 }
 
 impl Reader {
-    pub(super) fn open(inner: &Inner, digest: &Digest) -> Result<Self, BlobError> {
+    pub(super) fn open(inner: &Arc<Inner>, digest: &Digest) -> Result<Self, BlobError> {
         let open = inner.index().open(digest);
         let open = match open {
             Some(open) => open,
@@ -41,14 +48,14 @@ impl Reader {
                     return Err(BlobError::Absent { digest: *digest });
                 }
                 let (path, mut file) = inner.open_file(digest)?;
-                let bytes = inner.verify(digest, &path, &mut file)?;
+                let bytes = inner.verify(digest, &mut file)?;
                 let open = Arc::new(OpenBlob { path, file, bytes });
                 inner.index().set_open(digest, &open);
                 open
             }
         };
         inner.used(digest);
-        Ok(Self { digest: *digest, open })
+        Ok(Self { digest: *digest, open, inner: Arc::downgrade(inner) })
     }
 
     /// Which blob.
@@ -68,10 +75,20 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// [`BlobError::Io`], also when there are not so many.
+    /// [`BlobError::Io`], also when there are not so many. A blob whose bytes cannot be read any more is absent for
+    /// whoever comes next.
     pub fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), BlobError> {
-        let OpenBlob { path, file, .. } = &*self.open;
-        disk::read_exact_at(file, out, offset).map_err(disk::error("read", path))
+        let OpenBlob { path, file, bytes } = &*self.open;
+        let end = offset.saturating_add(out.len() as u64);
+        disk::read_exact_at(file, out, offset).map_err(|source| {
+            // Whoever asks for more than there is has found no damage.
+            if end <= *bytes
+                && let Some(inner) = self.inner.upgrade()
+            {
+                let _absent = inner.unreadable(&self.digest, &source);
+            }
+            disk::error("read", path)(source)
+        })
     }
 
     /// Fills `out` with the bytes from `offset` on if the system has all of them in memory; `false`, and `out`

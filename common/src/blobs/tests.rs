@@ -210,15 +210,18 @@ fn spoil(dir: &TempDir, digest: &Digest) -> PathBuf {
     path
 }
 
+type Read = fn(&Blobs, &Digest) -> Option<BlobError>;
+
+/// Ways to read a blob, each with what it fails with.
+const READS: [Read; 3] = [
+    |blobs, digest| blobs.get(digest, 1000).err(),
+    |blobs, digest| blobs.reader(digest).err(),
+    |blobs, digest| blobs.path(digest).is_none().then_some(BlobError::Absent { digest: *digest }),
+];
+
 #[test]
 fn a_corrupt_blob_is_never_given_out_and_is_set_aside() {
-    type Read = fn(&Blobs, &Digest) -> Option<BlobError>;
-    let reads: [Read; 3] = [
-        |blobs, digest| blobs.get(digest, 1000).err(),
-        |blobs, digest| blobs.reader(digest).err(),
-        |blobs, digest| blobs.path(digest).is_none().then_some(BlobError::Absent { digest: *digest }),
-    ];
-    for read in reads {
+    for read in READS {
         let dir = tempfile::tempdir().unwrap();
         let blobs = open(&dir, 1 << 20);
         let digest = blobs.put(&content(1, 500)).unwrap();
@@ -233,6 +236,71 @@ fn a_corrupt_blob_is_never_given_out_and_is_set_aside() {
         blobs.put(&content(1, 500)).unwrap();
         assert!(read(&blobs, &digest).is_none(), "it can be fetched again");
     }
+}
+
+/// Puts a folder in the place of a blob's file: on Linux it opens, and cannot be read.
+#[cfg(target_os = "linux")]
+fn make_unreadable(dir: &TempDir, digest: &Digest) -> PathBuf {
+    let path = disk::blob_path(dir.path(), digest);
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    fs::write(path.join("inside"), b"x").unwrap();
+    path
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_blob_that_cannot_be_read_is_absent_and_can_be_fetched_again() {
+    for read in READS {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = open(&dir, 1 << 20);
+        blobs.set_cache_bytes(0);
+        let digest = blobs.put(&content(1, 500)).unwrap();
+        let aside = dir.path().join("corrupt").join(digest.to_string());
+        // The second time something lies where it is set aside.
+        for times in 1..=2 {
+            let path = make_unreadable(&dir, &digest);
+            let error = read(&blobs, &digest);
+            assert!(
+                matches!(error, Some(BlobError::Absent { digest: named }) if named == digest),
+                "{error:?}"
+            );
+            assert!(!path.exists() && !blobs.contains(&digest) && aside.is_dir());
+            assert_eq!((blobs.usage().corrupt, blobs.usage().bytes), (times, 0));
+            blobs.put(&content(1, 500)).unwrap();
+            assert!(read(&blobs, &digest).is_none(), "it can be fetched again");
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn only_the_last_few_of_what_could_not_be_read_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = open(&dir, 1 << 20);
+    for n in 0..CORRUPT_FILES_MAX as u64 + 5 {
+        let digest = blobs.put(&content(n, 50)).unwrap();
+        make_unreadable(&dir, &digest);
+        assert!(blobs.get(&digest, 1000).is_err());
+    }
+    assert_eq!(fs::read_dir(dir.path().join("corrupt")).unwrap().count(), CORRUPT_FILES_MAX);
+}
+
+#[test]
+fn a_large_blob_that_cannot_be_read_stays_where_it_is_until_it_comes_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = open(&dir, 64 << 20);
+    let whole = vec![7; usize::try_from(CORRUPT_BYTES_MAX).unwrap() + 2];
+    let digest = blobs.put(&whole).unwrap();
+    let reader = blobs.reader(&digest).unwrap();
+    let path = disk::blob_path(dir.path(), &digest);
+    File::options().write(true).open(&path).unwrap().set_len(CORRUPT_BYTES_MAX + 1).unwrap();
+    let error = reader.read_at(CORRUPT_BYTES_MAX, &mut [0; 2]).unwrap_err();
+    assert!(matches!(error, BlobError::Io { .. }), "{error:?}");
+    assert!(path.exists() && !blobs.contains(&digest));
+    drop(reader);
+    blobs.put(&whole).unwrap();
+    assert_eq!(blobs.reader(&digest).unwrap().len(), whole.len() as u64);
 }
 
 #[test]
@@ -399,10 +467,12 @@ fn a_reader_gives_the_bytes_that_are_there_and_an_error_where_there_are_none() {
     }
     assert!(!reader.read_hot(400_001, &mut hot), "a byte more than there is");
     assert!(matches!(reader.read_at(400_001, &mut out), Err(BlobError::Io { .. })));
+    assert!(blobs.contains(&digest), "nothing is wrong with it");
     // A file cut short under a reader is an error and not wrong bytes.
     File::options().write(true).open(disk::blob_path(dir.path(), &digest)).unwrap().set_len(10).unwrap();
     assert!(!reader.read_hot(100, &mut hot[..1000]));
     assert!(matches!(reader.read_at(100, &mut out[..1000]), Err(BlobError::Io { .. })));
+    assert!(!blobs.contains(&digest), "whoever comes next fetches it again");
 }
 
 #[test]
