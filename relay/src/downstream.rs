@@ -305,6 +305,8 @@ impl upstream_server::Upstream for Downstream {
         let peer = request.extensions().get::<Arc<PeerIdentity>>().cloned();
         let mut message = request.into_inner();
         let _turn = match peer {
+            // What a relay passes on is another's, and stays: central goes by the proof.
+            Some(peer) if peer.holder.role == Role::Relay && !message.certificate_der.is_empty() => None,
             Some(peer) => {
                 message.certificate_der = peer.certificate.to_vec();
                 None

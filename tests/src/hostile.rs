@@ -25,7 +25,7 @@ use tierway_common::{
     transport::{
         accept::{self, Gauge, Limits},
         dial::{self, Route},
-        identity::PeerIdentity,
+        identity::{PeerIdentity, Role},
         tls::Identity,
     },
     trust::{
@@ -648,7 +648,9 @@ impl upstream_server::Upstream for Service {
             let certificate_chain = self.forged_chain(&peer, &request.csr_der);
             return Ok(Response::new(v1::RenewResponse { certificate_chain }));
         }
-        request.certificate_der = peer.certificate.to_vec();
+        if peer.holder.role != Role::Relay || request.certificate_der.is_empty() {
+            request.certificate_der = peer.certificate.to_vec();
+        }
         self.0.client.clone().renew(request).await
     }
 }

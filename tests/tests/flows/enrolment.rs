@@ -323,6 +323,35 @@ async fn an_endpoint_renews_its_certificate_and_goes_on_with_it_without_a_restar
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn below_a_relay_that_is_below_another_one_certificates_are_renewed_as_well() {
+    let fleet = Fleet::start().await;
+    let near = fleet.relay("osaka").await;
+    near.caught_up(&fleet).await;
+    let far = fleet.relay_behind("nara", near.address).await;
+    far.caught_up(&fleet).await;
+    let root = fleet.folder("root");
+    let named = fleet.enroll("web1", "nara", far.address, &root).await;
+    let nameless = fleet.enroll("web2", "nara", far.address, &root).await;
+    let route = |address: SocketAddr| dial::Route::direct(&address.to_string());
+    let identity = |data_dir: &Path| joining::load(data_dir).unwrap().identity;
+    let (named, nameless) = (identity(&named.config.data_dir), identity(&nameless.config.data_dir));
+    let relay = identity(&far.config.data_dir);
+    for (what, identity, channel) in [
+        ("an endpoint", &named, dial::channel(route(far.address), &named)),
+        // As one whose certificate has expired.
+        ("one that shows none", &nameless, dial::nameless_channel(vec![route(far.address)], &nameless)),
+        ("the relay itself", &relay, dial::channel(route(near.address), &relay)),
+    ] {
+        let before = identity.own();
+        let renewed = joining::renew(&Upstream::new(channel), identity).await;
+        assert!(renewed.is_ok(), "{what}: {}", Chain(&renewed.unwrap_err()));
+        let own = identity.own();
+        assert_eq!(own.holder, before.holder, "{what}");
+        assert_ne!(own.serial, before.serial, "{what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_relay_renews_its_certificate_and_serves_with_it_without_a_restart() {
     let clock = Clock::manual(Clock::system().now().checked_sub(SignedDuration::from_hours(8 * 24)).unwrap());
     let mut fleet = Fleet::start_at(clock.clone()).await;
