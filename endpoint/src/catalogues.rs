@@ -154,6 +154,14 @@ impl Catalogues {
         self.trusted.as_ref().map_or(0, |trusted| trusted.targets_version)
     }
 
+    /// Whether what this check-in was answered wants a refresh: there is something newer, or there is a newer root of
+    /// trust, which may take back what is here.
+    #[must_use]
+    pub fn is_behind(&self, answer: &v1::CheckInResponse) -> bool {
+        let root_version = self.trusted.as_ref().map(|trusted| trusted.root_version);
+        answer.timestamp.is_some() || root_version.is_none_or(|trusted| trusted < answer.root_version)
+    }
+
     /// When that expires.
     #[must_use]
     pub fn expires(&self) -> Option<Timestamp> {

@@ -293,7 +293,7 @@ impl<E: Engine + Send + Sync> Cycle<E> {
             })
             .await?;
         self.answers.clear();
-        if answer.timestamp.is_some() || self.catalogues.version() == 0 {
+        if self.catalogues.is_behind(&answer) {
             self.catalogues.refresh(&answer, os, now).await?;
         }
         Ok(answer.resync)

@@ -15,7 +15,6 @@ use tierway_common::{
 };
 use tierway_proto::{
     blob_stream::BlobSource,
-    metadata::Newest,
     notices::{ANSWERED_MAX, Notices},
     upstream::{ENROLLING_MAX, ENVELOPES_MAX, Upstream, UpstreamError},
     v1::{self, upstream_server},
@@ -222,7 +221,7 @@ impl upstream_server::Upstream for Downstream {
         }
         let head = self.mirror.head();
         let is_newer = head.timestamp_version > timestamp_version;
-        let newest = if is_newer { self.mirror.newest() } else { Newest::default() };
+        let newest = self.mirror.newest();
         Ok(Response::new(v1::CheckInResponse {
             timestamp_version: head.timestamp_version,
             timestamp: is_newer.then(|| head.timestamp.to_vec()),
@@ -230,7 +229,7 @@ impl upstream_server::Upstream for Downstream {
             resync_endpoints: Vec::new(),
             news: head.news,
             root_version: newest.root_version,
-            along: newest.along(targets_version),
+            along: if is_newer { newest.along(targets_version) } else { Vec::new() },
         }))
     }
 
@@ -423,6 +422,18 @@ mod tests {
         let mut request = Request::new(message);
         request.extensions_mut().insert(Arc::new(peer));
         request
+    }
+
+    #[tokio::test]
+    async fn whoever_is_further_than_this_relay_hears_which_root_is_the_newest() {
+        let folder = tempfile::tempdir().unwrap();
+        let relay = downstream(folder.path());
+        for role in ["root", "snapshot", "targets"] {
+            relay.mirror.keep(role, 2, b"{}").unwrap();
+        }
+        let request = v1::CheckInRequest { timestamp_version: 1_000_000, ..Default::default() };
+        let answer = relay.check_in(from("endpoint/e1", request)).await.unwrap().into_inner();
+        assert_eq!((answer.timestamp, answer.root_version, answer.along.len()), (None, 2, 0));
     }
 
     #[tokio::test]

@@ -67,7 +67,7 @@ impl Endpoint {
             targets_version: self.catalogues.targets_version(),
         };
         let answer = self.upstream.check_in(request).await.expect("an answer");
-        if answer.timestamp.is_some() {
+        if self.catalogues.is_behind(&answer) {
             let refreshed = self.catalogues.refresh(&answer, &os(), self.clock.now()).await;
             refreshed.expect("brought over");
         }

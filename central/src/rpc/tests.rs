@@ -430,6 +430,16 @@ async fn a_report_is_kept_through_a_restart_and_a_renewed_key_goes_on_with_the_n
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_further_than_central_hears_which_root_is_the_newest() {
+    let mut live = Live::start().await;
+    let endpoint = live.join("endpoint", "web-1").await;
+    let request = v1::CheckInRequest { timestamp_version: 1_000_000, ..Default::default() };
+    let answer = Upstream::new(live.channel(&endpoint)).check_in(request).await.unwrap();
+    assert_eq!((answer.timestamp, answer.root_version, answer.along.len()), (None, 1, 0));
+    live.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whoever_watches_hears_of_publications_and_of_checks_for_him() {
     let mut live = Live::start().await;
     let (one, other) = (live.join("endpoint", "one").await, live.join("endpoint", "other").await);

@@ -11,7 +11,6 @@ use tierway_common::{
 };
 use tierway_proto::{
     blob_stream::BlobSource,
-    metadata::Newest,
     notices::ANSWERED_MAX,
     upstream::{ENROLLING_MAX, ENVELOPES_MAX},
     v1::{self, upstream_server},
@@ -130,7 +129,7 @@ impl upstream_server::Upstream for UpstreamService {
         }
         let (version, timestamp) = self.central.publisher.timestamp();
         let is_newer = version > timestamp_version;
-        let newest = if is_newer { self.central.publisher.newest() } else { Newest::default() };
+        let newest = self.central.publisher.newest();
         let model = self.central.state.model();
         let resync = peer.holder.role == Role::Endpoint && must_resync(&model, &peer.holder.id);
         Ok(Response::new(v1::CheckInResponse {
@@ -140,7 +139,7 @@ impl upstream_server::Upstream for UpstreamService {
             resync_endpoints: resync_behind(&model, &peer),
             news: self.central.publisher.news().borrow().of_note,
             root_version: newest.root_version,
-            along: newest.along(targets_version),
+            along: if is_newer { newest.along(targets_version) } else { Vec::new() },
         }))
     }
 

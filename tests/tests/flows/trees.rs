@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use ring::rand::SystemRandom;
+use tierway_central::{layout::Layout, roots};
 use tierway_common::{
     blobs::{BlobOptions, Blobs},
     clock::Clock,
@@ -18,7 +20,7 @@ use tierway_common::{
         identity::Role,
     },
     tree,
-    trust::digest::Digest,
+    trust::{digest::Digest, keys::SigningKey},
 };
 use tierway_proto::{sync, upstream::Upstream};
 use tierway_tests::{
@@ -111,6 +113,76 @@ async fn a_relay_follows_to_an_earlier_version_that_is_verified() {
     let mirror = relay.running().mirror.clone();
     until("the relay is at central's version", async || mirror.head().timestamp_version == version).await;
     assert!(mirror.head().news <= version);
+}
+
+/// Copies a folder with all that is in it.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let copied = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &copied);
+        } else {
+            fs::copy(entry.path(), copied).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everyone_follows_to_an_earlier_version_when_a_newer_root_takes_back_what_a_stolen_key_signed() {
+    let mut fleet = fleet_with(&["hello"]).await;
+    let relay = fleet.relay("osaka").await;
+    relay.caught_up(&fleet).await;
+    let root = fleet.folder("root");
+    made_up(&root, &[("hello", "1.0")]);
+    let mut direct = fleet.enroll("web1", "osaka", fleet.address, &root).await;
+    let mut behind = fleet.enroll("web2", "osaka", relay.address, &root).await;
+    let (folder, kept) = (fleet.folder("central"), fleet.folder("kept"));
+    fleet.stop_central().await;
+    copy(&folder, &kept);
+    fleet.start_central().await;
+
+    // Whoever has the online key signs as central does.
+    let publisher = || &fleet.central.as_ref().unwrap().running.central.publisher;
+    for _ in 0..50 {
+        publisher().refresh().unwrap();
+    }
+    let stolen = publisher().timestamp().0;
+    until("the relay has what was signed", async || {
+        let _ = relay.running().board.wake("sync");
+        relay.running().mirror.head().timestamp_version >= stolen
+    })
+    .await;
+    for endpoint in [&mut direct, &mut behind] {
+        endpoint.start().await;
+        assert_eq!(endpoint.check().await.problems, Vec::<String>::new());
+        assert!(endpoint.status().dictionary_version >= stolen, "{}", endpoint.id);
+    }
+
+    // Central as it was before the theft, with another online key and a root that names it.
+    fleet.stop_central().await;
+    fs::remove_dir_all(&folder).unwrap();
+    fs::rename(&kept, &folder).unwrap();
+    let layout = Layout::new(&folder);
+    let fresh = SigningKey::generate(&SystemRandom::new()).unwrap();
+    fresh.save(&layout.online_key()).unwrap();
+    roots::extend(&layout, &layout.offline(), fleet.now()).unwrap();
+    fleet.start_central().await;
+    let central = fleet.central.as_ref().unwrap().running.central.clone();
+    until("central publishes by the new root", async || central.publisher.root_version() == 2).await;
+    assert!(central.publisher.timestamp().0 < stolen);
+    until("the relay follows", async || {
+        let _ = relay.running().board.wake("sync");
+        relay.running().mirror.head().timestamp_version < stolen
+    })
+    .await;
+    for endpoint in [&direct, &behind] {
+        until("the endpoint follows", async || {
+            endpoint.check().await.problems.is_empty() && endpoint.status().dictionary_version < stolen
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
