@@ -31,6 +31,7 @@ use crate::{
     outbox::{Carrier, Outbox, Taken},
     payloads::Payloads,
     resync::Resync,
+    up::Forwarding,
 };
 
 /// Payloads one endpoint may announce in one call.
@@ -53,8 +54,8 @@ pub struct Downstream {
     pub upstream: Upstream,
     /// Wake-ups for whoever watches.
     pub notices: Notices,
-    /// Wakes the task that forwards reports.
-    pub forward: Wake,
+    /// The task that hands reports up.
+    pub forwarding: Forwarding,
     /// Wakes the task that fetches payloads ahead.
     pub stage: Wake,
     /// Endpoints seen lately.
@@ -271,7 +272,7 @@ impl upstream_server::Upstream for Downstream {
                 Taken::Full => v1::ReportOutcome::Later,
             };
         }
-        self.forward.wake();
+        self.forwarding.reports_came();
         Ok(Response::new(v1::SubmitReportsResponse {
             outcomes: outcomes.into_iter().map(Into::into).collect(),
             resync_endpoints: self.take_resync(asked).await?,
@@ -374,6 +375,7 @@ impl BlobSource for Served {
 mod tests {
     use std::path::Path;
 
+    use futures_util::FutureExt as _;
     use jiff::Timestamp;
     use tierway_common::{
         blobs::BlobOptions,
@@ -382,7 +384,7 @@ mod tests {
     use upstream_server::Upstream as _;
 
     use super::*;
-    use crate::outbox::tests::envelope;
+    use crate::{outbox::tests::envelope, up::Up};
 
     /// A relay below which nobody was yet, and above which nobody is.
     fn downstream(dir: &Path) -> Downstream {
@@ -401,7 +403,7 @@ mod tests {
             resync: Resync::open(store).unwrap(),
             upstream,
             notices: Notices::new(clock.clone()),
-            forward: Wake::default(),
+            forwarding: Forwarding::default(),
             stage: Wake::default(),
             seen: Arc::default(),
             clock,
@@ -462,5 +464,37 @@ mod tests {
             assert_eq!(check_in(&format!("endpoint/{caller}")).await, told, "{caller}");
         }
         assert_eq!(relay.seen.lately(relay.clock.now()), 3, "a relay is counted as an endpoint");
+    }
+
+    #[tokio::test]
+    async fn reports_that_come_while_the_tier_above_takes_none_do_not_have_it_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let relay = downstream(folder.path());
+        let mut up = Up::new(
+            relay.upstream.clone(),
+            relay.outbox.clone(),
+            relay.resync.clone(),
+            relay.payloads.clone(),
+            relay.mirror.clone(),
+            relay.notices.clone(),
+        );
+        up.forwarding = relay.forwarding.clone();
+        let woken = || relay.forwarding.wake.woken().now_or_never().is_some();
+        let submit = async |name: &str| {
+            let envelopes = vec![envelope(name).bytes().clone()];
+            let request = from("endpoint/e1", v1::SubmitReportsRequest { envelopes });
+            relay.submit_reports(request).await.unwrap();
+        };
+        submit("s1:e1").await;
+        assert!(woken());
+        up.forward().await.unwrap_err();
+        submit("s2:e1").await;
+        assert!(!woken());
+        // As if it had taken them.
+        relay.outbox.settle(&relay.outbox.next(usize::MAX).unwrap()).unwrap();
+        up.forward().await.unwrap();
+        assert!(woken(), "what came meanwhile is not forgotten");
+        submit("s3:e1").await;
+        assert!(woken());
     }
 }

@@ -137,7 +137,6 @@ pub struct Opened {
 #[derive(Clone, Debug, Default)]
 struct Wakes {
     sync: Wake,
-    forward: Wake,
     stage: Wake,
 }
 
@@ -196,7 +195,7 @@ impl Opened {
             resync: self.up.resync.clone(),
             upstream: self.up.upstream.clone(),
             notices: self.up.notices.clone(),
-            forward: self.wakes.forward.clone(),
+            forwarding: self.up.forwarding.clone(),
             stage: self.wakes.stage.clone(),
             seen: self.up.seen.clone(),
             clock: self.clock.clone(),
@@ -227,11 +226,11 @@ impl Opened {
 
         let (up_forward, up_due, random_due) = (up.clone(), up.clone(), random.clone());
         let due = move |now: Timestamp| now.checked_add(up_due.forward_wait(random_due())).ok();
-        tasks.periodic("forward", wakes.forward.clone(), due, move || {
+        tasks.periodic("forward", up.forwarding.wake.clone(), due, move || {
             let up = up_forward.clone();
             async move { up.forward().await }
         });
-        wakes.forward.wake();
+        up.forwarding.wake.wake();
 
         let staged = up.payloads.clone();
         tasks.periodic(

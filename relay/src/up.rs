@@ -81,8 +81,47 @@ pub struct Up {
     orders: Arc<Mutex<Vec<Arc<Order>>>>,
     /// Ids of notices that the next check-in answers.
     answers: Arc<Mutex<BTreeSet<u64>>>,
-    /// Forwards that failed in a row.
+    /// The task that hands reports up.
+    pub forwarding: Forwarding,
+}
+
+/// The task that hands reports up, for whoever takes some in; cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Forwarding {
+    /// Wakes it, whatever came of its last run.
+    pub wake: Wake,
+    /// Its runs that failed in a row.
     failures: Arc<AtomicU32>,
+}
+
+impl Forwarding {
+    /// Has reports that came handed up at once. After a failure they wait with the others until the tier above is tried
+    /// again: or else the more endpoints report, the less would it be left alone.
+    pub fn reports_came(&self) {
+        if self.failures.load(Ordering::SeqCst) == 0 {
+            self.wake.wake();
+        }
+    }
+
+    /// Notes what came of a run.
+    fn ended<E>(&self, run: &Result<(), E>) {
+        match run {
+            // What came just before the end of this run woke nobody.
+            Ok(()) if self.failures.swap(0, Ordering::SeqCst) > 0 => self.wake.wake(),
+            Ok(()) => {}
+            Err(_) => {
+                self.failures.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    }
+
+    /// How long the next run waits unless it is woken; `random` is uniform in its range.
+    fn wait(&self, random: u32) -> SignedDuration {
+        match self.failures.load(Ordering::SeqCst) {
+            0 => FORWARD_AT_LEAST,
+            failures => SignedDuration::try_from(wait_after(failures, random)).unwrap_or(FORWARD_AT_LEAST),
+        }
+    }
 }
 
 impl Up {
@@ -107,17 +146,14 @@ impl Up {
             gauge: Gauge::default(),
             orders: Arc::default(),
             answers: Arc::default(),
-            failures: Arc::default(),
+            forwarding: Forwarding::default(),
         }
     }
 
     /// How long the next forward waits after those that failed in a row; `random` is uniform in its range.
     #[must_use]
     pub fn forward_wait(&self, random: u32) -> SignedDuration {
-        match self.failures.load(Ordering::Relaxed) {
-            0 => FORWARD_AT_LEAST,
-            failures => SignedDuration::try_from(wait_after(failures, random)).unwrap_or(FORWARD_AT_LEAST),
-        }
+        self.forwarding.wait(random)
     }
 
     /// Notes an order: whoever checks now shall see what was decided before.
@@ -221,12 +257,7 @@ impl Up {
     /// When the tier above does not take all of it, or the disk fails; what it did not take waits.
     pub async fn forward(&self) -> Result<(), TaskError> {
         let result = self.forward_all().await;
-        match &result {
-            Ok(()) => self.failures.store(0, Ordering::Relaxed),
-            Err(_) => {
-                self.failures.fetch_add(1, Ordering::Relaxed);
-            }
-        }
+        self.forwarding.ended(&result);
         result
     }
 
@@ -318,6 +349,8 @@ pub async fn watch(up: Up, sync: Wake, stop: Stop, random: impl Fn() -> u32) {
             let mut stream = up.upstream.watch(up.mirror.head().timestamp_version).await?;
             // Whatever was missed while nobody watched.
             sync.wake();
+            // What waited for the tier above does so no longer.
+            up.forwarding.wake.wake();
             failures = 0;
             while let Some(notice) = stream.message().await? {
                 up.notice(notice, &sync).await?;
@@ -347,7 +380,28 @@ fn wait_after(failures: u32, random: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
+
+    #[test]
+    fn reports_that_come_after_a_failure_wait_until_the_tier_above_is_tried_again() {
+        let forwarding = Forwarding::default();
+        let woken = || forwarding.wake.woken().now_or_never().is_some();
+        forwarding.reports_came();
+        assert!(woken() && !woken());
+        for failures in 1..=3 {
+            forwarding.ended(&Err(()));
+            forwarding.reports_came();
+            assert!(!woken(), "after {failures}");
+        }
+        forwarding.ended(&Ok::<(), ()>(()));
+        assert!(woken(), "what came meanwhile is not forgotten");
+        forwarding.ended(&Ok::<(), ()>(()));
+        assert!(!woken());
+        forwarding.reports_came();
+        assert!(woken());
+    }
 
     #[test]
     fn however_long_the_tier_above_was_away_it_is_tried_again_within_a_minute() {

@@ -30,6 +30,7 @@ use tierway_relay::{
     outbox::Outbox,
     payloads::Payloads,
     resync::Resync,
+    up::Forwarding,
 };
 use tokio::net::TcpListener;
 
@@ -87,7 +88,7 @@ impl Publisher {
             resync: Resync::open(store).expect("a set"),
             upstream,
             notices: Notices::new(clock.clone()),
-            forward: Wake::default(),
+            forwarding: Forwarding::default(),
             stage: Wake::default(),
             seen: Arc::default(),
             clock: clock.clone(),

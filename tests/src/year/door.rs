@@ -24,6 +24,7 @@ use tierway_relay::{
     outbox::Outbox,
     payloads::Payloads,
     resync::Resync,
+    up::Forwarding,
 };
 use tokio::net::TcpListener;
 
@@ -67,7 +68,7 @@ pub(super) async fn open(identity: Identity, upstream: Upstream, behind: Behind,
         resync: Resync::open(store).unwrap(),
         upstream,
         notices: Notices::new(clock.clone()),
-        forward: Wake::default(),
+        forwarding: Forwarding::default(),
         stage: Wake::default(),
         seen: Arc::default(),
         clock,
