@@ -118,7 +118,9 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error
             let running = server::start(config, clock, stop).await?;
             // Tells systemd, when there is one.
             sd_notify::notify(&[sd_notify::NotifyState::Ready])?;
-            running.ended().await;
+            if let Some(why) = running.ended().await {
+                return Err(why.into());
+            }
         }
         Verb::Root { verb } => {
             let (layout, now) = (Layout::new(&config.data_dir), clock.now());

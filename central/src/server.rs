@@ -22,6 +22,7 @@ use tierway_common::{
     id::{CatalogueId, SourceId},
     store::{
         Store, StoreError,
+        failing::{Ending, stop_when_failed},
         sled_store::{Options, SledStore},
     },
     transport::{
@@ -224,18 +225,21 @@ pub struct Running {
     pub central: Arc<Central>,
     tasks: Tasks,
     intake: JoinHandle<()>,
+    ending: Ending,
 }
 
 impl Running {
-    /// Returns when the stop signal came, everything has ended and the store is closed.
-    pub async fn ended(self) {
-        let Self { address: _, central, tasks, intake } = self;
+    /// Returns when the stop signal came, everything has ended and the store is closed; why, when it ended without having
+    /// been asked to.
+    pub async fn ended(self) -> Option<String> {
+        let Self { address: _, central, tasks, intake, ending } = self;
         tasks.ended(GRACE).await;
         drop(central);
         // It ends when nobody is left who could hand in a report.
         if tokio::time::timeout(GRACE, intake).await.is_err() {
             warn!("something still uses the store");
         }
+        ending.why()
     }
 }
 
@@ -365,7 +369,8 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
     let identity = Identity::load(&IdentityFiles::in_dir(&layout.identity()))?;
     let options = Options { cache_bytes: STORE_CACHE_BYTES, ..Options::default() };
     let store: Arc<dyn Store> = Arc::new(SledStore::open_with(&layout.store(), options)?);
-    let mut tasks = Tasks::new(clock.clone(), stop.clone());
+    let (mut tasks, ending) = (Tasks::new(clock.clone(), stop.clone()), Ending::default());
+    tasks.spawn("store", stop_when_failed(store.clone(), stop.clone(), ending.clone()));
     let (listen, limits) = (config.listen, config.limits.clone());
     let around = Around { store, ids: NewIds::default(), clock, board: tasks.board(), stop: stop.clone() };
     let (central, intake) = open(config, around)?;
@@ -378,5 +383,5 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
     let answer = door(&central);
     tasks.spawn("serve", accept::serve(listener, identity, answer, limits, Gauge::default(), stop));
     info!(%address, tenant = %central.state.tenant(), "serving");
-    Ok(Running { address, central, tasks, intake })
+    Ok(Running { address, central, tasks, intake, ending })
 }

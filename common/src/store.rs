@@ -6,6 +6,7 @@
 //! Payloads do not belong here but in [`crate::blobs`].
 
 pub mod contract;
+pub mod failing;
 pub mod memory;
 pub mod sled_store;
 pub mod table;
@@ -267,6 +268,11 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Bytes taken on disk, 0 where there is none.
     fn disk_bytes(&self) -> u64;
+
+    /// Why it neither gives nor takes anything until it is opened anew; `None` while it does.
+    fn failure(&self) -> Option<String> {
+        None
+    }
 }
 
 #[cfg(test)]

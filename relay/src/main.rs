@@ -134,7 +134,9 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
             // Type=notify units count the service as started from here on.
             #[cfg(unix)]
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-            running.ended().await;
+            if let Some(why) = running.ended().await {
+                return Err(why.into());
+            }
         }
         // Answered above.
         #[cfg(windows)]

@@ -12,7 +12,11 @@ use tierway_common::{
     },
     notices::Audience,
     schedule,
-    store::{Store, StoreError, sled_store::SledStore},
+    store::{
+        Store, StoreError,
+        failing::{Ending, stop_when_failed},
+        sled_store::SledStore,
+    },
     transport::{
         accept,
         dial::{self, Route},
@@ -108,13 +112,15 @@ pub struct Running {
     /// Who watches.
     pub notices: Notices,
     tasks: Tasks,
+    ending: Ending,
 }
 
 impl Running {
-    /// Returns when the stop signal came and everything has ended.
-    pub async fn ended(self) {
+    /// Returns when the stop signal came and everything has ended; why, when it ended without having been asked to.
+    pub async fn ended(self) -> Option<String> {
         // The stop signal ends each task; only then does the grace begin to count.
         self.tasks.ended(GRACE).await;
+        self.ending.why()
     }
 }
 
@@ -277,7 +283,7 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
     let store: Arc<dyn Store> = Arc::new(SledStore::open(&dir.join("store"))?);
     let route = config.upstream.clone().unwrap_or(joined.route);
     let upstream = Upstream::new(dial::channel(route.clone(), &joined.identity));
-    let opened = Opened::new(&config, &holder, store, upstream.clone(), clock.clone(), stop.clone())?;
+    let opened = Opened::new(&config, &holder, store.clone(), upstream.clone(), clock.clone(), stop.clone())?;
 
     let listener = TcpListener::bind(config.listen)
         .await
@@ -285,7 +291,8 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
     let address =
         listener.local_addr().map_err(|source| RelayError::Listen { address: config.listen, source })?;
 
-    let mut tasks = Tasks::new(clock.clone(), stop.clone());
+    let (mut tasks, ending) = (Tasks::new(clock.clone(), stop.clone()), Ending::default());
+    tasks.spawn("store", stop_when_failed(store, stop.clone(), ending.clone()));
     let (identity, up_route, renew_wake) = (joined.identity.clone(), route.clone(), Wake::default());
     tasks.periodic(
         "renew",
@@ -306,7 +313,7 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
     tasks.spawn("serve", accept::serve(listener, joined.identity, answer, config.limits, gauge, stop));
     info!(%address, relay = %holder, upstream = route.server, "serving");
     let Up { mirror, outbox, payloads, notices, .. } = up;
-    Ok(Running { address, board: tasks.board(), mirror, outbox, payloads, notices, tasks })
+    Ok(Running { address, board: tasks.board(), mirror, outbox, payloads, notices, tasks, ending })
 }
 
 async fn renew(

@@ -56,7 +56,9 @@ fn serve(asked: &Asked, named: Option<PathBuf>) -> Result<(), Box<dyn Error + Se
             let running = server::start(config, Clock::system(), asked.stop.clone()).await?;
             asked.stop.wait().await;
             asked.stopping();
-            running.ended().await;
+            if let Some(why) = running.ended().await {
+                return Err(why.into());
+            }
         }
         Ok(())
     })

@@ -321,6 +321,12 @@ impl Relay {
         running.ended().await;
     }
 
+    /// Waits for its end without asking for it; why it ended.
+    pub async fn ended(&mut self) -> Option<String> {
+        let Node { running, stop: _stop } = self.node.take().unwrap();
+        running.ended().await
+    }
+
     /// What runs.
     #[must_use]
     pub fn running(&self) -> &RelayRunning {

@@ -235,6 +235,14 @@ impl Store for SledStore {
         }
         of_dir(&self.shared.dir)
     }
+
+    fn failure(&self) -> Option<String> {
+        let durable = self.shared.durable.lock().unwrap_or_else(PoisonError::into_inner);
+        durable
+            .failed
+            .as_ref()
+            .map(|error| Chain(&self.shared.error(Box::new(Arc::clone(error)))).to_string())
+    }
 }
 
 impl Shared {
@@ -486,7 +494,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = SledStore::open(dir.path()).unwrap();
         store.commit(Batch::new().put(b"k", b"v")).unwrap();
+        assert_eq!(store.failure(), None);
         let results = store.shared.fail("no space".into(), 2);
+        assert!(store.failure().is_some_and(|failure| failure.contains("no space")));
         assert!(results.iter().all(|result| matches!(result, Err(StoreError::Backend { .. }))));
         assert!(matches!(store.get(b"k"), Err(StoreError::Backend { .. })));
         assert!(matches!(store.scan(b"", None, 1), Err(StoreError::Backend { .. })));

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use futures_util::future::join_all;
@@ -552,6 +553,51 @@ async fn a_full_disk_is_named_and_the_relay_and_the_endpoint_go_on_when_there_is
     assert_eq!((done.needed, done.problems), (1, Vec::<String>::new()));
     relay.forwarded().await;
     fleet.until_state(&endpoint.id, PATCH, "needed").await;
+    relay.stop().await;
+    endpoint.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_whose_store_has_no_room_ends_and_says_why_and_goes_on_when_it_is_started_anew() {
+    let fleet = fleet_with_hello(Clock::system()).await;
+    let (mut relay, mut endpoint) = site(&fleet).await;
+    relay.stop().await;
+    let store = relay.config.data_dir.join("store");
+    let Some(disk) = SmallDisk::mount("filling the disk of a store", &store, 32 << 10) else { return };
+    relay.start().await;
+    relay.caught_up(&fleet).await;
+    endpoint.start().await;
+    assert_eq!(endpoint.check().await.problems, Vec::<String>::new());
+    relay.forwarded().await;
+
+    disk.fill();
+    let root = fleet.folder("root");
+    let checks = async {
+        // What the store has begun to fill has room for 8 MiB; each of these inventories takes a few hundred KiB.
+        for round in 0_u64.. {
+            let version =
+                |package: u64| format!("1.{}", Digest::of(&[round, package].map(u64::to_be_bytes).concat()));
+            let all: Vec<_> = (0..8_000).map(|package| (format!("p{package}"), version(package))).collect();
+            let all: Vec<_> = all.iter().map(|(name, version)| (name.as_str(), version.as_str())).collect();
+            made_up(&root, &all);
+            endpoint.check().await;
+        }
+    };
+    let ended = async {
+        tokio::select! {
+            why = relay.ended() => why,
+            () = checks => None,
+        }
+    };
+    let why = tokio::time::timeout(Duration::from_secs(120), ended).await.unwrap().unwrap();
+    says(&why, &["the store has failed: ", store.to_str().unwrap(), "No space left on device"]);
+
+    disk.clear();
+    made_up(&root, &[("hello", "2.0")]);
+    relay.start().await;
+    until("a check succeeds", async || endpoint.check().await.problems.is_empty()).await;
+    relay.forwarded().await;
+    fleet.until_state(&endpoint.id, PATCH, "installed").await;
     relay.stop().await;
     endpoint.stop().await;
 }
