@@ -19,7 +19,7 @@ use std::{
 use tierway_common::{
     daemon::chain::Chain,
     facts::Facts,
-    programs::{self, End, Program, Ran},
+    programs::{self, End, Program, Ran, RunError},
     rules::evaluate::{Truth, evaluate},
     schema::{Handler, Install, Payload, RebootBehavior, Update, WindowsFile, WindowsInstall},
 };
@@ -149,7 +149,8 @@ impl WindowsEngine {
             let said = loop {
                 let left = request.limit.saturating_sub(began.elapsed());
                 tracing::info!(update = %request.update.id, program = %program.path.display(), "installing");
-                let ran = self.run(&Program { limit: left, ..program.clone() }).await?;
+                let program = Program { limit: left, ..program.clone() };
+                let ran = self.run(&program, matches!(table, Table::Own(_))).await?;
                 let said = request.codes.said_by(request.update, ran.end, |end| table.said(end));
                 let again = said == Outcome::LockBusy && ran.end != End::TimedOut && tries < BUSY_TRIES;
                 // After the wait there must be time for it.
@@ -175,10 +176,18 @@ impl WindowsEngine {
         Ok(outcome)
     }
 
-    async fn run(&self, program: &Program) -> Result<Ran, Stop> {
-        programs::run(program, &self.scratch)
-            .await
-            .map_err(|error| Stop::new(Outcome::EngineUnavailable, Chain(&error).to_string()))
+    /// Runs a program of the system, or one that the update brings itself: when that cannot be started, as one for another
+    /// processor, it is the update that has failed, and others may be installed all the same.
+    async fn run(&self, program: &Program, is_the_updates: bool) -> Result<Ran, Stop> {
+        programs::run(program, &self.scratch).await.map_err(|error| {
+            let outcome = match &error {
+                RunError::Start { source, .. } if is_the_updates => {
+                    Outcome::Failed(source.raw_os_error().unwrap_or(-1))
+                }
+                _ => Outcome::EngineUnavailable,
+            };
+            Stop::new(outcome, Chain(&error).to_string())
+        })
     }
 
     /// Where the log of the last attempt of an update is kept.

@@ -281,6 +281,30 @@ async fn a_program_of_the_update_is_started_itself_with_its_own_arguments() {
 }
 
 #[tokio::test]
+async fn a_program_of_an_update_that_cannot_be_started_is_the_fault_of_the_update_and_one_of_the_system_is_not()
+ {
+    let mut system = System::new();
+    let file = system.file("setup.exe", "MZ for another processor", "MZ for another processor");
+    let command = CommandLine {
+        program: "setup.exe".to_owned(),
+        arguments: String::new(),
+        exit_codes: Vec::new(),
+        otherwise: ExitResult::Failed,
+        reboot_otherwise: false,
+    };
+    let install = one(Handler::CommandLine(command), vec![file], RebootBehavior::Never);
+    let attempted = system.install(Install::Windows(Box::new(install)), &[]).await;
+    assert!(matches!(attempted.outcome, Outcome::Failed(_)), "{attempted:?}");
+    let detail = attempted.detail.unwrap();
+    assert!(detail.starts_with("could not start `") && detail.contains("setup.exe`: "), "{detail}");
+
+    let cab = system.file("x.cab", "cab", "cab");
+    let install = one(Handler::Cbs { package: None }, vec![cab], RebootBehavior::Never);
+    let attempted = system.install(Install::Windows(Box::new(install)), &[]).await;
+    assert_eq!(attempted.outcome, Outcome::EngineUnavailable);
+}
+
+#[tokio::test]
 async fn of_a_bundle_the_parts_that_are_needed_are_installed_until_one_fails() {
     let mut system = System::new();
     system.program("msiexec.exe", "exit 3");
