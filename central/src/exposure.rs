@@ -242,7 +242,9 @@ fn merge(old: &Record, verdicts: &Verdicts, news: &News, now_seconds: u32) -> (R
         // want of a fact that nobody asked for when it reported.
         let agrees = matches!(
             (known, state),
-            (UpdateState::Failed, UpdateState::Needed) | (UpdateState::RebootPending, UpdateState::Installed)
+            (UpdateState::Failed, UpdateState::Needed)
+                // What it replaces may be replaced at the restart only.
+                | (UpdateState::RebootPending, UpdateState::Installed | UpdateState::Needed)
         );
         let knows_better = state == UpdateState::Unknown && before.is_some_and(|entry| !entry.estimated);
         if known == state || agrees || knows_better {

@@ -278,6 +278,8 @@ pub fn open(config: Config, around: Around) -> Result<(Arc<Central>, Intake), St
     let trees = Blobs::open_with_clock(&layout.trees(), of_trees, clock.clone())?;
     let of_payloads = BlobOptions::of_payloads(config.payload_bytes_max, free);
     let payload_blobs = Blobs::open_with_clock(&layout.payloads(), of_payloads, clock.clone())?;
+    trees.be_the_source();
+    payload_blobs.be_the_source();
     let catalog = Catalog::new(state.clone(), trees.clone());
     catalog.withdraw(&config.sources)?;
     let publisher = Publisher::open(state.clone(), trees.clone(), &root_metadata, online)?;

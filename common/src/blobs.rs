@@ -36,7 +36,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -187,6 +187,7 @@ struct Inner {
     pinning: Mutex<()>,
     temporary: AtomicU64,
     corrupt: AtomicU64,
+    is_the_source: AtomicBool,
     _lock: Lock,
 }
 
@@ -234,6 +235,7 @@ impl Blobs {
             pinning: Mutex::default(),
             temporary: AtomicU64::new(0),
             corrupt: AtomicU64::new(0),
+            is_the_source: AtomicBool::new(false),
             _lock: lock,
         })))
     }
@@ -350,6 +352,12 @@ impl Blobs {
     /// [`BlobError::Absent`] also when it was found corrupt or unreadable; [`BlobError::Io`] when it does not open.
     pub fn reader(&self, digest: &Digest) -> Result<Reader, BlobError> {
         Reader::open(&self.0, digest)
+    }
+
+    /// There is nowhere else from which these blobs could come: what cannot be read now does not count as absent, and is
+    /// tried again each time.
+    pub fn be_the_source(&self) {
+        self.0.is_the_source.store(true, Ordering::Relaxed);
     }
 
     /// The blob, as [`Blobs::reader`] gives it; `None`, with a line in the log, when it is damaged, unreadable or does
@@ -509,15 +517,18 @@ impl Inner {
         self.forget(&mut index, digest)
     }
 
-    /// The same with one whose file opens and cannot be read. A large one stays where it is until it comes anew: the
-    /// disk may come to itself, and of a package of an administrator's own there may be no other copy.
+    /// What becomes of one whose file opens and cannot be read: it is absent, so that it comes anew. The file stays
+    /// until then, as the disk may come to itself; where it could come from nowhere, that is all that can be waited for.
     fn unreadable(&self, digest: &Digest, source: &std::io::Error) -> BlobError {
         let path = disk::blob_path(&self.dir, digest);
+        if self.is_the_source.load(Ordering::Relaxed) {
+            return disk::error("read", &path)(std::io::Error::new(source.kind(), source.to_string()));
+        }
         error!(path = %path.display(), error = %source, "a blob cannot be read and counts as absent");
         let mut index = self.index();
         // A file gives way to the one that comes anew, a folder would not.
-        if !self.set_aside(digest, &path)
-            && path.is_dir()
+        if path.is_dir()
+            && !self.set_aside(digest, &path)
             && let Err(error) = fs::remove_dir_all(&path)
         {
             error!(%error, "could not remove what stands in the place of a blob");

@@ -595,6 +595,12 @@ mod tests {
             // Until the reboot that may be as it must be.
             assert_eq!(ledger.observe(at(minute), &about(Verdict::Needed), &pending).unwrap(), []);
             ledger.record(vec![booted(minute + 1)]).unwrap();
+            if round == 2 {
+                // The first scan after the boot may find nothing out.
+                let unknown = about(Verdict::Unknown { reason: "WMI does not answer".to_owned() });
+                ledger.observe(at(minute + 1), &unknown, &Conditions::default()).unwrap();
+                assert_eq!(ledger.book.record(&id("a")).unwrap().state, State::Unknown);
+            }
             let told = ledger.observe(at(minute + 2), &about(Verdict::Needed), &pending).unwrap();
             assert_eq!(told[0].state, State::Failed);
             let why = "reported success, and is still needed, after the reboot too";

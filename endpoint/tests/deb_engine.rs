@@ -383,6 +383,19 @@ async fn a_failed_script_is_told_and_finished_by_the_next_attempt() {
 }
 
 #[tokio::test]
+async fn what_a_repair_finishes_takes_effect_at_the_reboot_that_an_earlier_attempt_of_it_asked_for() {
+    let Some(mut system) = System::new() else { return };
+    system.installed(&OLD);
+    let script = "#!/bin/sh\nmkdir -p /run; touch /run/reboot-required; echo alpha >> /run/reboot-required.pkgs\n\
+        test -e /etc/fixed\n";
+    let alpha = update("alpha", vec![system.make(&Made { files: &[("DEBIAN/postinst", script)], ..NEW })]);
+    assert_eq!(system.install(&alpha).await.outcome, Outcome::ScriptFailed);
+    fs::write(system.root().join("etc/fixed"), "").unwrap();
+    let attempted = system.install(&alpha).await;
+    assert_eq!(attempted.outcome, Outcome::SuccessRebootRequired, "{:?}", attempted.detail);
+}
+
+#[tokio::test]
 async fn a_newer_version_mends_what_an_older_one_left_half_installed() {
     let Some(mut system) = System::new() else { return };
     system.installed(&OLD);

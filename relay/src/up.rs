@@ -103,6 +103,11 @@ impl Forwarding {
         }
     }
 
+    /// Notes that the tier above takes some: if it takes no more now, it is left alone as after a first failure.
+    fn some_went(&self) {
+        self.failures.store(0, Ordering::SeqCst);
+    }
+
     /// Notes what came of a run.
     fn ended<E>(&self, run: &Result<(), E>) {
         match run {
@@ -284,8 +289,11 @@ impl Up {
                     _ => later += 1,
                 }
             }
-            let outbox = self.outbox.clone();
+            let (outbox, has_taken_some) = (self.outbox.clone(), !done.is_empty());
             disk::blocking(move || outbox.settle(&done)).await??;
+            if has_taken_some {
+                self.forwarding.some_went();
+            }
             self.ask_again(&answer.resync_endpoints).await?;
             if later > 0 {
                 return Err(format!("the tier above took no more: {later} reports wait").into());

@@ -142,15 +142,15 @@ pub fn set(state: &State, documents: &[Document], actor: &str) -> Result<(Vec<Ou
     state.change(|model, change| {
         let outcomes = try_out(model, documents, change.now)?;
         for (document, outcome) in documents.iter().zip(&outcomes) {
+            // Also of one that is as it was: a ring may have been added by a central that did not do this.
+            if let Document::RingPlan(plan) = document {
+                keep_open(model, change, plan);
+            }
             if *outcome == Outcome::Unchanged {
                 continue;
             }
-            match document {
-                Document::Trust(_) if *outcome == Outcome::Added => {
-                    trust_what_is_approved(model, change, actor);
-                }
-                Document::RingPlan(plan) => keep_open(model, change, plan),
-                _ => {}
+            if matches!(document, Document::Trust(_)) && *outcome == Outcome::Added {
+                trust_what_is_approved(model, change, actor);
             }
             let (kind, name) = (document.kind(), document.name());
             change.audit(actor, set_action(kind), object(kind, &name), document.json().unwrap_or_default());

@@ -12,7 +12,7 @@ use tierway_common::{
     rings::{Stand, ring_of, stand},
     schema::{
         Approval, Decision,
-        policy::{RingPlan, RolloutStage},
+        policy::{RingPlan, Rollout, RolloutStage},
     },
     store::StoreError,
 };
@@ -188,7 +188,7 @@ pub fn list(state: &State, plan: Option<&RingPlanId>) -> Vec<Standing> {
 
 /// Writes an approval; where it goes by a ring plan, with the rollout that begins. One that was aborted
 /// begins anew, and so does one that goes on when another group joins it: its computers would all find their rings open.
-/// One that is paused or halted stays so.
+/// One that is paused or halted stays so, and goes on with its first ring.
 pub(super) fn approve(model: &Model, change: &mut Change, approval: Approval) {
     if let Some(plan) = approval.rings.as_ref().and_then(|id| model.policy().documents().ring_plan(id)) {
         let key = (plan.id.clone(), approval.update.clone());
@@ -196,14 +196,23 @@ pub(super) fn approve(model: &Model, change: &mut Change, approval: Approval) {
         let went_by_it = model.policy().approval(&approval.group, &approval.update).is_some_and(|before| {
             before.decision == Decision::Approve && before.rings.as_ref() == Some(&plan.id)
         });
-        let forgiven = match before {
-            None => Some(Vec::new()),
-            Some(before) if before.rollout.stage == RolloutStage::Aborted => Some(Vec::new()),
-            Some(before) => (before.rollout.stage.installs() && !went_by_it).then(|| before.forgiven.clone()),
+        let begun = || gates::begun(plan, &approval.update, &approval.by, change.now);
+        let record = match before {
+            None => Some(RolloutRecord { rollout: begun(), forgiven: Vec::new() }),
+            Some(before) => match before.rollout.stage {
+                RolloutStage::Aborted => Some(RolloutRecord { rollout: begun(), forgiven: Vec::new() }),
+                _ if went_by_it => None,
+                RolloutStage::Running | RolloutStage::Complete => {
+                    Some(RolloutRecord { rollout: begun(), ..before.clone() })
+                }
+                RolloutStage::Paused | RolloutStage::Halted => {
+                    let rollout = Rollout { open: 0, ..before.rollout.clone() };
+                    Some(RolloutRecord { rollout, ..before.clone() })
+                }
+            },
         };
-        if let Some(forgiven) = forgiven {
-            let rollout = gates::begun(plan, &approval.update, &approval.by, change.now);
-            change.write(Write::Rollout(RolloutRecord { rollout, forgiven }));
+        if let Some(record) = record {
+            change.write(Write::Rollout(record));
         }
     }
     change.write(Write::Approval(approval));

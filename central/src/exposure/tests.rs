@@ -59,7 +59,7 @@ fn states(bench: &Bench, number: u32) -> Vec<(u32, UpdateState, bool)> {
     record.entries().iter().map(|entry| (entry.update, entry.state, entry.estimated)).collect()
 }
 
-use UpdateState::{Failed, Installed, Needed, Unknown};
+use UpdateState::{Failed, Installed, Needed, RebootPending, Unknown};
 
 /// As an endpoint reports it.
 fn own(update: u32, state: UpdateState) -> Entry {
@@ -108,20 +108,25 @@ fn the_same_publication_is_evaluated_once_and_a_later_one_only_where_it_differs(
 #[test]
 fn what_the_endpoint_found_itself_stays_where_central_concludes_the_same_or_knows_less() {
     let bench = bench();
-    endpoint(&bench, 0, &[("a", "1"), ("b", "1"), ("c", "1"), ("d", "1")]);
+    endpoint(&bench, 0, &[("a", "1"), ("b", "1"), ("c", "1"), ("d", "1"), ("e", "1"), ("f", "2")]);
     // Of `c` and `d` it takes a flag that nobody has asked for before to tell whether they are installed.
     let asks = |product: &str| Update {
         installed: Expr::Flag(FlagTest { name: "asked-for-now".to_owned() }),
         ..update(product, "2")
     };
-    bench.apply(&[update("a", "2"), update("b", "2"), asks("c"), asks("d")]);
-    for own in [own(0, Failed), own(1, Needed), own(2, Installed)] {
+    let updates =
+        [update("a", "2"), update("b", "2"), asks("c"), asks("d"), update("e", "2"), update("f", "2")];
+    bench.apply(&updates);
+    for own in
+        [own(0, Failed), own(1, Needed), own(2, Installed), own(4, RebootPending), own(5, RebootPending)]
+    {
         set(&bench, 0, own);
     }
     let exposed = run(&bench.state, &bench.trees, &published(&bench, 1)).unwrap();
     assert_eq!(exposed.affected, 1);
-    let expected = [(0, Failed, false), (1, Needed, false), (2, Installed, false), (3, Unknown, true)];
-    assert_eq!(states(&bench, 0), expected);
+    let theirs = vec![(0, Failed, false), (1, Needed, false), (2, Installed, false)];
+    let rest = vec![(3, Unknown, true), (4, RebootPending, false), (5, RebootPending, false)];
+    assert_eq!(states(&bench, 0), [theirs, rest].concat());
     assert!(!bench.state.model().endpoint(0).unwrap().overruled);
 }
 

@@ -85,7 +85,11 @@ impl Reader {
             if end <= *bytes
                 && let Some(inner) = self.inner.upgrade()
             {
-                let _absent = inner.unreadable(&self.digest, &source);
+                // Unless it has come anew since this was opened.
+                let now = inner.index().open(&self.digest);
+                if now.is_some_and(|now| Arc::ptr_eq(&now, &self.open)) {
+                    let _absent = inner.unreadable(&self.digest, &source);
+                }
             }
             disk::error("read", path)(source)
         })

@@ -287,20 +287,38 @@ fn only_the_last_few_of_what_could_not_be_read_are_kept() {
 }
 
 #[test]
-fn a_large_blob_that_cannot_be_read_stays_where_it_is_until_it_comes_anew() {
+fn the_file_of_a_blob_that_cannot_be_read_stays_where_it_is_until_it_comes_anew() {
     let dir = tempfile::tempdir().unwrap();
-    let blobs = open(&dir, 64 << 20);
-    let whole = vec![7; usize::try_from(CORRUPT_BYTES_MAX).unwrap() + 2];
-    let digest = blobs.put(&whole).unwrap();
-    let reader = blobs.reader(&digest).unwrap();
+    let blobs = open(&dir, 1 << 20);
+    let digest = blobs.put(&content(1, 500)).unwrap();
+    let (reader, old) = (blobs.reader(&digest).unwrap(), blobs.reader(&digest).unwrap());
     let path = disk::blob_path(dir.path(), &digest);
-    File::options().write(true).open(&path).unwrap().set_len(CORRUPT_BYTES_MAX + 1).unwrap();
-    let error = reader.read_at(CORRUPT_BYTES_MAX, &mut [0; 2]).unwrap_err();
+    File::options().write(true).open(&path).unwrap().set_len(400).unwrap();
+    let error = reader.read_at(300, &mut [0; 200]).unwrap_err();
     assert!(matches!(error, BlobError::Io { .. }), "{error:?}");
     assert!(path.exists() && !blobs.contains(&digest));
-    drop(reader);
-    blobs.put(&whole).unwrap();
-    assert_eq!(blobs.reader(&digest).unwrap().len(), whole.len() as u64);
+    blobs.put(&content(1, 500)).unwrap();
+    // Who still reads the old one finds no damage in the new one.
+    old.read_at(300, &mut [0; 200]).unwrap_err();
+    assert_eq!(blobs.get(&digest, 1000).unwrap(), content(1, 500));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_cannot_be_read_is_tried_again_where_it_could_come_from_nowhere() {
+    for read in READS {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = open(&dir, 1 << 20);
+        blobs.set_cache_bytes(0);
+        blobs.be_the_source();
+        let digest = blobs.put(&content(1, 500)).unwrap();
+        let path = make_unreadable(&dir, &digest);
+        assert!(read(&blobs, &digest).is_some());
+        assert!(blobs.contains(&digest) && path.is_dir() && blobs.usage().corrupt == 0);
+        fs::remove_dir_all(&path).unwrap();
+        fs::write(&path, content(1, 500)).unwrap();
+        assert!(read(&blobs, &digest).is_none(), "the disk came to itself");
+    }
 }
 
 #[test]

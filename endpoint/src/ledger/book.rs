@@ -387,10 +387,11 @@ impl Book {
                     shift(&mut record, at, state, detail);
                     return Some(entry(&update, &record));
                 }
+                let in_vain = self.records.get(&update).is_some_and(|record| self.was_in_vain(record));
                 let record = self.record_at(update.clone(), at);
                 if state == State::Installed {
                     record.failing = None;
-                } else if state == State::Failed && record.state == State::RebootPending {
+                } else if state == State::Failed && in_vain {
                     record.fails(Outcome::ReportedSuccessStillNeeded, at, detail.clone());
                 }
                 shift(record, at, state, detail).then(|| entry(&update, record))
@@ -502,10 +503,14 @@ impl Book {
         changed
     }
 
-    /// Whether what waited for a boot had one.
+    /// Whether what waited for a boot had one, and no scan since found it there; one may have found nothing out.
     fn was_in_vain(&self, record: &Record) -> bool {
-        let booted = self.boots.current.as_ref().is_some_and(|(_, seen)| *seen > record.since);
-        record.state == State::RebootPending && booted
+        let waited = match record.state {
+            State::RebootPending => Some(record.since),
+            State::Unknown => record.applied.filter(|_| record.verified.is_none()),
+            _ => None,
+        };
+        waited.is_some_and(|since| self.boots.current.as_ref().is_some_and(|(_, seen)| *seen > since))
     }
 
     /// What a scan at `now` changes: one event for every update that stands elsewhere, or for another

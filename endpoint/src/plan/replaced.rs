@@ -69,8 +69,8 @@ pub struct Stands {
 }
 
 /// Those of `verdicts` that are not told beside a newer one: where a newer one is needed or there, all but what is
-/// approved, which only gives way to a newer one that is to be installed here itself, and what was applied here, which
-/// speaks for the update to the rings that come later.
+/// approved, which only gives way to a newer one that is itself open here or was applied here, and what was applied here,
+/// which speaks for the update to the rings that come later.
 pub fn superseded<I: Iterator<Item = UpdateId>>(
     verdicts: &BTreeMap<UpdateId, Verdict>,
     newer: impl Fn(&UpdateId) -> I,
@@ -80,7 +80,11 @@ pub fn superseded<I: Iterator<Item = UpdateId>>(
     let gives_way = |id: &&UpdateId| {
         let newer: Vec<UpdateId> = newer(id).filter(matters).collect();
         let Stands { approved, open: _, applied } = if newer.is_empty() { return false } else { stands(id) };
-        !applied && (!approved || newer.iter().any(|newer| stands(newer).open))
+        let replaces = |newer: &UpdateId| {
+            let newer_stands = stands(newer);
+            newer_stands.open || (newer_stands.applied && verdicts.get(newer) == Some(&Verdict::Installed))
+        };
+        !applied && (!approved || newer.iter().any(replaces))
     };
     verdicts.keys().filter(gives_way).cloned().collect()
 }

@@ -238,6 +238,8 @@ fn what_is_superseded_is_left_out_unless_it_is_approved_and_the_newer_one_is_not
         (Verdict::Needed, Verdict::Needed, [open, waits], false),
         (Verdict::Needed, Verdict::Needed, [waits, waits], false),
         (Verdict::Needed, Verdict::Needed, [open, open], true),
+        (Verdict::Needed, Verdict::Installed, [open, nothing], false),
+        (Verdict::Needed, Verdict::Installed, [open, applied], true),
         // Of what is there only what was applied here is told on.
         (Verdict::Installed, Verdict::Needed, [nothing, nothing], true),
         (Verdict::Installed, Verdict::Needed, [applied, open], false),

@@ -206,7 +206,19 @@ fn what_went_through_all_rings_of_a_plan_is_open_in_a_ring_that_is_added_to_it()
         .unwrap();
     let update: UpdateId = "debian-12/a_2".parse().unwrap();
     rollouts::control(&bench.state, &safe, &update, Hand::Promote, ADMIN).unwrap();
-    for (plan, open) in [(plan(r#"{"name":"m","who":{"permille":100}},"#), 2), (plan(""), 1)] {
+    let three = || plan(r#"{"name":"m","who":{"permille":100}},"#);
+    for (plan, open, is_stuck) in
+        [(three(), 2, false), (plan(""), 1, false), (three(), 2, false), (three(), 2, true)]
+    {
+        if is_stuck {
+            let mut record = bench.state.model().policy().rollouts()[&(safe.clone(), update.clone())].clone();
+            record.rollout.open = 1;
+            let change = bench.state.change(|_, change| {
+                change.write(Write::Rollout(record));
+                Ok::<_, DecideError>(())
+            });
+            change.unwrap();
+        }
         set(&bench.state, &[plan], ADMIN).unwrap();
         let record = bench.state.model().policy().rollouts()[&(safe.clone(), update.clone())].clone();
         assert_eq!((record.rollout.stage, record.rollout.open), (RolloutStage::Complete, open));

@@ -158,9 +158,13 @@ fn another_group_that_goes_by_the_same_plan_begins_with_the_first_ring() {
     assert_eq!(stands(&bench), (RolloutStage::Running, 0));
     approve_for("test");
     assert_eq!(stands(&bench), (RolloutStage::Running, 0));
+    control(&bench.state, &plan(), &update(), Hand::Promote, ADMIN).unwrap();
     control(&bench.state, &plan(), &update(), Hand::Pause, ADMIN).unwrap();
+    assert_eq!(stands(&bench), (RolloutStage::Paused, 1));
     approve_for("everyone");
     assert_eq!(stands(&bench), (RolloutStage::Paused, 0), "who paused it says when it goes on");
+    control(&bench.state, &plan(), &update(), Hand::Resume, ADMIN).unwrap();
+    assert_eq!(stands(&bench), (RolloutStage::Running, 0));
 }
 
 #[test]

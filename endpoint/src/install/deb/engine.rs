@@ -164,7 +164,8 @@ impl DebEngine {
             // That was the installation, cut off or failed before: whether it asks for a reboot is to be judged.
             (Some(took), Err(stop)) if stop.outcome == Outcome::AlreadyInstalled => {
                 let detail = "what an earlier attempt left half installed is finished".to_owned();
-                return Ok(Said { outcome: Outcome::Success, detail, steps: Vec::new(), took });
+                let steps = unfinished(request.update, &before.facts);
+                return Ok(Said { outcome: Outcome::Success, detail, steps, took });
             }
             (_, needed) => needed?,
         }
@@ -412,6 +413,19 @@ impl DebEngine {
             .and_then(|file| file.take(1 << 20).read_to_string(&mut text));
         read.is_ok() && text.lines().any(|line| steps.iter().any(|step| step.name == line.trim()))
     }
+}
+
+/// The packages of `update` that are unpacked and not fully installed, as steps from nothing.
+fn unfinished(update: &Update, facts: &Facts) -> Vec<Step> {
+    let packages = update.install.deb_packages().iter();
+    let half = packages.filter(|package| flag(facts, &format!("incomplete:{}", package.name)));
+    half.map(|package| Step {
+        name: package.name.clone(),
+        architecture: package.architecture.clone(),
+        from: None,
+        to: package.version.clone(),
+    })
+    .collect()
 }
 
 /// Why scripts had neither `/proc` nor `/dev`.
