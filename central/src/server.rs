@@ -372,7 +372,8 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
     let options = Options { cache_bytes: STORE_CACHE_BYTES, ..Options::default() };
     let store: Arc<dyn Store> = Arc::new(SledStore::open_with(&layout.store(), options)?);
     let (mut tasks, ending) = (Tasks::new(clock.clone(), stop.clone()), Ending::default());
-    tasks.spawn("store", stop_when_failed(store.clone(), stop.clone(), ending.clone()));
+    let watched = store.clone();
+    tasks.spawn("store", stop_when_failed(move || watched.failure(), stop.clone(), ending.clone()));
     let (listen, limits) = (config.listen, config.limits.clone());
     let around = Around { store, ids: NewIds::default(), clock, board: tasks.board(), stop: stop.clone() };
     let (central, intake) = open(config, around)?;

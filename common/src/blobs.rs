@@ -4,7 +4,8 @@
 //! its directory synced. What a crash leaves is a partial, which the next [`Writer`] hashes again and
 //! continues. A blob is hashed again before its bytes are believed: on every [`Blobs::get`] from disk, and
 //! once per process and file for [`Blobs::reader`] and [`Blobs::path`]. One that no longer has
-//! its digest, or cannot be read, is set aside and is absent from then on, so that the caller fetches it again.
+//! its digest is set aside and is absent from then on, so that the caller fetches it again; so is one that opens and
+//! cannot be read, but for its file, which stays until it comes anew.
 //!
 //! The directory has a quota and leaves a floor of free space on its file system. When room is
 //! needed, blobs go by least recent use; never one that is pinned, or that someone is reading. To be
@@ -17,7 +18,7 @@
 //! <dir>/ab/<hex>       blobs, by the first byte of their digest; access time = last use, to the hour
 //! <dir>/partial/<hex>  blobs being written, or left by an interruption
 //! <dir>/pins/<owner>   32 bytes for each digest that the owner pins
-//! <dir>/corrupt/<hex>  the last few that no longer had their digest, or could not be read
+//! <dir>/corrupt/<hex>  the last few that no longer had their digest, or that were no files
 //! ```
 
 mod cache;
@@ -286,7 +287,7 @@ impl Blobs {
     /// # Errors
     ///
     /// [`BlobError::Absent`] also when it was found corrupt or unreadable; [`BlobError::TooLarge`] when it has more
-    /// than `bytes_max`; [`BlobError::Io`] when it does not open.
+    /// than `bytes_max`; [`BlobError::Io`] when it does not open, and after [`Blobs::be_the_source`] when it cannot be read.
     pub fn get(&self, digest: &Digest, bytes_max: u64) -> Result<Bytes, BlobError> {
         let inner = &*self.0;
         let bytes = inner.index().len(digest).ok_or(BlobError::Absent { digest: *digest })?;
@@ -349,7 +350,8 @@ impl Blobs {
     ///
     /// # Errors
     ///
-    /// [`BlobError::Absent`] also when it was found corrupt or unreadable; [`BlobError::Io`] when it does not open.
+    /// [`BlobError::Absent`] also when it was found corrupt or unreadable; [`BlobError::Io`] when it does not open, and
+    /// after [`Blobs::be_the_source`] when it cannot be read.
     pub fn reader(&self, digest: &Digest) -> Result<Reader, BlobError> {
         Reader::open(&self.0, digest)
     }

@@ -292,7 +292,7 @@ pub async fn start(config: Config, clock: Clock, stop: Stop) -> Result<Running, 
         listener.local_addr().map_err(|source| RelayError::Listen { address: config.listen, source })?;
 
     let (mut tasks, ending) = (Tasks::new(clock.clone(), stop.clone()), Ending::default());
-    tasks.spawn("store", stop_when_failed(store, stop.clone(), ending.clone()));
+    tasks.spawn("store", stop_when_failed(move || store.failure(), stop.clone(), ending.clone()));
     let (identity, up_route, renew_wake) = (joined.identity.clone(), route.clone(), Wake::default());
     tasks.periodic(
         "renew",

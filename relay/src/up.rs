@@ -403,6 +403,11 @@ mod tests {
             forwarding.reports_came();
             assert!(!woken(), "after {failures}");
         }
+        let longest = forwarding.wait(u32::MAX);
+        forwarding.some_went();
+        forwarding.ended(&Err(()));
+        let first = SignedDuration::try_from(wait_after(1, u32::MAX)).unwrap();
+        assert!(forwarding.wait(u32::MAX) == first && first < longest, "some was taken in between");
         forwarding.ended(&Ok::<(), ()>(()));
         assert!(woken(), "what came meanwhile is not forgotten");
         forwarding.ended(&Ok::<(), ()>(()));

@@ -197,19 +197,16 @@ pub(super) fn approve(model: &Model, change: &mut Change, approval: Approval) {
             before.decision == Decision::Approve && before.rings.as_ref() == Some(&plan.id)
         });
         let begun = || gates::begun(plan, &approval.update, &approval.by, change.now);
-        let record = match before {
+        let record = match before.filter(|before| before.rollout.stage != RolloutStage::Aborted) {
             None => Some(RolloutRecord { rollout: begun(), forgiven: Vec::new() }),
-            Some(before) => match before.rollout.stage {
-                RolloutStage::Aborted => Some(RolloutRecord { rollout: begun(), forgiven: Vec::new() }),
-                _ if went_by_it => None,
-                RolloutStage::Running | RolloutStage::Complete => {
-                    Some(RolloutRecord { rollout: begun(), ..before.clone() })
-                }
-                RolloutStage::Paused | RolloutStage::Halted => {
-                    let rollout = Rollout { open: 0, ..before.rollout.clone() };
-                    Some(RolloutRecord { rollout, ..before.clone() })
-                }
-            },
+            Some(_) if went_by_it => None,
+            Some(before) if before.rollout.stage.installs() => {
+                Some(RolloutRecord { rollout: begun(), ..before.clone() })
+            }
+            Some(before) => {
+                let rollout = Rollout { open: 0, ..before.rollout.clone() };
+                Some(RolloutRecord { rollout, ..before.clone() })
+            }
         };
         if let Some(record) = record {
             change.write(Write::Rollout(record));

@@ -143,6 +143,21 @@ impl Bench {
         })
     }
 
+    /// Central concludes for dictionary 8 that an update is needed; `overruled`: in place of what was reported.
+    fn estimated(&self, update: u32, overruled: bool) {
+        let old = Arc::new(self.state.states(0).unwrap());
+        let mut new = Record::clone(&old);
+        new.set(Entry { update, state: Needed, estimated: true, ..old.entries()[0].clone() }).unwrap();
+        let record = EndpointRecord { estimated_for: 8, overruled, ..self.record() };
+        self.state
+            .change(|_, change| {
+                change.write(Write::Endpoint(Arc::new(record)));
+                change.write(Write::States { endpoint: 0, old, new: Arc::new(new) });
+                Ok::<_, StoreError>(())
+            })
+            .unwrap();
+    }
+
     fn how_many(&self, update: u32, state: UpdateState) -> u64 {
         let model = self.state.model();
         model.index().how_many(update, state, model.active())
@@ -372,18 +387,7 @@ fn the_time_of_approval_is_settled_when_the_update_is_applied() {
 fn an_estimate_lasts_until_the_endpoint_has_evaluated_the_same_dictionary() {
     let bench = bench();
     bench.report(1, &bench.snapshot(&[("a_1", Installed)]));
-    let old = Arc::new(bench.state.states(0).unwrap());
-    let mut new = Record::clone(&old);
-    new.set(Entry { update: 1, state: Needed, estimated: true, ..old.entries()[0].clone() }).unwrap();
-    let record = EndpointRecord { estimated_for: 8, ..bench.record() };
-    bench
-        .state
-        .change(|_, change| {
-            change.write(Write::Endpoint(Arc::new(record)));
-            change.write(Write::States { endpoint: 0, old, new: Arc::new(new) });
-            Ok::<_, StoreError>(())
-        })
-        .unwrap();
+    bench.estimated(1, false);
     bench.report(2, &bench.cycle(7));
     bench.report(3, &bench.snapshot(&[("a_1", Installed)]));
     assert_eq!(bench.states(), [(0, Installed), (1, Needed)]);
@@ -397,18 +401,7 @@ fn an_estimate_lasts_until_the_endpoint_has_evaluated_the_same_dictionary() {
 fn an_endpoint_sends_all_again_when_it_has_evaluated_what_central_had_concluded_otherwise_than_it_reported() {
     let bench = bench();
     bench.report(1, &bench.snapshot(&[("a_1", Installed)]));
-    let old = Arc::new(bench.state.states(0).unwrap());
-    let mut new = Record::clone(&old);
-    new.set(Entry { state: Needed, estimated: true, ..old.entries()[0].clone() }).unwrap();
-    let record = EndpointRecord { estimated_for: 8, overruled: true, ..bench.record() };
-    bench
-        .state
-        .change(|_, change| {
-            change.write(Write::Endpoint(Arc::new(record)));
-            change.write(Write::States { endpoint: 0, old, new: Arc::new(new) });
-            Ok::<_, StoreError>(())
-        })
-        .unwrap();
+    bench.estimated(0, true);
     bench.report(2, &bench.cycle(7));
     assert!(!bench.record().resync_states);
     // It finds what it found before, and has nothing to say of it.

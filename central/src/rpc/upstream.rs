@@ -11,6 +11,7 @@ use tierway_common::{
 };
 use tierway_proto::{
     blob_stream::BlobSource,
+    metadata::Newest,
     notices::ANSWERED_MAX,
     upstream::{ENROLLING_MAX, ENVELOPES_MAX},
     v1::{self, upstream_server},
@@ -129,7 +130,11 @@ impl upstream_server::Upstream for UpstreamService {
         }
         let (version, timestamp) = self.central.publisher.timestamp();
         let is_newer = version > timestamp_version;
-        let newest = self.central.publisher.newest();
+        let newest = if is_newer {
+            self.central.publisher.newest()
+        } else {
+            Newest { root_version: self.central.publisher.root_version(), ..Newest::default() }
+        };
         let model = self.central.state.model();
         let resync = peer.holder.role == Role::Endpoint && must_resync(&model, &peer.holder.id);
         Ok(Response::new(v1::CheckInResponse {
@@ -139,7 +144,7 @@ impl upstream_server::Upstream for UpstreamService {
             resync_endpoints: resync_behind(&model, &peer),
             news: self.central.publisher.news().borrow().of_note,
             root_version: newest.root_version,
-            along: if is_newer { newest.along(targets_version) } else { Vec::new() },
+            along: newest.along(targets_version),
         }))
     }
 

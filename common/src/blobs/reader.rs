@@ -76,7 +76,7 @@ impl Reader {
     /// # Errors
     ///
     /// [`BlobError::Io`], also when there are not so many. A blob whose bytes cannot be read any more is absent for
-    /// whoever comes next.
+    /// whoever comes next, but after [`super::Blobs::be_the_source`].
     pub fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), BlobError> {
         let OpenBlob { path, file, bytes } = &*self.open;
         let end = offset.saturating_add(out.len() as u64);

@@ -273,19 +273,6 @@ fn a_blob_that_cannot_be_read_is_absent_and_can_be_fetched_again() {
     }
 }
 
-#[cfg(target_os = "linux")]
-#[test]
-fn only_the_last_few_of_what_could_not_be_read_are_kept() {
-    let dir = tempfile::tempdir().unwrap();
-    let blobs = open(&dir, 1 << 20);
-    for n in 0..CORRUPT_FILES_MAX as u64 + 5 {
-        let digest = blobs.put(&content(n, 50)).unwrap();
-        make_unreadable(&dir, &digest);
-        assert!(blobs.get(&digest, 1000).is_err());
-    }
-    assert_eq!(fs::read_dir(dir.path().join("corrupt")).unwrap().count(), CORRUPT_FILES_MAX);
-}
-
 #[test]
 fn the_file_of_a_blob_that_cannot_be_read_stays_where_it_is_until_it_comes_anew() {
     let dir = tempfile::tempdir().unwrap();
@@ -322,15 +309,22 @@ fn what_cannot_be_read_is_tried_again_where_it_could_come_from_nowhere() {
 }
 
 #[test]
-fn only_the_last_few_corrupt_files_are_kept() {
-    let dir = tempfile::tempdir().unwrap();
-    let blobs = open(&dir, 1 << 20);
-    for n in 0..CORRUPT_FILES_MAX as u64 + 5 {
-        let digest = blobs.put(&content(n, 50)).unwrap();
-        spoil(&dir, &digest);
-        assert!(blobs.get(&digest, 1000).is_err());
+fn only_the_last_few_that_were_set_aside_are_kept() {
+    let ways = [
+        spoil as fn(&TempDir, &Digest) -> PathBuf,
+        #[cfg(target_os = "linux")]
+        make_unreadable,
+    ];
+    for harm in ways {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = open(&dir, 1 << 20);
+        for n in 0..CORRUPT_FILES_MAX as u64 + 5 {
+            let digest = blobs.put(&content(n, 50)).unwrap();
+            harm(&dir, &digest);
+            assert!(blobs.get(&digest, 1000).is_err());
+        }
+        assert_eq!(fs::read_dir(dir.path().join("corrupt")).unwrap().count(), CORRUPT_FILES_MAX);
     }
-    assert_eq!(fs::read_dir(dir.path().join("corrupt")).unwrap().count(), CORRUPT_FILES_MAX);
 }
 
 #[test]

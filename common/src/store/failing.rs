@@ -8,7 +8,6 @@ use std::{
 
 use tracing::error;
 
-use super::Store;
 use crate::daemon::stop::Stop;
 
 /// How often a store is asked whether it has failed.
@@ -26,10 +25,11 @@ impl Ending {
     }
 }
 
-/// Requests a stop when `store` has failed, and says in `ending` why. Ends with the stop.
-pub async fn stop_when_failed(store: Arc<dyn Store>, stop: Stop, ending: Ending) {
+/// Requests a stop when a store has failed, by what its [`failure`](super::Store::failure) says, and says in `ending` why.
+/// Ends with the stop.
+pub async fn stop_when_failed(failure: impl Fn() -> Option<String>, stop: Stop, ending: Ending) {
     loop {
-        if let Some(failure) = store.failure() {
+        if let Some(failure) = failure() {
             error!(error = failure, "the store has failed and must be opened anew: ending");
             let _ = ending.0.set(format!("the store has failed: {failure}"));
             stop.request();
@@ -47,45 +47,19 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
-    use crate::store::{Batch, Row, StoreError, memory::MemoryStore};
-
-    #[derive(Debug, Default)]
-    struct Failing {
-        rows: MemoryStore,
-        has_failed: AtomicBool,
-    }
-
-    impl Store for Failing {
-        fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-            self.rows.get(key)
-        }
-
-        fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<Row>, StoreError> {
-            self.rows.scan(prefix, after, limit)
-        }
-
-        fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
-            self.rows.commit(batch)
-        }
-
-        fn disk_bytes(&self) -> u64 {
-            self.rows.disk_bytes()
-        }
-
-        fn failure(&self) -> Option<String> {
-            self.has_failed.load(Ordering::Relaxed).then(|| "no space".to_owned())
-        }
-    }
 
     #[tokio::test(start_paused = true)]
     async fn a_daemon_ends_when_its_store_has_failed_and_says_why_and_else_when_it_is_asked_to() {
         for fails in [true, false] {
-            let (store, stop, ending) = (Arc::new(Failing::default()), Stop::new(), Ending::default());
-            let watching = tokio::spawn(stop_when_failed(store.clone(), stop.clone(), ending.clone()));
+            let (has_failed, stop, ending) =
+                (Arc::new(AtomicBool::new(false)), Stop::new(), Ending::default());
+            let store = has_failed.clone();
+            let failure = move || store.load(Ordering::Relaxed).then(|| "no space".to_owned());
+            let watching = tokio::spawn(stop_when_failed(failure, stop.clone(), ending.clone()));
             tokio::time::sleep(10 * ASKED_EVERY).await;
             assert!(!stop.requested() && !watching.is_finished());
             if fails {
-                store.has_failed.store(true, Ordering::Relaxed);
+                has_failed.store(true, Ordering::Relaxed);
             } else {
                 stop.request();
             }

@@ -181,9 +181,7 @@ impl WindowsEngine {
     async fn run(&self, program: &Program, is_the_updates: bool) -> Result<Ran, Stop> {
         programs::run(program, &self.scratch).await.map_err(|error| {
             let outcome = match &error {
-                RunError::Start { source, .. } if is_the_updates => {
-                    Outcome::Failed(source.raw_os_error().unwrap_or(-1))
-                }
+                RunError::Start { .. } if is_the_updates => Outcome::ScriptFailed,
                 _ => Outcome::EngineUnavailable,
             };
             Stop::new(outcome, Chain(&error).to_string())

@@ -294,6 +294,9 @@ fn a_level_with_automatic_approval_counts_as_approval_unless_it_is_declined_or_t
     set_group(&bench.state, &id("test"), 5, &named(&["host-0", "host-1", "host-2"]), Some(&auto), ADMIN)
         .unwrap();
     assert_eq!(approved(), [0, 1, 2]);
+    let why = |host| crate::fleet::why::why(&bench.state, &bench.trees, host, "a").unwrap().approval;
+    assert_eq!(why("host-0"), "nobody decided, and its service level asks for no approval");
+    assert_eq!(why("host-3"), "not decided for any of its groups");
     set_group(&bench.state, &id("few"), 1, &named(&["host-1"]), Some(&grave), ADMIN).unwrap();
     assert_eq!(approved(), [0, 2], "the update is not critical");
     set_group(&bench.state, &id("no"), 0, &named(&["host-2"]), None, ADMIN).unwrap();

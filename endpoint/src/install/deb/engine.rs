@@ -164,7 +164,7 @@ impl DebEngine {
             // That was the installation, cut off or failed before: whether it asks for a reboot is to be judged.
             (Some(took), Err(stop)) if stop.outcome == Outcome::AlreadyInstalled => {
                 let detail = "what an earlier attempt left half installed is finished".to_owned();
-                let steps = unfinished(request.update, &before.facts);
+                let steps = half_installed(request.update, &before.facts);
                 return Ok(Said { outcome: Outcome::Success, detail, steps, took });
             }
             (_, needed) => needed?,
@@ -416,7 +416,7 @@ impl DebEngine {
 }
 
 /// The packages of `update` that are unpacked and not fully installed, as steps from nothing.
-fn unfinished(update: &Update, facts: &Facts) -> Vec<Step> {
+fn half_installed(update: &Update, facts: &Facts) -> Vec<Step> {
     let packages = update.install.deb_packages().iter();
     let half = packages.filter(|package| flag(facts, &format!("incomplete:{}", package.name)));
     half.map(|package| Step {

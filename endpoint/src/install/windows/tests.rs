@@ -294,7 +294,7 @@ async fn a_program_of_an_update_that_cannot_be_started_is_the_fault_of_the_updat
     };
     let install = one(Handler::CommandLine(command), vec![file], RebootBehavior::Never);
     let attempted = system.install(Install::Windows(Box::new(install)), &[]).await;
-    assert!(matches!(attempted.outcome, Outcome::Failed(_)), "{attempted:?}");
+    assert_eq!(attempted.outcome, Outcome::ScriptFailed);
     let detail = attempted.detail.unwrap();
     assert!(detail.starts_with("could not start `") && detail.contains("setup.exe`: "), "{detail}");
 
